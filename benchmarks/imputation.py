@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import engine, imaging
+from manifold.runtime import engine, imaging, operations
 from manifold.training import datasets
 from manifold.training.data import Arrays
 
@@ -54,12 +54,12 @@ def main() -> None:
         sheet.append(np.where(half > 0, images[:SHOWN], np.float32(GREY)))
         for candidates in CANDIDATES:
             began = time.perf_counter()
-            made = model.complete(images, mask, seed=asked.seed, candidates=candidates)
+            made = model.impute(images, mask, seed=asked.seed, candidates=candidates)
             seconds = (time.perf_counter() - began) / len(images)
             assert made.classes is not None and np.array_equal(made.data * mask, images * mask)
             right, behind = np.mean(made.classes == labels), np.mean(true - log_likelihood(model, made.data))
             print(f"| {name} half | {candidates} | {right:.2f} | {behind:.1f} | {seconds:.2f} |", flush=True)
-        again = model.complete(images[:SHOWN], mask[:SHOWN], seed=asked.seed + 1, candidates=CANDIDATES[-1])
+        again = model.impute(images[:SHOWN], mask[:SHOWN], seed=asked.seed + 1, candidates=CANDIDATES[-1])
         sheet += [made.data[:SHOWN], again.data]
     if asked.out:
         pixels = np.rint(np.concatenate(sheet) * 255).astype(np.uint8)
@@ -68,7 +68,8 @@ def main() -> None:
 
 def log_likelihood(model: engine.Model, images: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return log p(x) of images (n, 1, H, W), that is log Σ p(x, y) over the classes, in nats (n,)."""
-    return np.asarray(np.logaddexp.reduce(model.class_energies(images), axis=1))
+    energies = model.runner.drive(operations.class_energies(model.manifest, images))
+    return np.asarray(np.logaddexp.reduce(energies, axis=1))
 
 
 if __name__ == "__main__":

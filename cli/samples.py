@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,7 +53,13 @@ def sample(
     loaded = load(model, models, device)
     out = out or Path(f"{loaded.manifest.name}{spec.suffix}")
     check_writable(out)
-    options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "first": first,
+        "classes": class_,
+        "prior": prior,
+        "temperature": temperature,
+    }
     samples = loaded.sample(n, **options)
     if not operations.is_reproducible(loaded.manifest, None, None):
         typer.echo(

@@ -162,7 +162,7 @@ def _list(
     cells = [row if read is None else read.cells for row, read in zip(decoded, of_file, strict=True)]
     because = ["" for _ in places]
     if scores.surprise is not None:
-        why = model.drive(reasons.find(model.manifest, items, scores, model.calibrated))
+        why = model.runner.drive(reasons.find(model.manifest, items, scores, model.calibrated))
         because = [_because(reason, row) for reason, row in zip(spec.explain(why, given), cells, strict=True)]
     head = [
         "score",

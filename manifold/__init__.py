@@ -1,7 +1,7 @@
 """Manifold trains, exports, serves and evaluates deep generative models.
 
-`manifold.load("models/mnist-vae")` gives a `Model` that samples, encodes, reconstructs, interpolates and scores. The packages lie at the top
-of the repository and are installed below this one; the links beside this file make both the same.
+`manifold.load("models/mnist-vae")` returns a `Model`, which samples, encodes, reconstructs, interpolates, scores, classifies and imputes. The
+packages are folders at the top of the repository. Links beside this file install them below this package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["ManifoldError", "Model", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the engine when it is first asked for: `manifold --help` needs neither numpy nor ONNX Runtime."""
+    """Import the engine when it is first used: `manifold --help` needs neither numpy nor ONNX Runtime."""
     if name in __all__:
         from manifold import runtime
 

@@ -1,7 +1,7 @@
-"""The inference kernel: artifacts in, arrays out.
+"""The inference kernel. It loads artifacts and runs them.
 
-`load("models/mnist-vae")` gives a notebook, the evaluator and the service the same thing: a `Model` that samples, encodes,
-reconstructs, interpolates and scores. Nothing here knows the web, training, or any model family.
+`load("models/mnist-vae")` returns a `Model`, which samples, encodes, reconstructs, interpolates, scores, classifies and imputes. Notebooks,
+the evaluator and the service use the same one. This package contains no web framework, no training and no code of a model family.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["ManifoldError", "Model", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """The engine is imported when it is first asked for: `manifold --help` needs neither numpy nor ONNX Runtime."""
+    """Import the engine when it is first used: `manifold --help` needs neither numpy nor ONNX Runtime."""
     if name in ("Model", "load"):
         from manifold.runtime import engine
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from manifold.runtime import manifest as manifests
 from manifold.runtime import priors, published, repository
-from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, ManifoldError
 from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import Manifest
+from manifold.runtime.runner import example_inputs
 
 
 def run_all(model: Model) -> list[str]:
@@ -62,7 +63,7 @@ def notes(folder: Path, model: Model) -> list[str]:
 
 def draws(model: Model, task: str) -> str:
     """Return a sentence that says which operators of a task draw random numbers."""
-    operators = model.chance[task]
+    operators = model.runner.chance[task]
     by = ", ".join(operators.draws or operators.unsure) or "itself"
     return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
 

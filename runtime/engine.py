@@ -1,285 +1,310 @@
-"""Load an artifact, check it against its manifest, warm it up, run it. Thread-safe; the same for the service and a notebook."""
+"""Models for users of the library: `load` opens an artifact, checks it and warms it up; `Model` runs it.
+
+The evaluator, the command line and the service use the same models. The runs themselves are in runtime.runner.
+"""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import golden, lengths, operations, priors, repository
+from manifold.runtime import golden, operations, priors, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
-from manifold.runtime.graphs import batches
-from manifold.runtime.graphs.backends import DEVICES, Graph, OnnxGraph, open_backend
-from manifold.runtime.kinds.base import BELOW_ONE
-from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
-from manifold.runtime.manifest.conditions import BYTES, Item, Values
-from manifold.runtime.operations import Run
+from manifold.runtime.conditions import Given
+from manifold.runtime.errors import ArtifactError, InvalidValue, shown
+from manifold.runtime.graphs.backends import DEVICES
+from manifold.runtime.inputs import Numbers
+from manifold.runtime.items import AnyItems, read_items, read_masks
+from manifold.runtime.kinds import Reading
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import End, Latents, Steps
+from manifold.runtime.operations.complete import CANDIDATES, check_completes
+from manifold.runtime.runner import Runner, example_inputs
+from manifold.runtime.scores.decisions import Costs, Rule, are_unknown, judge
+from manifold.runtime.scores.reasons import check_explains, scored
+from manifold.runtime.scores.scored_items import AnomalyScores
 from manifold.runtime.scores.scoring import Calibrated
 
 Array = NDArray[Any]
 T = TypeVar("T")
-
-LARGE = 128 * 128 * 3  # values in an item beyond which padding is not tried again
+# one end of an interpolation: an End, or one of image, row, data, latent and seed by name, with a class or condition beside it
+AnyEnd: TypeAlias = End | Mapping[str, Any]
 
 
 class Model:
-    """A loaded artifact. `run` is the engine; the other methods are the use cases of runtime.operations, run at once."""
+    """A loaded model. Thread-safe. docs/reference/library.md lists the public names.
+
+    Items are given as an array in the units of the model (float32, (n, *shape)), as images (pixels, Pillow images, paths, bytes), as rows
+    (mappings, lists, data frames), or as one such item. `classes` states classes; `condition` states classes or any other condition.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
-        self.folder, self.manifest = folder, manifest
-        backend = open_backend(folder, manifest, device, threads)
-        self.device, self.note = backend.device, backend.note
-        self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
-        self.chance = {name: backend.chance(task) for name, task in manifest.tasks.items()}
-        self._judge()
+        self.folder = folder
+        self.runner = Runner(folder, manifest, device, threads)
         priors.load(folder, manifest)
         self.calibrated = Calibrated.read(folder, manifest.scoring)
-        # for recipes: which bits made this picture
-        self.checksum = repository.checksum(manifest.files or repository.records(folder))
+        self.checksum = repository.checksum(manifest.files or repository.records(folder))  # recipes state it
+
+    # --- the description of the model -------------------------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest, as it holds on this machine."""
+        return self.runner.manifest
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        """The version of the artifact."""
+        return self.manifest.version
+
+    @property
+    def device(self) -> str:
+        """The device that runs the graphs: cpu or cuda."""
+        return self.runner.device
+
+    @property
+    def note(self) -> str | None:
+        """A remark about the device, such as why the CPU is used; None if there is none."""
+        return self.runner.note
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The use cases that the model supports, such as sample and anomaly-score."""
+        return operations.endpoints(self.manifest)
+
+    def __repr__(self) -> str:
+        spec = self.manifest.spec
+        can = ", ".join(self.endpoints) or "no use case"
+        return f"<Model {self.name} version {self.version}: {spec.noun} of shape {spec.shape}; {can}>"
+
+    # --- use cases ---------------------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Latents | None = None, codes: Array | None = None,
+        classes: Given | None = None, condition: Given | None = None, prior: str | None = None, temperature: float | None = None,
+        numbers: Numbers | None = None,
+    ) -> operations.Samples:  # fmt: skip
+        """Return n new items. Item i depends only on `seed` and `first` + i.
+
+        `latents` or `codes` are decoded, if given; `n` is then their number. `numbers` are inputs by name, such as guidance.
+        """
+        given = [
+            each
+            for each in (*(latents.values() if isinstance(latents, Mapping) else [latents]), codes)
+            if each is not None
+        ]
+        n = len(given[0]) if given else _checked_n(n)
+        steps = operations.sample(
+            self.manifest, n, seed=seed, first=first, latents=latents, codes=codes, condition=_condition(classes, condition), prior=prior,
+            temperature=temperature, numbers=numbers,
+        )  # fmt: skip
+        return self._drive(steps)
+
+    def encode(
+        self, items: AnyItems, *, seed: int | None = None, first: int = 0, classes: Given | None = None, condition: Given | None = None,
+        numbers: Numbers | None = None,
+    ) -> operations.Encoded:  # fmt: skip
+        """Return the posteriors of items, or their codes. If `seed` is given, `latents` are draws from the posteriors."""
+        return self._drive(operations.encode(
+            self.manifest, self._data(items), seed=seed, first=first, condition=_condition(classes, condition), numbers=numbers
+        ))  # fmt: skip
+
+    def reconstruct(
+        self, items: AnyItems, *, seed: int | None = None, first: int = 0, classes: Given | None = None, condition: Given | None = None,
+        target: Given | None = None, numbers: Numbers | None = None,
+    ) -> operations.Reconstructed:  # fmt: skip
+        """Encode and decode items. They are decoded under the condition `target`, if given."""
+        return self._drive(operations.reconstruct(
+            self.manifest, self._data(items), seed=seed, first=first, condition=_condition(classes, condition), target=target, numbers=numbers
+        ))  # fmt: skip
+
+    def interpolate(
+        self, start: AnyEnd, stop: AnyEnd, *, steps: int = 8, method: str | None = None, seed: int | None = None, numbers: Numbers | None = None
+    ) -> operations.Path:  # fmt: skip
+        """Decode a path of `steps` latents between two ends, such as {"seed": 1} and {"image": "digit.png"}."""
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 2:
+            raise InvalidValue(f"steps: {shown(steps)} is not allowed; give an integer of 2 or more", field="steps")
+        ends = self._end(start, "start"), self._end(stop, "stop")
+        return self._drive(
+            operations.interpolate(self.manifest, *ends, steps=steps, method=method, seed=seed, numbers=numbers)
+        )
+
+    def score(
+        self,
+        items: AnyItems,
+        *,
+        classes: Given | None = None,
+        condition: Given | None = None,
+        numbers: Numbers | None = None,
+    ) -> operations.Scores:
+        """Return the terms of the anomaly score, without p-values and decisions."""
+        data = self._data(items, self._scoring)
+        return self._drive(
+            operations.score(self.manifest, data, condition=_condition(classes, condition), numbers=numbers)
+        )
+
+    def anomaly_score(
+        self, items: AnyItems, *, false_positive_rate: float | None = None, budget: int | None = None,
+        costs: Costs | Mapping[str, float] | None = None, block_rate: float | None = None, explain: bool = False,
+        classes: Given | None = None, condition: Given | None = None, numbers: Numbers | None = None,
+    ) -> AnomalyScores:  # fmt: skip
+        """Score how anomalous items are, with p-values, and decide which are flagged.
+
+        One of `false_positive_rate` (0.01 by default), `budget` (the number of the most anomalous items) and `costs` decides.
+        """
+        rule = Rule(false_positive_rate, budget, _costs(costs), block_rate)
+        rule.check(self.manifest)
+        if explain:
+            check_explains(self.manifest)
+        spec, about = self.manifest.spec, self.manifest.scoring
+        read, given = read_items(spec, items, self._scoring)
+        if explain and given is None and spec.in_files:
+            raise InvalidValue(
+                "explain: an array of encoded rows has no values by column; give rows by column", field="explain"
+            )
+        steps = scored(
+            self.manifest,
+            read.data,
+            self.calibrated,
+            explain=explain,
+            condition=_condition(classes, condition),
+            numbers=numbers,
+        )
+        scores, why = self._drive(steps)
+        assert about is not None  # scored has raised UnsupportedTask
+        fields: list[dict[str, Any]] = [{"warnings": warnings} for warnings in read.warnings]
+        for own, carried in zip(fields, spec.carry(given or [], spec.wire.many), strict=False):  # arrays have none
+            own |= carried
+        if why is not None:
+            for own, explanation in zip(fields, spec.explain(why, given or []), strict=True):
+                own["explanation"] = explanation
+        return AnomalyScores.of(judge(about, self.calibrated, scores.terms, are_unknown(read.warnings), rule), fields)
+
+    def classify(self, items: AnyItems, *, numbers: Numbers | None = None) -> NDArray[np.float64]:
+        """Return the probability of each class, float64 (n, C), in the order of `manifest.classes`. Each row sums to 1."""
+        return self._drive(operations.classify(self.manifest, self._data(items), numbers=numbers))
+
+    @overload
+    def impute(
+        self, items: AnyItems, masks: None = None, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
+        condition: Given | None = None, candidates: None = None, temperature: None = None, numbers: Numbers | None = None,
+    ) -> operations.Imputed: ...  # fmt: skip
+
+    @overload
+    def impute(
+        self, items: AnyItems, masks: AnyItems, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
+        condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
+    ) -> operations.Completed: ...  # fmt: skip
+
+    def impute(
+        self, items: AnyItems, masks: AnyItems | None = None, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
+        condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
+    ) -> operations.Imputed | operations.Completed:  # fmt: skip
+        """Fill in the missing values of rows (None or NaN), or the unknown pixels of images.
+
+        A mask is 1, true or white where its image is known: one for all images, or one for each. `candidates` (8 by default) images are
+        drawn, and one is chosen by the likelihood of its known pixels.
+        """
+        chosen = _condition(classes, condition)
+        if masks is None:
+            if candidates is not None or temperature is not None:
+                name = "candidates" if candidates is not None else "temperature"
+                raise InvalidValue(f"{name}: it has no effect without masks; leave it out", field=name)
+            data = self._data(items, Reading(missing=True))
+            return self._drive(
+                operations.impute(self.manifest, data, seed=seed, first=first, condition=chosen, numbers=numbers)
+            )
+        check_completes(self.manifest)
+        read, _ = read_items(self.manifest.spec, items)
+        known = read_masks(self.manifest.spec, masks, read)
+        return self._drive(operations.complete(
+            self.manifest, read.data, known, seed=seed, first=first, condition=chosen, candidates=CANDIDATES if candidates is None else candidates,
+            temperature=temperature, numbers=numbers,
+        ))  # fmt: skip
 
     def run(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """One task on arrays by role, (B, *shape) each; outputs by role.
+        """Run one task of the manifest on arrays by role, (n, *shape) each. Return its outputs by role."""
+        return self.runner.run(task, inputs)
 
-        Rows are padded to the task's `min_rows` and run in pieces of `max_rows`, which nobody can see in the results. Raises
-        UnsupportedTask, InvalidValue for inputs that are not as the manifest says or too far from what the model knows, ArtifactError
-        for outputs that are not as the manifest says.
-        """
-        self.check(task, inputs)
-        spec = self.manifest.tasks[task]
-        length = lengths.of(spec, inputs)
-        outputs = self.compute(task, inputs if length is None else lengths.padded(spec, inputs, length))
-        outputs = lengths.cut(spec, outputs, length)
-        if role := not_finite(outputs):
-            raise self.strange(role)
-        return outputs
+    # --- arguments ---------------------------------------------------------------------------------------------------------------
 
-    def check(self, task: str, inputs: Mapping[str, Array]) -> int:
-        """Rows of the inputs of a task. Raises what `run` raises for them."""
-        spec = self.manifest.task(task)
-        if spec is None:
-            raise UnsupportedTask(
-                f"{self.manifest.name} cannot {task}; it can {', '.join(self.manifest.tasks)}",
-                field="model",
-                valid=list(self.manifest.tasks),
-            )
-        return check_inputs(spec, inputs)
+    def _drive(self, steps: Steps[T]) -> T:
+        return self.runner.drive(steps)
 
-    def compute(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """`run` of inputs that `check` has passed, whose outputs may hold numbers that are not finite."""
-        return self._run(task, self.manifest.tasks[task], inputs)
+    @property
+    def _scoring(self) -> Reading:
+        """The options for items to be scored: unknown categories count as such, missing values are allowed if the graph takes them."""
+        task = self.manifest.task("score")
+        return Reading(unknown=True, missing=task is not None and any(tensor.missing for tensor in task.inputs))
 
-    def has_fixed_cost(self, task: str) -> bool:
-        """Return whether the shapes of a task's inputs bound its time, whatever the values are."""
-        spec = self.manifest.tasks[task]
-        bounded = spec.longest is None and not spec.is_sampler  # one length says nothing of another's time
-        return bool(getattr(self.graphs[task], "fixed_cost", False)) and bounded
+    def _data(self, given: AnyItems, how: Reading | None = None) -> Array:
+        return read_items(self.manifest.spec, given, how)[0].data
 
-    def strange(self, role: str) -> InvalidValue:
-        """The error of an item whose output is not finite."""
-        return InvalidValue(
-            f"{self.manifest.name}: the model's {role} is not finite for this input; it lies too far from what the model knows"
-        )
-
-    def _judge(self) -> None:
-        """Mark the tasks whose operators draw as not reproducible, whatever the manifest says. Raises GraphError if operators mix rows."""
-        for name, operators in self.chance.items():
-            if operators.mixes:
-                graph = self.manifest.tasks[name].graph
-                raise GraphError(
-                    f"tasks.{name}: {graph} mixes the rows of a batch by {', '.join(operators.mixes)} in training mode, so that one request would "
-                    "change another's answer; export it in evaluation mode (model.eval())",
-                    graph=graph,
-                )
-        self._mark([name for name, operators in self.chance.items() if operators.draws])
-
-    def _mark(self, drawing: Sequence[str]) -> None:
-        self.manifest = self.manifest.with_drawing(self.manifest.drawing | set(drawing)) if drawing else self.manifest
-
-    def steady(self) -> None:
-        """Find out by runs what this machine's kernels and the operators' names leave open, and act on it.
-
-        Rows are padded further than the manifest says if bits depend on the batch. If no padding helps, the graph either draws random numbers
-        by itself, and is marked as not reproducible; or its rows influence each other, and it is refused with a GraphError; or its bits depend
-        on the number of rows alone: then it stays as it is, and `manifold check` says so. Of large images two rows are tried instead of 64,
-        and no padding.
-        """
-        for name, task in list(self.manifest.tasks.items()):
-            if name in self.manifest.drawing:
-                continue  # its bits differ anyway
-            if max(math.prod(tensor.shape) for tensor in task.inputs) > LARGE:
-                self._check_runs(name, task, 2)
-                continue
-            if self.chance[name].unsure and not batches.repeats(
-                self.padded_run(name, task.min_rows), example_inputs(task, self.manifest, task.min_rows)
-            ):
-                self._mark([name])
-                continue
-            rows = batches.padding(
-                functools.partial(self.padded_run, name),
-                [example_inputs(task, self.manifest, batches.ROWS)],
-                least=task.min_rows,
-                thorough=False,
-            )
-            if (trim := getattr(self.graphs[name], "trim", None)) is not None:
-                example = example_inputs(task, self.manifest, task.min_rows)
-                trim({tensor.graph_name: example[tensor.role] for tensor in task.inputs})
-            if rows is None:
-                self._check_runs(name, task, 4)
-                if isinstance(graph := self.graphs[name], OnnxGraph):
-                    graph.divided = False  # by time: the same request would give other bits on a busier machine
-            elif rows > task.min_rows:
-                tasks = {**self.manifest.tasks, name: padded(self.manifest.tasks[name], rows)}
-                self.manifest = self.manifest.model_copy(update={"tasks": tasks})
-
-    def _check_runs(self, name: str, task: TaskSpec, rows: int) -> None:
-        """Mark a task that draws, or raise GraphError for one whose rows influence each other, by runs of a few rows."""
-        rows = min(-(-rows // task.min_rows) * task.min_rows, task.max_rows)
-        run = self.padded_run(name, task.min_rows)
-        inputs, others = (example_inputs(task, self.manifest, rows, seed) for seed in (0, 1))
-        if not batches.repeats(run, inputs):
-            self._mark([name])
-        elif rows > 1 and (influences := batches.influence(run, inputs, others)):
-            raise GraphError(
-                f"tasks.{name}: {task.graph} mixes the rows of a batch: {'; '.join(influences)}, so that one request would change another's answer; "
-                "mend the graph, or set max_rows 1 to run each row by itself",
-                graph=task.graph,
-            )
-
-    def padded_run(self, task: str, rows: int) -> batches.Run:
-        """The task with its rows padded to a multiple of `rows`, whatever the manifest says."""
-        return functools.partial(self._run, task, padded(self.manifest.tasks[task], rows))
-
-    def _run(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        rows = len(next(iter(inputs.values())))
-        pieces = [
-            self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
-            for start in range(0, rows, spec.max_rows)
-        ]
-        return joined(pieces)
-
-    def _run_piece(
-        self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int
-    ) -> dict[str, Array]:
-        rows = stop - start
-        padding = -rows % spec.min_rows
-        given = {tensor.graph_name: _padded(inputs[tensor.role][start:stop], padding) for tensor in spec.inputs}
-        outputs = self.graphs[task](given)
-        results = {}
-        for tensor in spec.outputs:
-            array = outputs[tensor.graph_name]
-            if len(array) != rows + padding or not tensor.fits(array.shape[1:]) or array.dtype != tensor.dtype:
-                needed = f"{tensor.dtype}{[rows + padding, *tensor.shape]}"
-                raise GraphError(
-                    f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {needed}",
-                    graph=spec.graph, tensor=tensor.graph_name, expected=needed,
-                )  # fmt: skip
-            results[tensor.role] = np.ascontiguousarray(array[:rows])
-        return results
-
-    def drive(self, steps: Generator[Run, dict[str, Array], T]) -> T:
-        """Runs a use case to its end, here and now."""
-        return operations.drive(steps, self.run)
-
-    # --- the use cases; arguments as in runtime.operations, and `classes` as a short form of `condition` ---
-
-    def sample(self, n: int = 1, **options: Any) -> operations.Samples:
-        """Return n items from the prior: `seed`, `first`, `latents`, `codes`, `condition`, `prior`, `temperature`, `numbers`."""
-        return self.drive(operations.sample(self.manifest, n, **_options(options)))
-
-    def encode(self, data: Array, **options: Any) -> operations.Encoded:
-        """Return the posterior or codes of data (B, *shape): `seed`, `first`, `condition`, `numbers`."""
-        return self.drive(operations.encode(self.manifest, data, **_options(options)))
-
-    def reconstruct(self, data: Array, **options: Any) -> operations.Reconstructed:
-        """Return data through the latent and back: `seed`, `first`, `condition`, `target`, `numbers`."""
-        return self.drive(operations.reconstruct(self.manifest, data, **_options(options)))
-
-    def interpolate(self, start: operations.End, stop: operations.End, **options: Any) -> operations.Path:
-        """Return a path in latent space, decoded: `steps`, `method`, `seed`, `numbers`."""
-        return self.drive(operations.interpolate(self.manifest, start, stop, **options))
-
-    def score(self, data: Array, **options: Any) -> operations.Scores:
-        """Return the terms of the anomaly score: `condition`, `numbers`."""
-        return self.drive(operations.score(self.manifest, data, **_options(options)))
-
-    def complete(self, data: Array, mask: Array, **options: Any) -> operations.Completed:
-        """Return items with the values drawn that mask (n, *mask_shape) does not know; options as of operations.complete."""
-        return self.drive(operations.complete(self.manifest, data, mask, **_options(options)))
-
-    def impute(self, data: Array, **options: Any) -> operations.Imputed:
-        """Return rows with their missing values (NaN) filled in from the others: `condition`, `seed`, `first`."""
-        return self.drive(operations.impute(self.manifest, data, **_options(options)))
-
-    def classify(self, data: Array, **options: Any) -> NDArray[np.float64]:
-        """Return p(y | x), (B, C): `numbers`."""
-        return self.drive(operations.classify(self.manifest, data, **options))
-
-    def class_energies(self, data: Array) -> NDArray[np.float64]:
-        """Return log p(y | x) before the temperature and up to a constant, (B, C)."""
-        return self.drive(operations.class_energies(self.manifest, data))
-
-
-def _options(options: dict[str, Any]) -> dict[str, Any]:
-    """Return options with `classes` under its long name."""
-    if "classes" not in options:
-        return options
-    if options.get("condition") is not None:
-        raise InvalidValue("classes and condition exclude each other", field="classes")
-    return {**{name: value for name, value in options.items() if name != "classes"}, "condition": options["classes"]}
-
-
-def joined(pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the arrays by role of several runs as those of one."""
-    if len(pieces) == 1:
-        return dict(pieces[0])
-    return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
-
-
-def not_finite(outputs: Mapping[str, Array]) -> str | None:
-    """The role of an output that holds a number that is not finite."""
-    return next(
-        (role for role, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None
-    )
-
-
-def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
-    """Rows of the inputs; raises InvalidValue where they are not as the task says."""
-    rows = {len(array) for array in inputs.values() if array.ndim}
-    if inputs.keys() != spec.input_roles or len(rows) != 1 or 0 in rows:
-        raise InvalidValue(
-            f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each"
-        )
-    for tensor in spec.inputs:
-        array = inputs[tensor.role]
-        if array.dtype != tensor.element or not tensor.fits(array.shape[1:]):
+    def _end(self, end: AnyEnd, side: str) -> End:
+        """Return an end of an interpolation. Raises InvalidValue for one that states two places in the latent space, or none."""
+        if isinstance(end, End):
+            return end
+        if not isinstance(end, Mapping):
+            raise InvalidValue(f"{side}: {shown(end)} is no end; give a mapping such as {{'seed': 1}}", field=side)
+        one = self.manifest.spec.wire.one
+        known = (one, "data", "latent", "seed", "first", "class", "classes", "condition")
+        if unknown := [name for name in end if name not in known]:
             raise InvalidValue(
-                f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.described} for each row",
-                field=tensor.role,
+                f"{side}.{unknown[0]}: an end has no such key; give one of {', '.join(known)}", field=side, valid=known
             )
-        if array.dtype.kind == "f" and (np.isinf(array).any() if tensor.missing else not np.isfinite(array).all()):
-            raise InvalidValue(f"input {tensor.role!r} is not finite", field=tensor.role)
-    return rows.pop()
+        places = [name for name in (one, "data", "latent", "seed") if end.get(name) is not None]
+        if len(places) > 1:
+            raise InvalidValue(f"{side}: {' and '.join(places)} exclude each other; give one of them", field=side)
+        data = end.get(one, end.get("data"))
+        read = None if data is None else read_items(self.manifest.spec, data, one=True)[0].data[0]
+        classes = end.get("class", end.get("classes"))
+        return End(
+            end.get("latent"), read, end.get("seed"), end.get("first", 0), _condition(classes, end.get("condition"))
+        )
 
 
-def _padded(array: Array, padding: int) -> Array:
-    """Rows repeated at the end: zeros could be slower (denormals) or not finite."""
-    return np.concatenate([array, array[-1:].repeat(padding, axis=0)]) if padding else array
+def _checked_n(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise InvalidValue(f"n: {shown(n)} is not allowed; give an integer of 1 or more", field="n")
+    return n
+
+
+def _condition(classes: Given | None, condition: Given | None) -> Given | None:
+    """Return the condition. `classes` is a short form of it."""
+    if classes is not None and condition is not None:
+        raise InvalidValue("classes: classes and condition exclude each other; give one of them", field="classes")
+    return condition if classes is None else classes
+
+
+def _costs(costs: Costs | Mapping[str, float] | None) -> Costs | None:
+    if costs is None or isinstance(costs, Costs):
+        return costs
+    keys = ("false_positive", "false_negative", "prevalence")
+    if not isinstance(costs, Mapping) or set(costs) != set(keys):
+        raise InvalidValue(f"costs: {shown(costs)} is not complete; give {', '.join(keys)}", field="costs", valid=keys)
+    return Costs(**costs)
 
 
 def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bool = True) -> Model:
-    """A model from `models/NAME` (its latest version) or `models/NAME/VERSION`.
+    """Load a model from `models/NAME` (its latest version) or `models/NAME/VERSION`.
 
-    Verifies checksums, opens every graph, replays golden vectors, runs each task once and tries its padding on this machine. Raises
-    ArtifactError with everything that is wrong, Unavailable where an extra or the device is missing, UnknownModel where nothing is there.
+    `device` is auto, cpu or cuda. Checksums are verified, golden vectors are replayed, each task is run once, and the padding of batches is
+    tried on this machine; `verify=False` does only the single runs. Raises ArtifactError with all problems of the artifact, Unavailable if
+    an extra or the device is missing, and UnknownModel if the folder has no artifact.
     """
     if device not in DEVICES:
-        raise InvalidValue(f"device: unknown {shown(device)}", field="device", valid=DEVICES)
+        raise InvalidValue(
+            f"device: {shown(device)} is unknown; give one of {', '.join(DEVICES)}", field="device", valid=DEVICES
+        )
     folder = repository.locate(Path(path))
     manifest = manifests.read(folder)
     if verify and (problems := repository.verify(folder, manifest)):
@@ -289,59 +314,11 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
         if problems := golden.replay(model.run, folder, model.manifest, model.device):
             raise ArtifactError(
                 "\n".join(
-                    [f"{folder}: does not give what it gave in training:", *(f"  {problem}" for problem in problems)]
+                    [f"{folder}: its outputs differ from those of training:", *(f"  {problem}" for problem in problems)]
                 )
             )
     for name, task in manifest.tasks.items():
         model.run(name, example_inputs(task, manifest, task.min_rows))
     if verify:
-        model.steady()
+        model.runner.steady()
     return model
-
-
-def padded(task: TaskSpec, rows: int) -> TaskSpec:
-    """The task with its rows padded to a multiple of `rows`, and run in pieces that are one."""
-    return task.model_copy(update={"min_rows": rows, "max_rows": max(rows, task.max_rows // rows * rows)})
-
-
-def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
-    """Return legal inputs for a task, drawn from a seed: for warm-ups and checks. Their rows differ, except for numbers."""
-    generator = np.random.Generator(np.random.Philox(seed))
-    return {tensor.role: _example(tensor, manifest, rows, generator) for tensor in task.inputs}
-
-
-def stated_example(tensor: InputSpec) -> Array | None:
-    """Return the example that a manifest states for an input, (1, *shape); None if it states none."""
-    return None if tensor.example is None else np.asarray(tensor.example, tensor.dtype)[None]
-
-
-def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
-    shape = (rows, *tensor.shape)
-    match tensor.source:
-        case "normal" | "latent":
-            values: Array = generator.standard_normal(shape)
-        case "codes":
-            values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)
-        case "temperature" | "token_mask":
-            values = np.ones(shape)
-        case "number" | "integer":
-            values = np.full(shape, tensor.example if tensor.default is None else tensor.default)
-        case "tokens":
-            values = generator.integers(0, BYTES, shape)
-        case "mask":
-            values = generator.integers(0, 2, shape)
-        case "condition":
-            values = _example_condition(tensor, manifest, rows, generator)
-        case "data":
-            values = manifest.spec.example(rows, generator)
-        case _:
-            values = np.minimum(generator.random(shape, np.float32), np.float32(BELOW_ONE))
-    return values.astype(tensor.dtype)
-
-
-def _example_condition(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
-    condition = manifest.condition_of(tensor)
-    if isinstance(condition, Item):
-        return condition.data.example(rows, generator)
-    legal = np.asarray(condition.examples) if isinstance(condition, Values) else np.eye(tensor.shape[0])
-    return legal[generator.integers(0, len(legal), rows)]

@@ -32,8 +32,7 @@ import httpx
 from manifold.service import security
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
-from manifold_client import Client
-from manifold_client.client import Retry
+from manifold_client import Client, Retry
 from tests.conftest import ROOT
 from tests.served import free_port
 from tests.test_deploy import expressions

@@ -18,10 +18,10 @@ class Gate:
     """A gate that holds each run of the engine until `go` is set, and records the sizes of its batches."""
 
     def __init__(self, model: Model) -> None:
-        self.began, self.go, self.original = threading.Event(), threading.Event(), model.compute
+        self.began, self.go, self.original = threading.Event(), threading.Event(), model.runner.compute
         self.batches: list[int] = []
         self.spoil: Callable[[Mapping[str, Array], dict[str, Array]], None] = lambda inputs, outputs: None
-        model.compute = self  # type: ignore[method-assign]
+        model.runner.compute = self  # type: ignore[method-assign]
 
     def __call__(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         self.began.set()

@@ -46,14 +46,14 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
     with app_with(tmp_path, queue_rows=4) as client:
         wait_until_ready(client)
         model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
-        begun, go, original = threading.Event(), threading.Event(), model.compute
+        begun, go, original = threading.Event(), threading.Event(), model.runner.compute
 
         def slow(task: str, inputs: Any) -> Any:
             begun.set()
             assert go.wait(120)
             return original(task, inputs)
 
-        model.compute = slow
+        model.runner.compute = slow
         results: list[int] = []
         waiting = threading.Thread(target=lambda: results.append(client.post("/sample", json={"n": 3}).status_code))
         waiting.start()
@@ -73,7 +73,7 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
         waiting.join(120)
         dropped.join(120)
         assert (results, late) == ([200], [504])
-        model.compute = original
+        model.runner.compute = original
         assert client.post("/sample", json={"n": 2}).status_code == 200
 
 

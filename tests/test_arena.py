@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifold.runtime import engine
+from manifold.runtime import engine, runner
 from manifold.runtime.graphs import batches
 from manifold.runtime.graphs.backends import OnnxGraph
 from tests import foreign
@@ -78,7 +78,7 @@ def resident() -> int:
 def test_a_large_run_leaves_little_memory_behind() -> None:
     """The graph needs 0.7 MB for each row: 360 MB for 512 rows at once."""
     model = engine.load(ROOT / "models/mnist-pixelcnn", device="cpu", verify=False)
-    inputs = engine.example_inputs(model.manifest.tasks["score"], model.manifest, 512)
+    inputs = runner.example_inputs(model.manifest.tasks["score"], model.manifest, 512)
     few = {role: array[:40] for role, array in inputs.items()}
     alone = model.run("score", few)
     before = resident()
@@ -104,6 +104,6 @@ def test_a_model_that_is_loaded_gives_back_the_memory_of_its_trials(tmp_path: Pa
 
 def test_a_graph_whose_bits_depend_on_the_batch_size_is_not_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     made = foreign.write(tmp_path)
-    assert engine.load(made, device="cpu").graphs["decode"].divided  # type: ignore[attr-defined]
+    assert engine.load(made, device="cpu").runner.graphs["decode"].divided  # type: ignore[attr-defined]
     monkeypatch.setattr(batches, "padding", lambda *_, **__: None)
-    assert not engine.load(made, device="cpu").graphs["decode"].divided  # type: ignore[attr-defined]
+    assert not engine.load(made, device="cpu").runner.graphs["decode"].divided  # type: ignore[attr-defined]

@@ -109,7 +109,7 @@ def test_requests_that_arrive_together_go_together_and_an_idle_engine_waits_for_
 def test_short_runs_stay_on_the_event_loop_and_long_ones_leave_it(model: Model, make: Callable[..., Batcher]) -> None:
     batcher, ran, threads = make(), list[Ran](), list[int]()
     batcher.listener = ran.append
-    original, pause = model.compute, 0.0
+    original, pause = model.runner.compute, 0.0
 
     def compute(task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         threads.append(threading.get_ident())
@@ -118,7 +118,7 @@ def test_short_runs_stay_on_the_event_loop_and_long_ones_leave_it(model: Model, 
             pass
         return original(task, inputs)
 
-    model.compute = compute  # type: ignore[method-assign]
+    model.runner.compute = compute  # type: ignore[method-assign]
 
     async def scene() -> None:
         nonlocal pause
@@ -183,7 +183,7 @@ def test_a_slow_run_ends_runs_in_place_until_the_task_has_been_fast_for_long(mod
 def test_a_run_that_is_slow_in_place_is_the_last_one_there(model: Model, make: Callable[..., Batcher]) -> None:
     batcher, ran = make(), list[Ran]()
     batcher.listener = ran.append
-    original, pause = model.compute, 0.0
+    original, pause = model.runner.compute, 0.0
 
     def compute(task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         end = time.thread_time() + pause
@@ -191,7 +191,7 @@ def test_a_run_that_is_slow_in_place_is_the_last_one_there(model: Model, make: C
             pass
         return original(task, inputs)
 
-    model.compute = compute  # type: ignore[method-assign]
+    model.runner.compute = compute  # type: ignore[method-assign]
 
     async def scene() -> None:
         nonlocal pause
@@ -222,7 +222,7 @@ def test_outputs_are_checked_and_joined_where_they_are_made(
 
     for name in ("not_finite", "joined"):
         monkeypatch.setattr(f"manifold.service.models.batcher.{name}", noted(getattr(batching, name)))
-    monkeypatch.setattr(model, "check", noted(model.check))
+    monkeypatch.setattr(model.runner, "check", noted(model.runner.check))
     monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)
     batcher = make(max_rows=64)
 
@@ -413,7 +413,7 @@ def test_an_answer_that_is_not_finite_is_its_own_requests_error(
 
     results = asyncio.run(scene())
     assert isinstance(results[2], InvalidValue)
-    assert "too far from what the model knows" in results[2].message
+    assert "give an input closer to the training data" in results[2].message
     assert np.array_equal(results[3][0].data, alone(model, 3))
 
 

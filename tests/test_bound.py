@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.engine import Model, load
 from manifold.runtime.graphs.backends import OnnxBackend, OnnxGraph
 from manifold.runtime.graphs.bound import BoundGraph
 from manifold.runtime.manifest import Manifest, TaskSpec
+from manifold.runtime.runner import example_inputs
 from tests import foreign
 from tests.conftest import NAMES
 

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from manifold_client import AsyncClient, Busy, Client, NotReady, RequestRefused
-from manifold_client.client import Retry
+from manifold_client import AsyncClient, Busy, Client, Condition, End, NotReady, RequestRefused, Retry
 from tests import forms
 from tests.conftest import ROW
 
@@ -102,13 +101,26 @@ def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
         assert {model["name"] for model in client.models()} >= {"mnist-vae"}
 
 
-def test_one_image_in_place_of_several_is_refused(through: httpx.MockTransport) -> None:
+def test_one_item_stands_for_a_list_of_one(through: httpx.MockTransport, tmp_path: Path) -> None:
+    image = Image.new("L", (28, 28), 99)
+    path = tmp_path / "digit.png"
+    image.save(path)
     with Client(transport=through) as client:
-        for one in ("digit.png", Path("digit.png"), b"PNG", Image.new("L", (28, 28)), np.zeros((28, 28))):
-            with pytest.raises(TypeError, match="images: a list of images is needed"):
-                client.encode(one)  # type: ignore[arg-type]
-        with pytest.raises(TypeError, match="masks: a list of images is needed"):
-            client.call("impute", masks="digit.png")
+        several = client.encode([image]).mean
+        for one in (image, path, str(path), path.read_bytes(), np.asarray(image), np.asarray(image) / np.float32(255)):
+            assert np.array_equal(client.encode(one).mean, several)  # type: ignore[arg-type]
+        batch = client.encode(np.stack([np.asarray(image)] * 2)).mean
+        assert batch is not None and batch.shape == (2, 20)
+        colour = client.encode(np.zeros((28, 28, 3), np.uint8)).mean
+        assert colour is not None and colour.shape == (1, 20)
+        assert np.array_equal(client.call("encode", images=path)["mean"], client.call("encode", images=[path])["mean"])
+        one_row = client.anomaly_score(rows=ROW, model="transactions-vae")
+        assert len(one_row) == 1
+        assert one_row.items == client.anomaly_score(rows=[ROW], model="transactions-vae").items
+        known = np.zeros((8, 8), bool)
+        digit = client.sample(1, model="digits-pixelcnn", seed=2, class_="3").images[0]
+        whole = client.impute(images=digit, masks=known, model="digits-pixelcnn", seed=5, candidates=1)
+        assert len(whole) == 1
 
 
 def test_streams(through: httpx.MockTransport) -> None:
@@ -283,7 +295,7 @@ def test_posteriors_and_paths_by_name(long_forms: Client) -> None:
     assert place.mean is not None and place.log_variance is not None and place.latents is not None
     assert place.mean.shape == place.log_variance.shape == place.latents.shape == (2, 2)
     assert texture.mean is not None and texture.mean.shape == (2, 2, 2, 2) and texture.log_variance is None
-    end = {"named_latent": {"place": place.mean[0], "texture": texture.mean[0]}}
+    end: End = {"named_latent": {"place": place.mean[0], "texture": texture.mean[0]}}
     path = long_forms.interpolate(end, {"image": images[1]}, steps=3)
     assert len(path.items["facts"].rows) == 3 and path.latents is None
     assert np.allclose(path.named_latents["texture"][0], texture.mean[0])
@@ -308,7 +320,7 @@ def test_streams_of_the_long_forms(long_forms: Client) -> None:
 
 def test_conditions_and_inputs_are_stated(long_forms: Client) -> None:
     look = Image.new("L", (3, 2), 200)
-    stated = {
+    stated: dict[str, Condition] = {
         "label": {"class": ["cat", "owl"]}, "pose": {"values": np.asarray([[0.25], [0.5]])}, "caption": {"texts": ["a", "b"]},
         "look": {"images": [look]},
     }  # fmt: skip
@@ -319,7 +331,7 @@ def test_conditions_and_inputs_are_stated(long_forms: Client) -> None:
         made.images, model="several", conditions=stated, target_conditions={"look": {"images": [np.asarray(look)]}}
     )
     assert len(back.images) == 2
-    ends = [
+    ends: list[End] = [
         {
             "seed": seed,
             "conditions": {

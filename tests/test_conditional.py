@@ -111,13 +111,13 @@ def test_several_noises_have_streams_of_their_own(tmp_path: Path) -> None:
     temperature = {"role": "temperature", "source": "temperature", "shape": []}
     model = load(artifact(tmp_path, sample=task([noises[0], LATENT, *noises[1:], temperature, CONDITION], [DATA])))
     seen: dict[str, np.ndarray] = {}
-    graph = model.graphs["sample"]
+    graph = model.runner.graphs["sample"]
 
     def spy(given: Any) -> Any:
         seen.update(given)
         return graph(given)
 
-    model.graphs["sample"] = spy
+    model.runner.graphs["sample"] = spy
     samples = model.sample(2, seed=5, first=3, classes="dog", temperature=0.5)
     drawn = [seen[name][0].tolist() for name in ("a", "latent", "b", "c")]
     assert len({tuple(values) for values in drawn}) == 4

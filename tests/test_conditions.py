@@ -156,7 +156,7 @@ def test_forms_of_a_condition_exclude_each_other(forms_client: TestClient) -> No
         "class", "class: captioned takes texts here; use conditions.condition.texts"
     )  # fmt: skip
     assert refused(forms_client, "/sample", conditions={"condition": {"class": "cat"}}) == (
-        "conditions", "conditions: named is not conditional; leave the conditions out"
+        "conditions", "conditions: named takes no condition; leave conditions out"
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def test_paths_between_conditions(forms_client: TestClient) -> None:
 def test_encoders_ask_for_every_condition(forms_client: TestClient) -> None:
     stated = {name: part for name, part in STATED.items() if name != "pose"}
     field, said = refused(forms_client, "/encode", model="several", images=[png(1), png(2)], conditions=stated)
-    assert (field, said) == ("conditions.pose", "conditions.pose: several is conditioned on it; state values")
+    assert (field, said) == ("conditions.pose", "conditions.pose: several is conditioned on it; give values")
     whole = ask(forms_client, "/encode", model="several", images=[png(1), png(2)], conditions=STATED)
     back = ask(forms_client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED)
     assert np.asarray(whole["mean"]).shape == (2, 2) and len(back["images"]) == 2
@@ -240,7 +240,10 @@ def test_recipes_of_several_conditions(tmp_path: Path, label: Any) -> None:
     del content["condition"]["parts"]["look"], content["tasks"]["encode"]
     content["tasks"]["decode"]["inputs"].pop()
     model = load(forms.write(tmp_path, content))
-    options = {"seed": 3, "condition": BySeveral({"label": ByClass(label), "caption": ByText(("a", "b"))})}
+    options: dict[str, Any] = {
+        "seed": 3,
+        "condition": BySeveral({"label": ByClass(label), "caption": ByText(("a", "b"))}),
+    }
     samples = model.sample(2, **options)
     made = recipes.for_samples(model.manifest, model.checksum, samples, options)
     spec = model.manifest.spec

@@ -17,10 +17,11 @@ from starlette.testclient import TestClient
 from torch.distributions import Categorical
 
 from manifold.runtime import checks
-from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
+from manifold.runtime.runner import example_inputs
 from manifold.runtime.tables import rows as table_rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.service.http.app import create_app

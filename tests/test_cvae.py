@@ -232,9 +232,9 @@ def test_a_shape_is_moved_by_another_condition(placed: tuple[Model, Data]) -> No
 def test_what_a_model_of_real_values_refuses(placed: tuple[Model, Data]) -> None:
     model, data = placed
     edge = data.inputs(data.test)[:2]
-    with pytest.raises(InvalidValue, match="conditioned on x, y; state their values"):
+    with pytest.raises(InvalidValue, match="conditioned on x, y; give their values"):
         model.encode(edge)
-    with pytest.raises(InvalidValue, match="conditioned on x, y; state their values"):
+    with pytest.raises(InvalidValue, match="conditioned on x, y; give their values"):
         model.score(edge)
     with pytest.raises(InvalidValue, match="give the values of x, y as `condition`"):
         model.sample(1, classes="3")

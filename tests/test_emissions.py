@@ -297,7 +297,7 @@ def test_a_completed_image_follows_the_exact_conditional(made: Path) -> None:
     mask = np.zeros((n, 1, 2, 2), np.float32)
     mask[:, :, 1] = 1
     given = np.tile(np.asarray([[[[0.0, 0.0], [1.0, 0.0]]]], np.float32), (n, 1, 1, 1))
-    found = model.complete(given, mask, seed=5, candidates=32)
+    found = model.impute(given, mask, seed=5, candidates=32)
     assert np.array_equal(found.data[:, :, 1], given[:, :, 1])
     fits = (every[:, 0, 1] == [1.0, 0.0]).all(axis=1)
     exact = p[fits] / p[fits].sum()
@@ -310,18 +310,18 @@ def test_an_items_completion_depends_on_seed_and_index_alone(made: Path) -> None
     model = load(made / "binary", device="cpu")
     images, mask = np.random.default_rng(0).random((5, 1, 8, 8), np.float32), np.zeros((5, 1, 8, 8), np.float32)
     mask[:, :, :4] = 1
-    whole = model.complete(images, mask, seed=3, candidates=2)
-    alone = model.complete(images[4:], mask[4:], seed=3, first=4, candidates=2)
+    whole = model.impute(images, mask, seed=3, candidates=2)
+    alone = model.impute(images[4:], mask[4:], seed=3, first=4, candidates=2)
     assert np.array_equal(whole.data[4], alone.data[0])
     assert whole.classes is not None
     assert alone.classes is not None
     assert whole.classes[4] == alone.classes[0]
-    told = model.complete(images, mask, seed=3, classes="3")
+    told = model.impute(images, mask, seed=3, classes="3")
     assert told.classes is None
     with pytest.raises(InvalidValue, match="masks"):
-        model.complete(images, mask[:2])
+        model.impute(images, mask[:2])
     with pytest.raises(UnsupportedTask):
-        load("models/mnist-vae", device="cpu").complete(images, mask)
+        load("models/mnist-vae", device="cpu").impute(images, mask)
     assert CANDIDATE_STREAM > sampling.COMPONENT_STREAM
 
 
@@ -434,7 +434,7 @@ def test_a_model_without_classes_takes_none(client: TestClient) -> None:
     assert client.post("/impute", json=body).status_code == 200
     refused = client.post("/impute", json={**body, "class": "a"})
     assert refused.status_code == 422
-    assert "not conditional" in refused.json()["error"]["message"]
+    assert "takes no condition" in refused.json()["error"]["message"]
 
 
 def test_the_model_of_the_library_loads_what_the_service_answers(made: Path, client: TestClient) -> None:
@@ -446,7 +446,7 @@ def test_the_model_of_the_library_loads_what_the_service_answers(made: Path, cli
         "/impute", json={"model": "colour", "images": [text(pixels)], "masks": [text(mask)], "seed": 9}
     ).json()
     edge = imaging.from_uint8(pixels.transpose(2, 0, 1)[None], model.manifest.spec)  # type: ignore[arg-type]
-    found = model.complete(edge, (mask > 0).astype(np.float32)[None, None], seed=9)
+    found = model.impute(edge, (mask > 0).astype(np.float32)[None, None], seed=9)
     expected = imaging.to_uint8(found.data, model.manifest.spec)[0].transpose(1, 2, 0)  # type: ignore[arg-type]
     assert (decoded(answer)[0] == expected).all()
     assert (decoded(answer)[0][1:3] == pixels[1:3]).all()

@@ -241,7 +241,7 @@ def test_figures_of_surprise_are_exact_and_keep_one_value_in_a_thousand(n: int) 
 def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -> None:
     model = load(tiny / "models/vae", device="cpu")
     bare = model.manifest.model_copy(update={"scoring": None})
-    model.manifest = bare
+    model.runner.manifest = bare
     with pytest.raises(UnsupportedTask, match="carries no score"):
         calibration.recalibrate(model, np.zeros((50, 1, 8, 8), np.float32), tmp_path, source="x")
 

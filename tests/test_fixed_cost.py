@@ -121,7 +121,9 @@ def test_what_is_no_graph_has_no_fixed_cost(tmp_path: Path) -> None:
 
 
 def test_a_model_knows_it_by_task(tmp_path: Path) -> None:
-    assert load(foreign.write(tmp_path), device="cpu").has_fixed_cost("decode")
-    assert not load(foreign.write(tmp_path, foreign.looping, name="looping"), device="cpu").has_fixed_cost("decode")
+    assert load(foreign.write(tmp_path), device="cpu").runner.has_fixed_cost("decode")
+    assert not load(foreign.write(tmp_path, foreign.looping, name="looping"), device="cpu").runner.has_fixed_cost(
+        "decode"
+    )
     fake = load(foreign.write(tmp_path, name="fake", backend="fake"), device="cpu")
-    assert not fake.has_fixed_cost("decode")
+    assert not fake.runner.has_fixed_cost("decode")

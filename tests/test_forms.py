@@ -77,7 +77,7 @@ def test_a_stream_has_the_outputs_latents_and_conditions_of_each_item(forms_clie
 
 def test_latents_depend_on_seed_and_index_alone(forms_models: dict[str, Model]) -> None:
     for name in ("named", "shaped"):
-        options = {"prior": "two"} if name == "named" else {}
+        options: dict[str, Any] = {"prior": "two"} if name == "named" else {}
         whole = forms_models[name].sample(20, seed=5, **options)
         for first, n in ((0, 1), (7, 3), (19, 1)):
             part = forms_models[name].sample(n, seed=5, first=first, **options)
@@ -258,11 +258,9 @@ def test_items_with_several_outputs_are_filled_in(forms_client: TestClient, form
     assert {role: len(part["images"]) for role, part in made["items"].items()} == {"picture": 2, "other": 2}
     given = np.stack([pixels(each)[None] for each in images]) / np.float32(255)
     mask = np.repeat((pixels(png(8)) > 127)[None, None], 2, axis=0)
-    whole = forms_models["completing"].complete(given.astype(np.float32), mask, seed=1, candidates=3)
+    whole = forms_models["completing"].impute(given.astype(np.float32), mask, seed=1, candidates=3)
     assert np.array_equal(whole.data[mask], given.astype(np.float32)[mask])
-    candidates = forms_models["completing"].complete(
-        given.astype(np.float32), np.zeros_like(mask), seed=1, candidates=1
-    )
+    candidates = forms_models["completing"].impute(given.astype(np.float32), np.zeros_like(mask), seed=1, candidates=1)
     assert candidates.others["other"].shape == whole.others["other"].shape == (2, 1, 2, 3)
 
 

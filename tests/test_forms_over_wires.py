@@ -168,7 +168,7 @@ def test_optional_numbers_have_their_defaults(service: Served) -> None:
     steps = tensor("steps", [8, 8], "INT64")
     each = outputs(service, "numbered.decode", guided, steps, seed=1, **{"class": "cat"})["data"]
     assert np.array_equal(each[0], drawn_before[0]) and not np.array_equal(each[1], drawn_before[1])
-    assert "guidance: values from 0 to 20" in wrong(service, "numbered.decode", tensor("guidance", [21.0]), seed=1)
+    assert "give values from 0 to 20" in wrong(service, "numbered.decode", tensor("guidance", [21.0]), seed=1)
     assert "spread: numbered.encode needs this input" in wrong(
         service, "numbered.encode", tensor("data", np.zeros((1, 1, 2, 3)))
     )
@@ -189,9 +189,11 @@ def test_tokens_and_masks(service: Served) -> None:
         # without a mask all tokens count
         without = outputs(service, name, tensor("tokens", tokens, "INT64"), seed=1)["data"]
         assert np.array_equal(without, by_tokens["data"]) == (name == "free")
-        assert "tokens: is needed beside token_mask" in wrong(service, name, tensor("token_mask", mask), seed=1)
+        assert "tokens: it is needed together with token_mask" in wrong(
+            service, name, tensor("token_mask", mask), seed=1
+        )
         high = tensor("tokens", np.full((1, forms.LONGEST), 256), "INT64")
-        assert "tokens: values from 0 to 255" in wrong(service, name, high, seed=1)
+        assert "give values from 0 to 255" in wrong(service, name, high, seed=1)
     drawn = outputs(service, "captioned", n=2, seed=4)["data"]
     assert np.allclose(drawn, service.client.post("/sample", json={"model": "captioned", "n": 2, "seed": 4, "encoding": "array"}).json()["data"])  # fmt: skip
 
@@ -211,8 +213,8 @@ def test_conditions_by_role_and_a_target(service: Served) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "wrong"),
     [
-        ("label", {"shape": [1, 3], "data": [-1, 1, 1]}, "label: values from 0 to inf are needed"),
-        ("look", {"shape": [1, 1, 2, 3], "data": [5] * 6}, "look: values from 0 to 1 are needed"),
+        ("label", {"shape": [1, 3], "data": [-1, 1, 1]}, "label: values from -1 to 1; give values from 0 to inf"),
+        ("look", {"shape": [1, 1, 2, 3], "data": [5] * 6}, "look: values from 5 to 5; give values from 0 to 1"),
     ],
 )
 def test_a_tensor_of_a_condition_has_the_range_of_its_kind(

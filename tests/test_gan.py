@@ -440,12 +440,12 @@ def test_the_service_says_what_a_generator_cannot(made: Path) -> None:
         answer = client.post("/encode", json={"model": "mlp", "images": []})
         assert answer.status_code == 409
         message = answer.json()["error"]["message"]
-        assert "never trained to go back" in message
+        assert "was not trained to encode items" in message
         assert "/sample" in message
         shown = client.post("/sample", json={"model": "mlp", "n": 1, "seed": 1}).json()["images"][0]
         answer = client.post("/interpolate", json={"model": "mlp", "from": {"image": shown}, "to": {"seed": 2}})
         assert answer.status_code == 409
-        assert "never trained to go back" in answer.json()["error"]["message"]
+        assert "was not trained to encode items" in answer.json()["error"]["message"]
         answer = client.post(
             "/interpolate",
             json={"model": "cgan", "from": {"seed": 1, "class": "3"}, "to": {"seed": 1, "class": "8"}, "steps": 4},

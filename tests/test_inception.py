@@ -94,5 +94,5 @@ def test_the_artifact_is_an_extractor(tmp_path: Path, network: inception.Incepti
     assert np.abs(features - expected).max() < 1e-4
 
     provenance = {"weights_sha256": inception.HASH_PREFIX + "0" * 56}
-    extractor.model.manifest = extractor.model.manifest.model_copy(update={"provenance": provenance})
+    extractor.model.runner.manifest = extractor.model.manifest.model_copy(update={"provenance": provenance})
     assert extractor.distance_name == "fid"

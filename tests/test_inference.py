@@ -247,7 +247,7 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": [{**LATENT, "shape": [True, 20]}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1] * 17}]}, "at most 16"),
     ({"inputs": [{**LATENT, "shape": [2, 20]}]}, "20 values, but [2, 20] has 40"), ({"inputs": [{**LATENT, "datatype": "FP33"}]}, "datatype 'FP33'"),
     ({"inputs": [{**LATENT, "datatype": 3}]}, "datatype 3"), ({"inputs": [{**LATENT, "datatype": "BYTES"}]}, "datatype 'BYTES'"),
-    ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20], it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "binary data alone"),
+    ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20]; it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "binary data alone"),
     ({"inputs": [{**LATENT, "data": ["a"] * 20}]}, "not all values are FP32"), ({"inputs": [{**LATENT, "data": [True] * 20}]}, "not all values"),
     ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "not nested"), ({"inputs": [{**LATENT, "data": None}]}, "not all values are FP32"),
     ({"inputs": [{**LATENT, "data": 1}]}, "a list of values is needed"),
@@ -258,11 +258,11 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": [{**LATENT, "parameters": {"shared_memory_region": "r"}}]}, "shared memory is not offered"),
     ({"inputs": [{**LATENT, "parameters": 3}]}, "an object is needed"), ({"parameters": []}, "an object is needed"),
     ({"outputs": [{"name": "x"}]}, "has no 'x'; valid: data"), ({"outputs": [{"name": "data", "parameters": {"classification": 3}}]}, "not offered"),
-    ({"id": 3}, "id: a text"), ({"parameters": {"n": 0}}, "at least one"), ({"parameters": {"n": 65}}, "over the limit of 64"),
+    ({"id": 3}, "id: a text"), ({"parameters": {"n": 0}}, "at least one"), ({"parameters": {"n": 65}}, "above the limit of 64"),
     ({"parameters": {"n": 2}, "inputs": [LATENT]}, "n: 2, but 1 rows"), ({"parameters": {"n": True}}, "n: True"), ({"parameters": {"n": 1.5}}, "n: 1.5"),
     ({"parameters": {"seed": -1}}, "seed: -1"), ({"parameters": {"seed": "x"}}, "seed: 'x'"), ({"parameters": {"seed": 2**63}}, "seed"),
     ({"parameters": {"temperature": "hot"}}, "temperature"), ({"parameters": {"temperature": 0}}, "temperature"), ({"parameters": {"prior": 3}}, "prior"),
-    ({"parameters": {"class": "3"}}, "not conditional"), ({"parameters": {"class": "[1"}}, "class: is not JSON"), ({"parameters": {"class": 1.5}}, "class"),
+    ({"parameters": {"class": "3"}}, "takes no condition"), ({"parameters": {"class": "[1"}}, "class: is not JSON"), ({"parameters": {"class": 1.5}}, "class"),
     ({"parameters": {"class": '{"3": "a"}'}}, "class"), ({"parameters": {"class": "[[1]]"}}, "class"),
     ({"parameters": {"sequence_id": 5}}, "no state between requests"), ({"parameters": {"hello": 1}}, "hello is not known; valid: n, seed"),
 ]  # fmt: skip
@@ -319,7 +319,7 @@ def test_errors_over_grpc(service: Served, stub: Any) -> None:
         ({"inputs": [{**tensor, "contents": {"fp32_contents": [1]}}], raw: [bytes(80)]}, invalid, "exclude"),
         ({"inputs": [{**tensor, "contents": {"int_contents": [1]}}]}, invalid, "goes into fp32_contents"),
         ({"inputs": [tensor]}, invalid, "0 values"), ({"inputs": [{**tensor, "datatype": "BYTES"}]}, invalid, "BYTES"),
-        ({"inputs": [{**tensor, "shape": [-1, 20]}]}, invalid, "shape"), ({"parameters": {"n": {"int64_param": 65}}}, invalid, "over the limit of 64"),
+        ({"inputs": [{**tensor, "shape": [-1, 20]}]}, invalid, "shape"), ({"parameters": {"n": {"int64_param": 65}}}, invalid, "above the limit of 64"),
     ]  # fmt: skip
     for fields, code, message in cases:
         found, said = refused(**{"model_name": "mnist-vae", **fields})

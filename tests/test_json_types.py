@@ -182,7 +182,8 @@ def test_the_library_converts_nothing(forms_root: Path) -> None:
             model.sample(2, classes="cat", **options)
     with pytest.raises(InvalidValue, match="contains text; send only numbers"):
         class_weights(["a", "b"], {"a": "1"}, 2)  # type: ignore[dict-item]
-    assert model.sample(2, classes="cat", seed=np.int64(3), temperature=np.float32(1)).seed == 3
+    numbers: dict[str, Any] = {"seed": np.int64(3), "temperature": np.float32(1)}
+    assert model.sample(2, classes="cat", **numbers).seed == 3
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import lengths, operations, repository
 from manifold.runtime.conditions import ByText
-from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, GraphError, InvalidValue
 from manifold.runtime.manifest import TaskSpec
 from manifold.runtime.operations import infer
+from manifold.runtime.runner import example_inputs
 from manifold.service.http.app import create_app
 from manifold.service.models.batcher import Batcher, Ran
 from manifold.service.settings import Settings
@@ -161,7 +162,7 @@ def test_requests_of_different_lengths_do_not_share_a_run(tmp_path: Path, whole:
 
 
 def test_a_task_of_free_length_leaves_the_event_loop(whole: Model) -> None:
-    assert not whole.has_fixed_cost("sample")
+    assert not whole.runner.has_fixed_cost("sample")
 
 
 def test_the_service_answers_texts_of_any_length(tmp_path: Path, whole: Model) -> None:

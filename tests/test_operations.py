@@ -79,7 +79,8 @@ def test_a_random_class_does_not_shift_the_noise(shipped: dict[str, Model]) -> N
 def test_ways_to_name_a_class(shipped: dict[str, Model]) -> None:
     model = shipped[CONDITIONAL]
     by_name = model.sample(2, seed=0, classes="3").data
-    for other in (3, ["3", 3], {"3": 0.5}, np.eye(10, dtype=np.float32)[3]):
+    forms: list[Any] = [3, ["3", 3], {"3": 0.5}, np.eye(10, dtype=np.float32)[3]]
+    for other in forms:
         assert np.array_equal(model.sample(2, seed=0, classes=other).data, by_name)
     mixed = model.sample(2, seed=0, classes={"3": 1, "8": 3}).condition
     assert mixed is not None

@@ -278,7 +278,7 @@ def test_classify_is_what_the_library_says(
 
 
 def test_who_cannot_classify_says_why(client: TestClient) -> None:
-    for name, reason in (("mnist-vae", "it knows no classes"), ("transactions-vae", "it knows no classes")):
+    for name, reason in (("mnist-vae", "it has no classes"), ("transactions-vae", "it has no classes")):
         error = client.post("/classify", json={"model": name, "images": [text(png())]}).json()["error"]
         assert error["type"] == "unsupported_task"
         assert reason in error["message"]

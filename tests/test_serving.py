@@ -154,7 +154,7 @@ def test_what_is_wrong_with_a_stream_is_an_error_before_it_begins(client: TestCl
 
 def test_what_goes_wrong_within_a_stream_is_its_last_line(client: TestClient) -> None:
     model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
-    original, calls = model.compute, 0
+    original, calls = model.runner.compute, 0
 
     def compute(task: str, inputs: Any) -> Any:
         nonlocal calls
@@ -164,11 +164,11 @@ def test_what_goes_wrong_within_a_stream_is_its_last_line(client: TestClient) ->
             outputs["data"] = np.full_like(outputs["data"], np.nan)
         return outputs
 
-    model.compute = compute
+    model.runner.compute = compute
     try:
         *items, last = lines(client, n=50, seed=1)
     finally:
-        model.compute = original
+        model.runner.compute = original
     assert 0 < len(items) < 50
     assert last["error"]["type"] == "invalid_value"
 
@@ -221,7 +221,7 @@ def test_the_memory_of_gpus_is_told_where_there_are_any(client: TestClient, monk
 
     assert not any(name.startswith("manifold_gpu_memory_bytes{") for name in _metrics(client))
     model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
-    monkeypatch.setattr(model, "device", "cuda")
+    monkeypatch.setattr(model.runner, "device", "cuda")
     monkeypatch.setattr(metrics, "gpu_memory", lambda: [(1000, 4000)])
     found = _metrics(client)
     assert found['manifold_gpu_memory_bytes{gpu="0",kind="used"}'] == 1000

@@ -273,7 +273,7 @@ def test_neighbours_are_the_nearest_training_rows(model: Model, rows: Data) -> N
 def explained(model: Model, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
     spec = TableSpec.of(model.manifest.spec, "a test")
     data, _ = encode_rows(given, spec, missing=True)
-    why = model.drive(reasons.find(model.manifest, data, model.score(data), model.calibrated))
+    why = model.runner.drive(reasons.find(model.manifest, data, model.score(data), model.calibrated))
     return spec.explain(why, given)
 
 

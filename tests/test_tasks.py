@@ -23,7 +23,7 @@ def models() -> dict[str, Model]:
 
 
 def done(model: Model, task: str, rows: int = 1, given: dict[str, Any] | None = None, **choices: Any) -> infer.Done:
-    return model.drive(infer.infer(model.manifest, task, given or {}, Choices(**choices), rows))
+    return model.runner.drive(infer.infer(model.manifest, task, given or {}, Choices(**choices), rows))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,27 +79,30 @@ def test_a_condition_that_is_left_out_is_drawn_from_the_seed(models: dict[str, M
 
 REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {"latents": np.zeros((1, 20), np.float32)}, {}, "latents: mnist-vae.decode has no such input"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20))}, {}, r"float64\[1, 20\], it must be float32\[rows, 20\]"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20))}, {}, r"float64\[1, 20\]; it must be float32\[rows, 20\]"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 3), np.float32)}, {}, r"float32\[1, 3\]"),
-    ("mnist-vae", "decode", {"latent": np.float32(0)}, {}, r"latent: float32\[\]"),
-    ("mnist-vae", "decode", {"latent": np.full((1, 20), np.nan, np.float32)}, {}, "'latent' is not finite"),
-    ("mnist-vae", "encode", {}, {}, r"data: mnist-vae.encode needs this input, float32\[rows, 1, 28, 28\]"),
-    ("mnist-vae", "encode", {"data": np.full((1, 1, 28, 28), 1.5, np.float32)}, {}, "data: values from 0 to 1 are needed"),
-    ("mnist-vae", "encode", {"data": np.zeros((1, 1, 28, 28), np.float32)}, {"seed": 1}, "seed: mnist-vae.encode draws nothing"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"first": 1}, "seed: mnist-vae.decode draws nothing"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: there is no latent to draw"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it changes nothing"),
+    ("mnist-vae", "decode", {"latent": np.float32(0)}, {}, r"latent: it is float32\[\]; it must be"),
+    ("mnist-vae", "decode", {"latent": np.full((1, 20), np.nan, np.float32)}, {}, "'latent' holds NaN or infinity"),
+    ("mnist-vae", "encode", {}, {}, r"data: mnist-vae.encode needs this input; give float32\[rows, 1, 28, 28\]"),
+    ("mnist-vae", "encode", {"data": np.full((1, 1, 28, 28), 1.5, np.float32)}, {}, "data: values from 1.5 to 1.5; give values from 0 to 1"),
+    ("mnist-vae", "encode", {"data": np.zeros((1, 1, 28, 28), np.float32)}, {"seed": 1}, "seed: it has no effect, because .* mnist-vae.encode are given"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"first": 1}, "seed: it has no effect, because .* mnist-vae.decode are given"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: no latent is drawn here; leave it out"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it has no effect on mnist-vae.decode here"),
     ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: 0.0 is out of range; give a number from 0.01 to 100"),
-    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae is not conditional"),
+    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae takes no condition"),
     ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is out of range; give a whole number from 0 to"),
-    ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no prior 'nope'"),
+    ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no 'nope'"),
     ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"condition": "3"}, "class: the condition is given"),
-    ("mnist-cvae", "decode", {"condition": -np.eye(10, dtype=np.float32)[:1]}, {}, "condition: values from 0 to inf"),
+    ("mnist-cvae", "decode", {"condition": -np.eye(10, dtype=np.float32)[:1]}, {}, "condition: .*; give values from 0 to inf"),
     ("mnist-cvae", "decode", {}, {"condition": "eleven"}, "class: there is no class 'eleven'"),
-    ("mnist-vqvae", "decode_codes", {"codes": np.full((1, 7, 7), 128, np.int64)}, {}, "codes: values from 0 to 127"),
+    ("mnist-vqvae", "decode_codes", {"codes": np.full((1, 7, 7), 128, np.int64)}, {}, "codes: values from 128 to 128; give values from 0 to 127"),
     ("mnist-vqvae", "decode", {}, {}, "latent: mnist-vqvae.decode needs this input"),
-    ("mnist-vqvae", "sample", {"uniforms": np.ones((1, 49), np.float32)}, {}, "uniforms: values from 0 to 1"),
-    ("digits-pixelcnn", "impute", {"data": np.zeros((1, 1, 8, 8), np.float32), "mask": np.full((1, 1, 8, 8), 2, np.float32)}, {}, "mask: values from 0 to 1"),
+    ("mnist-vqvae", "sample", {"uniforms": np.ones((1, 49), np.float32)}, {}, "uniforms: values from 1 to 1; give values from 0 to 1"),
+    (
+        "digits-pixelcnn", "impute", {"data": np.zeros((1, 1, 8, 8), np.float32), "mask": np.full((1, 1, 8, 8), 2, np.float32)}, {},
+        "mask: values from 2 to 2; give values from 0 to 1",
+    ),
 ]  # fmt: skip
 
 
@@ -117,13 +120,13 @@ def test_rows() -> None:
     assert infer.rows_of({}, 4, 4) == 4
     assert infer.rows_of({"a": two, "b": two}, 2, 4) == 2
     bad: list[tuple[dict[str, Any], int | None, str]] = [
-        ({"a": two, "b": one}, None, "as many rows"), ({"a": two}, 3, "n: 3, but 2 rows"), ({}, 0, "at least one"),
+        ({"a": two, "b": one}, None, "different numbers of rows"), ({"a": two}, 3, "n: 3, but 2 rows"), ({}, 0, "at least one"),
         ({"a": np.zeros((0, 2))}, None, "at least one"), ({"a": np.float32(0)}, None, "at least one"),
     ]  # fmt: skip
     for given, n, message in bad:
         with pytest.raises(InvalidValue, match=message):
             infer.rows_of(given, n, 4)
-    with pytest.raises(TooLarge, match="over the limit of 4"):
+    with pytest.raises(TooLarge, match="above the limit of 4 per request"):
         infer.rows_of({}, 5, 4)
 
 

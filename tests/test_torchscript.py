@@ -175,6 +175,6 @@ def test_torchscript_that_calls_what_cannot_be_looked_into(tmp_path: Path) -> No
     Whole.__annotations__["part"] = Part  # annotations of this file are strings, which torch cannot resolve here
     made = _script(tmp_path, Whole())
     found = load(made)
-    assert found.chance["decode"].unsure == ("prim::CallMethod",)
+    assert found.runner.chance["decode"].unsure == ("prim::CallMethod",)
     assert found.manifest.reproducible is False
     assert "m.pt draws random numbers by prim::CallMethod" in check(made, "--seal")[1]

@@ -354,7 +354,7 @@ def test_what_is_replaced_is_freed_at_once(root: Path) -> None:
             ask(service)
             model = service.registry.entries["a", version - 1].model
             assert model is not None
-            graph = weakref.ref(model.graphs["decode"])
+            graph = weakref.ref(model.runner.graphs["decode"])
             del model
             gc.disable()
             try:

@@ -272,7 +272,7 @@ def test_samples_come_from_prior_and_decoder_in_one_graph(model: Model) -> None:
     assert np.allclose(model.sample(30, codes=samples.codes).data, samples.data, atol=1e-6)
     assert np.array_equal(model.sample(5, seed=2, first=9, classes="3").data, samples.data[9:14])
     assert checks.run_all(model) == []
-    with pytest.raises(InvalidValue, match="no latent to draw"):
+    with pytest.raises(InvalidValue, match="no latent is drawn"):
         model.sample(1, prior="normal")
 
 

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from manifold.runtime import golden, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, reason
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Golden, InputSpec, Manifest, TaskSpec, TensorSpec
+from manifold.runtime.runner import example_inputs
 from manifold.training.data.remote import download
 from manifold.training.errors import DataError
 from manifold.training.exporting import graphs

@@ -1,16 +1,25 @@
-"""Client of the Manifold service.
+"""The Python client of the Manifold service.
 
     from manifold_client import Client
 
     with Client("http://127.0.0.1:8000") as client:
         client.sample(n=16, seed=7).grid().save("digits.png")
 
-`Client` waits, `AsyncClient` awaits; both have the same methods and results. Images go in as PIL images, numpy arrays, paths or bytes and
-come out as PIL images; everything else is numpy.
+`Client` waits for answers, `AsyncClient` awaits them; both have the same methods and results. Images are given as PIL images, numpy arrays,
+paths or bytes, and returned as PIL images. Rows are given as mappings or data frames. All other results are numpy arrays.
 """
 
-from manifold_client.client import AsyncClient, Client
-from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
+from manifold_client.async_client import AsyncClient
+from manifold_client.client import Client
+from manifold_client.errors import (
+    Busy,
+    InvalidType,
+    InvalidValue,
+    ManifoldClientError,
+    MissingLibrary,
+    NotReady,
+    RequestRefused,
+)
 from manifold_client.results import (
     Classes,
     Encoded,
@@ -25,8 +34,11 @@ from manifold_client.results import (
     ScoredItem,
     Scores,
 )
+from manifold_client.transport import Retry
+from manifold_client.types import Condition, Costs, End
 
 __all__ = [
-    "AsyncClient", "Busy", "Classes", "Client", "Encoded", "Imputed", "Interpolation", "Item", "Items", "ManifoldClientError", "NotReady",
-    "Posterior", "Reconstruction", "RequestRefused", "Sample", "Samples", "ScoredItem", "Scores",
+    "AsyncClient", "Busy", "Classes", "Client", "Condition", "Costs", "Encoded", "End", "Imputed", "Interpolation", "InvalidType", "InvalidValue",
+    "Item", "Items", "ManifoldClientError", "MissingLibrary", "NotReady", "Posterior", "Reconstruction", "RequestRefused", "Retry", "Sample",
+    "Samples", "ScoredItem", "Scores",
 ]  # fmt: skip

@@ -1,18 +1,26 @@
-"""Exceptions for what the service refuses.
+"""The exceptions of this client.
 
 ManifoldClientError
-├── RequestRefused   the request is wrong: see field and valid
+├── RequestRefused   the service refused the request: see field and valid
 ├── Busy             429, still after all retries
-└── NotReady         503, still after all retries; or no connection
+├── NotReady         503, still after all retries; or no connection
+├── InvalidValue     an argument has a wrong value; nothing was sent. Also a ValueError
+├── InvalidType      an argument has a wrong type or an unknown name; nothing was sent. Also a TypeError
+└── MissingLibrary   a conversion needs a package that is not installed. Also an ImportError
 """
 
 from __future__ import annotations
 
+import difflib
+import reprlib
+from collections.abc import Sequence
 from typing import Any
+
+ECHOED = 80  # characters of a value that an error repeats
 
 
 class ManifoldClientError(Exception):
-    """Base. `status` is HTTP's, None where there was no answer."""
+    """The base class of all errors. `status` is the HTTP status, None if there was no answer; `field` names the argument at fault."""
 
     def __init__(
         self,
@@ -36,7 +44,7 @@ class ManifoldClientError(Exception):
 
 
 class RequestRefused(ManifoldClientError):
-    """The request is wrong, or the model cannot do it."""
+    """The request is wrong, or the model does not support it."""
 
 
 class Busy(ManifoldClientError):
@@ -45,3 +53,33 @@ class Busy(ManifoldClientError):
 
 class NotReady(ManifoldClientError):
     """The service or the model is not ready, or does not answer."""
+
+
+class InvalidValue(ManifoldClientError, ValueError):
+    """An argument has a wrong value. It was found before anything was sent."""
+
+
+class InvalidType(ManifoldClientError, TypeError):
+    """An argument has a wrong type, or a name that is unknown. It was found before anything was sent."""
+
+
+class MissingLibrary(ManifoldClientError, ImportError):
+    """A conversion needs a package that is not installed."""
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxlong = _short.maxother = ECHOED
+_short.maxlevel = 2
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value, cut to `ECHOED` characters."""
+    text = _short.repr(value)
+    return text if len(text) <= ECHOED else f"{text[: ECHOED - 1]}…"
+
+
+def unknown(name: str, known: Sequence[str], what: str) -> str:
+    """Return the message for a name that is not known, with the nearest known one if there is one."""
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else "give one of the valid names"
+    return f"{name}: {what} has no such field; {hint}"

@@ -1,7 +1,7 @@
 """Typed results. `raw` is the whole answer, as it came.
 
-Items are images, rows, or something of a kind of data that this client does not know, which stays as it is on the wire (`values`). What a model
-names, such as its outputs and latents, is in a dictionary by that name.
+Items are images, rows, or something of a kind of data that this client does not know, which stays as it is on the wire (`values`). Outputs and
+latents that a model names are in a dictionary by that name. Results show themselves in notebooks: images as a grid, rows and scores as a table.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from manifold_client import display
+from manifold_client.display import Tabular, columns, counted, shape_of
+from manifold_client.errors import InvalidValue
+from manifold_client.types import Condition
+
 FORMATS = ("PNG", "JPEG", "WEBP")  # no other decoder sees what a service sends
 Float32 = NDArray[np.float32]
 # the lists of answers with items, and the fields of a stream's lines, that hold something else than the items of some kind
@@ -30,8 +35,8 @@ def _reproducible(raw: Mapping[str, Any]) -> bool:
     return raw.get("reproducible") is not False
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, repr=False)
+class Result(Tabular):
     """The fields of every answer."""
 
     model: str
@@ -48,14 +53,26 @@ class Result:
     def common(cls, body: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": body["model"], "version": body["version"], "request_id": body["request_id"], "raw": body}
 
+    def __repr__(self) -> str:
+        parts = [part for part in self._parts() if part]
+        return f"<{type(self).__name__}: {', '.join([*parts, f'model {self.model} version {self.version}'])}>"
 
-@dataclass(frozen=True)
-class Items:
+    def _parts(self) -> list[str]:
+        """Return what `repr` says of the content."""
+        return []
+
+    def _repr_html_(self) -> str | None:
+        """Return a table for notebooks; None for a result without rows."""
+        return display.html_table(self.table())
+
+
+@dataclass(frozen=True, repr=False)
+class Items(Tabular):
     """Items of one kind of data. The fields of the other kinds are empty."""
 
     images: list[Image.Image]
     rows: list[dict[str, Any]]
-    values: dict[str, Any]  # items of any other kind, and images asked for as numbers, by field as on the wire
+    values: dict[str, Any]  # items of any other kind, and images requested as numbers, by field as on the wire
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Items:
@@ -68,26 +85,70 @@ class Items:
         return len(self.images) or len(self.rows) or max(map(len, self.values.values()), default=0)
 
     def grid(self, columns: int | None = None, gap: int = 2) -> Image.Image:
-        """The images side by side."""
-        columns = min(len(self.images), columns or math.ceil(math.sqrt(len(self.images))))
-        width, height = self.images[0].width + gap, self.images[0].height + gap
-        sheet = Image.new(
-            self.images[0].mode, (columns * width - gap, math.ceil(len(self.images) / columns) * height - gap)
-        )
-        for i, image in enumerate(self.images):
-            sheet.paste(image, (i % columns * width, i // columns * height))
-        return sheet
+        """Return the images side by side as one image. Raises InvalidValue if there are none."""
+        _needs_images(self)
+        return _grid(self.images, columns, gap)
 
     def arrays(self) -> NDArray[np.uint8]:
-        """The images as uint8 (n, H, W) or (n, H, W, 3)."""
+        """Return the images as uint8 (n, H, W) or (n, H, W, 3). Raises InvalidValue if there are none."""
+        _needs_images(self)
         return np.stack([np.asarray(image) for image in self.images])
 
+    def table(self) -> dict[str, list[Any]]:
+        """Return the rows by column. Raises InvalidType if the items are no rows."""
+        return columns(self.rows) if self.rows else super().table()
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return f"<Items: {_counted_items(self)}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the images as a grid for notebooks; None if the items are no images."""
+        if not self.images:
+            return None
+        buffer = io.BytesIO()
+        _grid(self.images[: display.SHOWN], None, 2).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str | None:
+        """Return a table for notebooks; None if the items are no rows."""
+        return display.html_table(self.table()) if self.rows else None
+
+
+def _needs_images(items: Items) -> None:
+    if not items.images:
+        raise InvalidValue(f"images: there are none, but {_counted_items(items)}; use rows, values or table()")
+
+
+def _grid(images: list[Image.Image], columns: int | None, gap: int) -> Image.Image:
+    columns = min(len(images), columns or math.ceil(math.sqrt(len(images))))
+    width, height = images[0].width + gap, images[0].height + gap
+    sheet = Image.new(images[0].mode, (columns * width - gap, math.ceil(len(images) / columns) * height - gap))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet
+
+
+def _counted_items(items: Items) -> str:
+    if items.images:
+        return f"{counted(len(items.images), 'image')} of {items.images[0].width}×{items.images[0].height}"
+    if items.rows:
+        return f"{counted(len(items.rows), 'row')} with {counted(len(items.rows[0]), 'column')}"
+    return ", ".join(f"{counted(len(value), 'item')} in {name}" for name, value in items.values.items()) or "no items"
+
+
+@dataclass(frozen=True, repr=False)
 class ItemsResult(Items, Result):
     """An answer with items. If the model has several outputs, the fields of Items are those of the first one."""
 
-    items: dict[str, Items]  # of each output, by its role; empty if the model has one output
+    items: dict[str, Items]  # the items of each output by role; empty if the model has one output
+
+    def __repr__(self) -> str:
+        return Result.__repr__(self)
+
+    def _parts(self) -> list[str]:
+        if not self.items:
+            return [_counted_items(self)]
+        return [f"{role}: {_counted_items(made)}" for role, made in self.items.items()]
 
 
 def item_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +165,7 @@ def _picture(text: str) -> Image.Image:
 
 
 def array(body: Mapping[str, Any], name: str, kind: Any = np.float32) -> Any:
-    """A field as an array, or None."""
+    """Return a field as an array, or None."""
     return None if body.get(name) is None else np.asarray(body[name], kind)
 
 
@@ -113,13 +174,17 @@ def named_arrays(body: Mapping[str, Any], name: str) -> dict[str, Float32]:
     return {each: np.asarray(values, np.float32) for each, values in (body.get(name) or {}).items()}
 
 
-@dataclass(frozen=True)
+def _seeded(seed: int | None) -> str:
+    return "" if seed is None else f"seed {seed}"
+
+
+@dataclass(frozen=True, repr=False)
 class Item:
     """One item of one kind of data. The fields of the other kinds are empty."""
 
     image: Image.Image | None
     row: dict[str, Any] | None
-    values: dict[str, Any]  # an item of any other kind, and an image asked for as numbers, by field as on the wire
+    values: dict[str, Any]  # an item of any other kind, and an image requested as numbers, by field as on the wire
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Item:
@@ -128,15 +193,30 @@ class Item:
         others = {name: value for name, value in fields.items() if name not in ("image", "row")}
         return cls(None if text is None else _picture(text), fields.get("row"), others)
 
+    def _several(self) -> Items:
+        values = {name: [value] for name, value in self.values.items()}
+        return Items([] if self.image is None else [self.image], [] if self.row is None else [self.row], values)
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {_counted_items(self._several())}>"
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the image for notebooks; None if the item is no image."""
+        return self._several()._repr_png_()
+
+    def _repr_html_(self) -> str | None:
+        """Return a table for notebooks; None if the item is no row."""
+        return self._several()._repr_html_()
+
+
+@dataclass(frozen=True, repr=False)
 class Sample(Item):
     """One item of a stream. If the model has several outputs, the fields of Item are those of the first one."""
 
-    item: int  # its index: of the same seed, it is the same item in any answer
-    items: dict[str, Item]  # of each output, by its role; empty if the model has one output
-    named_latents: dict[str, Float32]  # of a model with several latents, by name
-    conditions: dict[str, dict[str, Any]]  # by name, as a request may state them
+    item: int  # its index: the same seed and index give the same item in every answer
+    items: dict[str, Item]  # the items of each output by role; empty if the model has one output
+    named_latents: dict[str, Float32]  # by name, for a model with several latents
+    conditions: dict[str, Condition]  # by name, as a request may state them
     raw: Mapping[str, Any]
 
     @property
@@ -155,8 +235,11 @@ class Sample(Item):
             named_latents=named_arrays(line, "named_latents"), conditions=line.get("conditions") or {}, raw=line,
         )  # fmt: skip
 
+    def __repr__(self) -> str:
+        return f"<Sample {self.item}: {_counted_items(self._several())}>"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Samples(ItemsResult):
     """New items."""
 
@@ -165,8 +248,8 @@ class Samples(ItemsResult):
     named_latents: dict[str, Float32]  # (n, ...) of a model with several latents, by name
     codes: NDArray[np.int64] | None  # (n, h, w)
     classes: list[Any] | None
-    condition: Float32 | None  # (n, C) real values that the items were made under
-    conditions: dict[str, dict[str, Any]]  # by name, as a request may state them
+    condition: Float32 | None  # (n, C) the real values that the items are conditioned on
+    conditions: dict[str, Condition]  # by name, as a request may state them
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Samples:
@@ -181,8 +264,11 @@ class Samples(ItemsResult):
             conditions=body.get("conditions") or {},
         )
 
+    def _parts(self) -> list[str]:
+        return [*super()._parts(), _seeded(self.seed)]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Posterior:
     """The posterior over one latent."""
 
@@ -195,12 +281,19 @@ class Posterior:
         """Return the fields of a posterior."""
         return {name: array(body, name) for name in ("mean", "log_variance", "latents")}
 
+    def _shapes(self) -> list[str]:
+        known = {name: getattr(self, name) for name in ("mean", "log_variance", "latents")}
+        return [f"{name} {shape_of(value)}" for name, value in known.items() if value is not None]
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return f"<Posterior: {', '.join(self._shapes())}>"
+
+
+@dataclass(frozen=True, repr=False)
 class Encoded(Posterior, Result):
     """The posteriors over the latents of items, or their codes."""
 
-    posteriors: dict[str, Posterior]  # of a model with several latents, by name; the fields of Posterior are then None
+    posteriors: dict[str, Posterior]  # by name, for a model with several latents; the fields of Posterior are then None
     codes: NDArray[np.int64] | None
 
     @classmethod
@@ -211,8 +304,32 @@ class Encoded(Posterior, Result):
         codes = array(body, "codes", np.int64)
         return cls(**Result.common(body), **Posterior.fields(body), posteriors=posteriors, codes=codes)
 
+    def table(self) -> dict[str, list[Any]]:
+        """Return a row for each item, with a column for each number, such as mean.0; latents are named as in `posteriors`."""
+        arrays: dict[str, Any] = {"": self, **{f"{name}.": each for name, each in self.posteriors.items()}}
+        found = {
+            f"{prefix}{name}": getattr(each, name)
+            for prefix, each in arrays.items()
+            for name in ("mean", "log_variance", "latents")
+        }
+        found["codes"] = self.codes
+        made: dict[str, list[Any]] = {}
+        for name, values in found.items():
+            if values is not None:
+                flat = values.reshape(len(values), -1)
+                made |= {f"{name}.{place}": flat[:, place].tolist() for place in range(flat.shape[1])}
+        return made
 
-@dataclass(frozen=True)
+    def __repr__(self) -> str:
+        return Result.__repr__(self)
+
+    def _parts(self) -> list[str]:
+        codes = [] if self.codes is None else [f"codes {shape_of(self.codes)}"]
+        named = [f"{name}: {', '.join(each._shapes())}" for name, each in self.posteriors.items()]
+        return [*self._shapes(), *named, *codes]
+
+
+@dataclass(frozen=True, repr=False)
 class Reconstruction(ItemsResult):
     """Items after encode and decode."""
 
@@ -222,10 +339,17 @@ class Reconstruction(ItemsResult):
     def parse(cls, body: Mapping[str, Any]) -> Reconstruction:
         return cls(**item_fields(body), errors=array(body, "errors", np.float64))
 
+    def table(self) -> dict[str, list[Any]]:
+        """Return the rows by column, if the items are rows, and the column `error`."""
+        return {**columns(self.rows), "error": self.errors.tolist()}
 
-@dataclass(frozen=True)
+    def _parts(self) -> list[str]:
+        return [*super()._parts(), f"mean error {self.errors.mean():.4g}" if self.errors.size else ""]
+
+
+@dataclass(frozen=True, repr=False)
 class Interpolation(ItemsResult):
-    """A path."""
+    """A path between two ends."""
 
     latents: Float32 | None  # (steps, L); None for a model with several latents
     named_latents: dict[str, Float32]  # (steps, ...) of a model with several latents, by name
@@ -241,7 +365,7 @@ class Interpolation(ItemsResult):
 
 @dataclass(frozen=True)
 class ScoredItem:
-    """One item's place."""
+    """The score of one item, and the decision."""
 
     score: float
     p_value: float | None
@@ -252,13 +376,20 @@ class ScoredItem:
     warnings: list[str]
     parts: dict[str, dict[str, float]]
     explanation: dict[str, Any] | None
-    id: Any = None  # of a row, if the model records an id column
-    passed: dict[str, Any] | None = None  # of a row: the columns that the model copies to the output
+    id: Any = None  # the id of a row, if the model records an id column
+    passed: dict[str, Any] | None = None  # the columns of a row that the model copies to the output
+
+    def __repr__(self) -> str:
+        p_value = None if self.p_value is None else f"{self.p_value:.4g}"
+        shown = {"p_value": p_value, "is_anomaly": self.is_anomaly, "band": self.band, "state": self.state}
+        said = ", ".join(f"{name}={value}" for name, value in shown.items())
+        own = "" if self.id is None else f"id={self.id!r}, "
+        return f"<ScoredItem: {own}score={self.score:.6g}, {said}{', explained' if self.explanation else ''}>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores(Result):
-    """Anomaly scores of items."""
+    """The anomaly scores of items."""
 
     items: list[ScoredItem]
     threshold: dict[str, Any]
@@ -277,15 +408,38 @@ class Scores(Result):
             warnings=body.get("warnings") or [],
         )
 
+    def __len__(self) -> int:
+        return len(self.items)
 
-@dataclass(frozen=True)
+    def table(self) -> dict[str, list[Any]]:
+        """Return a row for each item, with the columns of scored Parquet files: score, p_value, is_anomaly, part.NAME and so on."""
+        rows = []
+        for item in self.items:
+            row: dict[str, Any] = {} if item.id is None else {"id": item.id}
+            row |= {f"passed.{name}": value for name, value in (item.passed or {}).items()}
+            row |= {
+                name: getattr(item, name)
+                for name in ("score", "p_value", "is_anomaly", "band", "risk", "state", "warnings")
+            }
+            for name, part in item.parts.items():
+                row |= {f"part.{name}": part["value"], f"part.{name}.p_value": part["p_value"]}
+            rows.append(row)
+        return columns(rows)
+
+    def _parts(self) -> list[str]:
+        undecided = sum(item.is_anomaly is None for item in self.items)
+        flagged = f"{sum(bool(item.is_anomaly) for item in self.items)} anomalous"
+        return [counted(len(self.items), "item"), flagged, f"{undecided} undecided" if undecided else ""]
+
+
+@dataclass(frozen=True, repr=False)
 class Classes(Result):
-    """Classes of items."""
+    """The classes of items."""
 
     names: list[str]
     classes: list[str]  # (n,) the most probable ones
     probabilities: NDArray[np.float64]  # (n, C), in the order of `names`
-    classification: dict[str, Any]  # by what rule, at which temperature, how well calibrated
+    classification: dict[str, Any]  # the rule, its temperature, and its calibration error
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Classes:
@@ -299,13 +453,25 @@ class Classes(Result):
             classification=body["classification"],
         )
 
+    def __len__(self) -> int:
+        return len(self.classes)
 
-@dataclass(frozen=True)
+    def table(self) -> dict[str, list[Any]]:
+        """Return a row for each item: its class, and the probability of each class as probability.NAME."""
+        each = {f"probability.{name}": self.probabilities[:, place].tolist() for place, name in enumerate(self.names)}
+        return {"class": list(self.classes), **each}
+
+    def _parts(self) -> list[str]:
+        first = ", ".join(self.classes[:5]) + (", …" if len(self.classes) > 5 else "")
+        return [f"{counted(len(self.classes), 'item')} ({first})"]
+
+
+@dataclass(frozen=True, repr=False)
 class Imputed(ItemsResult):
-    """Rows or images made whole."""
+    """Rows or images that are filled in."""
 
-    probabilities: list[dict[str, dict[str, float]]]  # of rows: of each category, by column that was missing
-    classes: list[str]  # of images, where no class was told and the model has some
+    probabilities: list[dict[str, dict[str, float]]]  # for each row: probability by category, by missing column
+    classes: list[str]  # for each image: the class of the chosen candidate, if no class was given
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Imputed:

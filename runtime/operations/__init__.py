@@ -1,14 +1,14 @@
-"""The use cases, made of tasks: one module each. Arrays only, as graphs take and give them; no images, no rows, no wire.
+"""The use cases, one module each. They work on arrays in the units of the graphs, not on images, rows or requests.
 
-steps         runs, and how a use case is driven
-common        pieces that several use cases need
+steps         runs of tasks, and how a use case is driven
+common        functions that several use cases need
 sample        new items
 encode        posteriors, codes and reconstructions
 interpolate   paths in latent space
 score         anomaly scores and probabilities of classes
 impute        missing values of rows
-complete      images whose pixels are known in part
-infer         one task by itself, on tensors
+complete      images with unknown pixels
+infer         a single task on tensors
 capabilities  which models support which use cases
 """
 

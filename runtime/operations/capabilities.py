@@ -1,6 +1,6 @@
 """The capabilities of a model: which endpoints its tasks support.
 
-The module of a use case lists its endpoints in CAPABILITIES. An endpoint is so added to every list of endpoints.
+The module of a use case lists its endpoints in CAPABILITIES. All lists of endpoints are built from these.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def supports(manifest: Manifest, endpoint: str) -> bool:
 
 
 def why_not(manifest: Manifest, endpoint: str) -> str:
-    """Return why a model does not support an endpoint, as the end of a sentence; nothing if there is no plain reason."""
+    """Return why a model does not support an endpoint, as the end of a sentence; empty if no reason is known."""
     return capabilities()[endpoint].why_not(manifest)
 
 

@@ -1,4 +1,4 @@
-"""The pieces that several use cases need: latents by role, inputs that a request states beside its items, and the errors of missing tasks."""
+"""Functions that several use cases need: latents by role, inputs that a request states beside its items, and errors for missing tasks."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from manifold.runtime.manifest.conditions import Classes, Values
 from manifold.runtime.manifest.rules import STATED
 from manifold.runtime.operations.steps import Array, Float32, Float64
 
-# a latent, float32 (n, *shape); of a model that names its latents, a mapping from roles to such arrays
+# a latent, float32 (n, *shape); for a model that names its latents, a mapping from roles to such arrays
 Latents: TypeAlias = Any
 
 
 @dataclass(frozen=True)
 class Capability:
-    """An endpoint, and which models support it."""
+    """An endpoint, and the models that support it."""
 
     endpoint: str
     place: int  # in lists of endpoints
     supports: Callable[[Manifest], bool]
-    why_not: Callable[[Manifest], str] = lambda manifest: ""  # what a model lacks, as the end of a sentence
+    why_not: Callable[[Manifest], str] = lambda manifest: ""  # the reason against a model, as the end of a sentence
 
 
 # --- latents ------------------------------------------------------------------------------------------------------------------
 
 
 def by_role(manifest: Manifest, latents: Latents) -> dict[str, Float32]:
-    """Return latents by role, also of a model with one. Raises InvalidValue for roles that the model lacks."""
+    """Return latents by role, also for a model with one latent. Raises InvalidValue for roles that the model lacks."""
     if not isinstance(latents, Mapping):
         if manifest.has_named_latents:
             valid = list(manifest.latents)
             raise InvalidValue(
-                f"latents: {manifest.name} has several: {', '.join(valid)}; state each by name",
+                f"latents: {manifest.name} has several: {', '.join(valid)}; give each by name",
                 field="latents",
                 valid=valid,
             )
@@ -56,24 +56,24 @@ def by_role(manifest: Manifest, latents: Latents) -> dict[str, Float32]:
 
 
 def as_stated(manifest: Manifest, latents: Mapping[str, Float32]) -> Latents:
-    """Return latents as requests and answers state them: by role only if the model names them."""
+    """Return latents in the form of requests and answers: by role if the model names them, else the array."""
     return dict(latents) if manifest.has_named_latents else next(iter(latents.values()))
 
 
 def others_of(manifest: Manifest, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return the outputs of items beside the main ones, by role."""
+    """Return the outputs with items beside the main output, by role."""
     if len(manifest.items) == 1:
         return {}
     return {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
 
 
 def key_of(manifest: Manifest, tensor: InputSpec) -> str:
-    """Return the role under which `by_role` has the latent of an input."""
+    """Return the role that `by_role` uses for the latent of an input."""
     return tensor.role if manifest.has_named_latents else next(iter(manifest.latents))
 
 
 def latent_inputs(manifest: Manifest, spec: TaskSpec, latents: Latents) -> dict[str, Array]:
-    """Return the inputs of a task that latents fill."""
+    """Return the inputs of a task that are filled by latents."""
     if not manifest.has_named_latents and not isinstance(latents, Mapping):
         return {tensor.role: latents for tensor in spec.latents}
     given = by_role(manifest, latents)
@@ -86,7 +86,7 @@ def latent_inputs(manifest: Manifest, spec: TaskSpec, latents: Latents) -> dict[
 def stated(
     manifest: Manifest, spec: TaskSpec, condition: Given | None, n: int, numbers: Numbers | None = None
 ) -> dict[str, Array]:
-    """Return the inputs of a task that a condition and numbers fill. Raises InvalidValue if a condition is needed and left open."""
+    """Return the inputs of a task that are filled by a condition and numbers. Raises InvalidValue if a needed condition is not given."""
     inputs: dict[str, Array] = {}
     if spec.sources.isdisjoint(STATED):
         return inputs
@@ -99,7 +99,7 @@ def stated(
 
 
 def numbers_of(spec: TaskSpec, numbers: Numbers | None) -> Numbers:
-    """Return those of the numbers that a task takes."""
+    """Return the numbers that a task takes."""
     if not numbers:
         return {}
     roles = {tensor.role for tensor in spec.inputs if tensor.source in NUMBERS}
@@ -117,25 +117,25 @@ def with_data(
 
 
 def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, field: str = "class") -> Given:
-    """Return the condition. Raises InvalidValue if it, or the part that fills the input, is left open."""
+    """Return the condition. Raises InvalidValue if it, or the part that fills the input, is not given."""
     if condition is not None and conditions.part_of(manifest, tensor, condition) is not None:
         return condition
     one = manifest.condition_of(tensor)
     if manifest.conditions is not None:
         field, names = field.replace("class", "condition"), manifest.conditions.names
         raise InvalidValue(
-            f"{field}: {manifest.name} is conditioned on {', '.join(names)}; state their values",
+            f"{field}: {manifest.name} is conditioned on {', '.join(names)}; give their values",
             field=field,
             valid=names,
         )
     if manifest.condition is None or one is None:
         raise InvalidValue(
-            f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes
+            f"{field}: {manifest.name} is conditioned on a class; give one", field=field, valid=manifest.classes
         )
     name = manifest.name_of_condition(tensor)
     field = f"{field.rpartition('class')[0]}conditions.{name}"
     raise InvalidValue(
-        f"{field}: {manifest.name} is conditioned on it; state {conditions.key_of(one)}",
+        f"{field}: {manifest.name} is conditioned on it; give {conditions.key_of(one)}",
         field=field,
         valid=list(manifest.conditioned),
     )
@@ -151,13 +151,11 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
     if condition is None or any(map(takes, specs)):
         return
     field = field.replace("class", {ByValues: "condition", ByClass: "class"}.get(type(tagged(condition)), "conditions"))
-    raise InvalidValue(
-        f"{field}: {manifest.name} is not conditional; leave the {field.split('.')[-1]} out", field=field
-    )
+    raise InvalidValue(f"{field}: {manifest.name} takes no condition; leave {field.split('.')[-1]} out", field=field)
 
 
 def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> list[str]:
-    """Return the options of a request that have an effect on a run of the tasks: `others`, and those that their inputs take."""
+    """Return the options of a request that affect a run of the tasks: `others`, and those that fill inputs."""
     inputs = [tensor for spec in specs for tensor in spec.inputs]
     names: list[str] = []
     if any(tensor.source in CONDITIONS for tensor in inputs):
@@ -169,15 +167,17 @@ def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> l
 
 
 def no_effect(manifest: Manifest, option: str, why: str, valid: Sequence[str] | None = None) -> InvalidValue:
-    """Return the error for an option that would change nothing. `valid` are the options that have an effect."""
-    return InvalidValue(f"{option}: has no effect here: {manifest.name} {why}; leave it out", field=option, valid=valid)
+    """Return the error for an option without effect. `valid` are the options that have one."""
+    return InvalidValue(
+        f"{option}: it has no effect, because {manifest.name} {why}; leave it out", field=option, valid=valid
+    )
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------------------
 
 
 def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
-    """Return the task, or raise UnsupportedTask that says what the model can."""
+    """Return the task. Raises UnsupportedTask with the tasks that the model has."""
     spec = manifest.task(task)
     if spec is None:
         raise cannot(manifest, verb)
@@ -200,23 +200,23 @@ def makes_items(manifest: Manifest) -> bool:
 
 
 def why_not_encode(manifest: Manifest) -> str:
-    """Return what a model that makes items, and does not encode them, has instead of a latent for each item; nothing for other models."""
+    """Return why a model that makes items cannot encode them, as the end of a sentence; empty for other models."""
     if not makes_items(manifest) or "encode" in manifest.tasks:
         return ""
     if manifest.latent is None:
         return ": it has no latent space"
-    return ": it makes items of latents and was never trained to go back, as an autoencoder is"
+    return ": it makes items from latents and was not trained to encode items"
 
 
 def role_of(spec: TaskSpec, source: Any) -> str:
-    """Return the role of the first input with that source."""
+    """Return the role of the first input with this source."""
     tensor = spec.input(source)
     assert tensor is not None, source
     return tensor.role
 
 
 def softmax(energies: Array) -> Float64:
-    """Return probabilities over the last axis, in float64; -inf gives 0."""
+    """Return probabilities over the last axis, in float64. An energy of -inf has probability 0."""
     shifted = np.exp(energies - energies.max(axis=-1, keepdims=True), dtype=np.float64)
     probabilities: Float64 = shifted / shifted.sum(axis=-1, keepdims=True)
     return probabilities

@@ -1,10 +1,10 @@
-"""Images filled in where they are not known: the task `impute`, and the choice among several candidates.
+"""Images whose unknown pixels are drawn: the task `impute`, and the choice among several candidates.
 
-An autoregressive sampler goes in raster order, so that a pixel is given what is known above it and to its left, and what is known further
-down has no say in it. Several candidates give it one: each is weighed by the likelihood of what is known in it, and one is drawn by the
+An autoregressive sampler draws pixels in raster order. A pixel depends on the known pixels above it and to its left, and not on those
+further down. Several candidates take those into account: each is weighted by the likelihood of its known pixels, and one is drawn by the
 weights (sampling importance resampling, Rubin, 1987: the candidates come from Π p over the unknown pixels, so that the weight towards
 p(unknown | known) is Π p over the known ones). With many candidates that is a draw from the model's own conditional distribution.
-A temperature sharpens or flattens what candidates are drawn from; they are weighed as the model is, at temperature 1.
+A temperature sharpens or flattens the distribution of candidates. Their weights are those of the model at temperature 1.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from manifold.runtime import conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number, repeated
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import NUMBERS, STATED, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
     cannot,
@@ -29,38 +30,38 @@ from manifold.runtime.operations.common import (
     softmax,
 )
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
+from manifold.runtime.shown import ShownItems
 
-CANDIDATES = 8  # where nothing is said
-CANDIDATE_STREAM = 2**33  # + its number
+CANDIDATES = 8  # by default
+CANDIDATE_STREAM = 2**33  # + the number of the candidate
 CHOICE_STREAM = 2**34
 
 
-@dataclass(frozen=True)
-class Completed:
-    """Images made whole."""
+@dataclass(frozen=True, repr=False)
+class Completed(ShownItems):
+    """Images that are filled in."""
 
-    data: Float32  # (n, C, H, W): what was known as it came
+    data: Float32  # (n, C, H, W); known pixels are as they were given
     seed: int
-    others: dict[str, Array] = field(default_factory=dict)  # of the chosen candidates: outputs beside `data`, by role
-    classes: NDArray[np.int64] | None = (
-        None  # (n,) of conditional models that were told none: the one of the chosen candidate
-    )
+    others: dict[str, Array] = field(default_factory=dict)  # outputs of the chosen candidates beside `data`, by role
+    # (n,) the class of the chosen candidate, of a conditional model if no class was given
+    classes: NDArray[np.int64] | None = None
+    spec: Kind | None = field(default=None, compare=False)  # the kind of the items
 
 
 def complete(
     manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
     candidates: int = CANDIDATES, temperature: float | None = None, numbers: Numbers | None = None,
 ) -> Steps[Completed]:  # fmt: skip
-    """Return data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
+    """Draw the pixels of data (n, C, H, W) that are unknown: those where mask (n, 1, H, W) is 0. Known pixels stay as they are.
 
-    Without a class, a conditional model tries every class with so many candidates each. Item i depends on seed and first + i alone.
-    Raises InvalidValue for masks that are not one an image, UnsupportedTask for a model that does not complete items.
+    Without a class, a conditional model draws `candidates` for each class. Item i depends only on seed and first + i.
+    Raises InvalidValue if there is not one mask for each image, UnsupportedTask for a model that does not fill in items by a mask.
     """
-    if not completes(manifest):
-        raise cannot(manifest, f"fill in {manifest.spec.noun} by a mask")
+    check_completes(manifest)
     spec = manifest.tasks["impute"]
     if mask.shape != (len(data), 1, *data.shape[2:]):
-        raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
+        raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; give one for each image", field="masks")
     check_takes(manifest, [spec], condition)
     tempered = spec.input("temperature")
     if temperature is not None and tempered is None:
@@ -97,13 +98,13 @@ def complete(
 
     whole = np.where(mask > 0, data, best(made)).astype(np.float32)
     others = {role: best(values) for role, values in others_of(manifest, outputs).items()}
-    return Completed(whole, seed, others, chosen % of_classes if of_classes > 1 else None)
+    return Completed(whole, seed, others, chosen % of_classes if of_classes > 1 else None, manifest.spec)
 
 
 def _stated(
     manifest: Manifest, condition: Given | None, numbers: Numbers | None, n: int, seed: int, first: int, total: int, of_classes: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
-    """Return the conditions and numbers of all candidates (n total, ...), by role: of the task impute, and of the score that weighs them."""
+    """Return the conditions and numbers of all candidates (n total, ...), by role: for the task impute, and for the task score."""
     own = repeated(numbers, total)
     made: dict[str, Array] = {}
 
@@ -125,13 +126,13 @@ def _stated(
 
 
 def open_classes(manifest: Manifest, condition: Given | None) -> int:
-    """Return the number of classes that are tried for each candidate."""
+    """Return the number of classes for which candidates are drawn."""
     conditional = manifest.tasks["impute"].input("condition") is not None
     return len(manifest.classes) if conditional and condition is None and manifest.classes else 1
 
 
 def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict[str, Array]:
-    """Return uniforms (n total, U), each candidate's from a stream of its own, an item's candidates together."""
+    """Return uniforms (n total, U). Each candidate has its own stream; the candidates of an item are adjacent."""
     tensor = spec.input("uniform")
     assert tensor is not None
     drawn = [sampling.uniform(seed, first, n, CANDIDATE_STREAM + k, tensor.shape) for k in range(total)]
@@ -139,7 +140,7 @@ def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict
 
 
 def _weights(manifest: Manifest, made: Array, mask: Array, stated: dict[str, Array]) -> Steps[NDArray[np.float64]]:
-    """Return log p of what is known in each candidate given all before it, (n total,)."""
+    """Return log p of the known pixels of each candidate, each given all pixels before it, (n total,)."""
     spec, scoring = manifest.tasks["score"], manifest.scoring
     assert scoring is not None and scoring.surprise is not None
     inputs = {role_of(spec, "data"): made, **stated}
@@ -148,6 +149,12 @@ def _weights(manifest: Manifest, made: Array, mask: Array, stated: dict[str, Arr
     return -nats
 
 
+def check_completes(manifest: Manifest) -> None:
+    """Raise UnsupportedTask for a model that does not fill in items by a mask."""
+    if not completes(manifest):
+        raise cannot(manifest, f"fill in {manifest.spec.noun} by a mask")
+
+
 def completes(manifest: Manifest) -> bool:
-    """Return whether the model has a task for it, and a likelihood by value to choose by."""
+    """Return whether the model has the task impute, and a likelihood of each value to weight candidates by."""
     return "impute" in manifest.tasks and manifest.scoring is not None and manifest.scoring.surprise is not None

@@ -1,4 +1,4 @@
-"""Items to their posterior or codes, and through the latent and back."""
+"""The posterior or the codes of items, and their reconstruction."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from manifold.runtime import sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.common import (
     Capability,
@@ -28,11 +29,12 @@ from manifold.runtime.operations.common import (
     with_data,
 )
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
+from manifold.runtime.shown import ShownItems, shape_of
 
 POSTERIOR_STREAMS = 2**37  # + its place: the stream of a latent's posterior, from the second latent on
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Encoded:
     """The posterior of items, their codes, or both."""
 
@@ -44,7 +46,7 @@ class Encoded:
 
     @property
     def latent(self) -> Latents:
-        """The draw if there is one, else the posterior mean."""
+        """The draw if a seed was given, else the posterior mean."""
         chosen = self.mean if self.latents is None else self.latents
         assert chosen is not None
         return chosen
@@ -55,28 +57,34 @@ class Encoded:
         latent: Float32 = self.latent
         return latent
 
+    def __repr__(self) -> str:
+        parts = {name: getattr(self, name) for name in ("mean", "log_variance", "latents", "codes")}
+        said = [f"{name} {shape_of(value)}" for name, value in parts.items() if value is not None]
+        return f"<Encoded: {', '.join(said)}>"
 
-@dataclass(frozen=True)
-class Reconstructed:
+
+@dataclass(frozen=True, repr=False)
+class Reconstructed(ShownItems):
     """Items after encode and decode."""
 
     data: Array
     errors: Float64  # (n,) mean squared error, in the unit that the kind of data names
     seed: int | None = None
     others: dict[str, Array] = field(default_factory=dict)  # outputs beside `data`, by role
+    spec: Kind | None = field(default=None, compare=False)  # the kind of the items
 
 
 def encode(
     manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[Encoded]:  # fmt: skip
-    """Return the posterior or the codes of data (n, *shape); with a seed also a draw from the posterior."""
+    """Return the posterior or the codes of data (n, *shape). If a seed is given, return a draw from the posterior too."""
     spec = require(manifest, "encode", "encode")
     check_seed(seed, first, len(data), needed=False)
     check_numbers(manifest, [spec], numbers or {})
     outputs = yield Run("encode", with_data(manifest, spec, data, condition, numbers))
     means = _parts(manifest, outputs, "mean")
-    if len(means) < (len(manifest.latents) or 1):  # some are given as they are, without a posterior
+    if len(means) < (len(manifest.latents) or 1):  # some latents are outputs themselves, without a posterior
         plain = _parts(manifest, outputs, "latent")
         known = {**plain, **means}
         means = {role: known[role] for role in manifest.latents or known if role in known}
@@ -95,7 +103,7 @@ def _parts(manifest: Manifest, outputs: dict[str, Array], part: str) -> dict[str
 
 
 def _drawn(means: dict[str, Float32], log_variances: dict[str, Float32], seed: int, first: int) -> dict[str, Float32]:
-    """Return a draw from the posterior of each latent; the mean itself of one without a variance."""
+    """Return a draw from the posterior of each latent. A latent without a variance is its mean."""
     draws = dict(means)
     for place, (role, mean) in enumerate(means.items()):
         if role in log_variances:
@@ -109,9 +117,9 @@ def reconstruct(
     manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
     target: Given | None = None, numbers: Numbers | None = None,
 ) -> Steps[Reconstructed]:  # fmt: skip
-    """Return data through encode and decode: by the posterior mean, or by a draw if a seed is given.
+    """Encode and decode data, through the posterior mean, or through a draw if a seed is given.
 
-    `condition` is what the items are conditioned on; `target` is what they are decoded under if that is to differ: the style stays, the class
+    `condition` is the condition of the items. `target` is the condition that they are decoded under, if it differs: the style stays, the class
     changes.
     """
     task = reconstruction_task(manifest)
@@ -131,11 +139,13 @@ def reconstruct(
         inputs[role_of(spec, "codes")] = encoded.codes
     outputs = yield Run(task, inputs)
     back = outputs[manifest.main]
-    return Reconstructed(back, manifest.spec.errors(data, back), encoded.seed, others_of(manifest, outputs))
+    return Reconstructed(
+        back, manifest.spec.errors(data, back), encoded.seed, others_of(manifest, outputs), manifest.spec
+    )
 
 
 def reconstruction_task(manifest: Manifest) -> str | None:
-    """Return decode if the model encodes to all latents that it takes, decode_codes if it encodes to codes, and None if to neither."""
+    """Return decode if the model encodes to all latents that it decodes, decode_codes if it encodes to codes, and None otherwise."""
     encoder, decoder = manifest.task("encode"), manifest.task("decode")
     if encoder is None:
         return None
@@ -148,7 +158,7 @@ def reconstruction_task(manifest: Manifest) -> str | None:
 
 
 def encoded_latents(manifest: Manifest) -> list[str]:
-    """Return the roles of the latents that the task encode gives."""
+    """Return the roles of the latents that are outputs of the task encode."""
     encoder = manifest.task("encode")
     roles = encoder.roles if encoder else []
     if not manifest.has_named_latents:

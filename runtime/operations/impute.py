@@ -1,8 +1,8 @@
-"""Missing values of rows, filled in from the others."""
+"""The missing values of rows, filled in from the other values."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from manifold.runtime import sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, repeated
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.common import (
     Capability,
@@ -26,20 +27,21 @@ from manifold.runtime.operations.encode import encode, reconstruction_task
 from manifold.runtime.operations.sample import sample, sampling_task
 from manifold.runtime.operations.score import bayes, score_by_class
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
+from manifold.runtime.shown import ShownItems
 
-IMPUTE_STEPS = 8  # rounds of encode and decode; what is filled in changes little after three
+IMPUTE_STEPS = 8  # rounds of encode and decode; the values change little after three
 
 
-@dataclass(frozen=True)
-class Imputed:
+@dataclass(frozen=True, repr=False)
+class Imputed(ShownItems):
     """Rows with their missing values filled in."""
 
-    data: (
-        Float32  # (n, width): a number's expectation and a category's probabilities where they were missing, or a draw
-    )
+    # (n, width): where values were missing, the expectation of a number and the probabilities of a category, or a draw
+    data: Float32
     probabilities: Float32  # (n, width): the categories' probabilities, whether drawn or not
     missing: NDArray[np.bool_]  # (n, width)
     seed: int | None = None
+    spec: Kind | None = field(default=None, compare=False)  # the kind of the items
 
 
 def impute(
@@ -51,11 +53,11 @@ def impute(
     first: int = 0,
     numbers: Numbers | None = None,
 ) -> Steps[Imputed]:
-    """Return rows with their missing values (NaN) filled in from the others.
+    """Fill in the missing values (NaN) of rows from the other values.
 
-    What is there is encoded and decoded, missing values are taken from the result, and so on (Rezende, Mohamed and Wierstra, 2014,
-    arXiv 1401.4082, appendix F, by means instead of draws). With a seed, the last round draws. Without a class, a conditional model fills in
-    under each class and weighs the results by p(class | what is there), or draws the class.
+    Rows are encoded and decoded, missing values are taken from the result, and this is repeated (Rezende, Mohamed and Wierstra, 2014,
+    arXiv 1401.4082, appendix F, with means instead of draws). If a seed is given, the last round draws. Without a class, a conditional model
+    fills in under each class and weights the results by p(class | known values), or draws the class.
     """
     if not fills_missing(manifest):
         raise cannot(manifest, "impute")
@@ -90,13 +92,13 @@ def impute(
     mean = (weights[:, :, None] * filled.reshape(n, count, -1)).sum(axis=1).astype(np.float32)
     whole = np.where(np.isnan(data), mean, data)
     if seed is None:
-        return Imputed(whole, whole, np.isnan(data))
+        return Imputed(whole, whole, np.isnan(data), spec=manifest.spec)
     sampler = tasks[sampling_task(manifest, encoded.latent, None)]
     drawn_rows = yield from sample(
         manifest, n, latents=encoded.latent, condition=condition if takes(sampler) else None, seed=seed, first=first,
         numbers=numbers_of(sampler, numbers),
     )  # fmt: skip
-    return Imputed(np.where(missing, drawn_rows.data, data), whole, missing, seed)
+    return Imputed(np.where(missing, drawn_rows.data, data), whole, missing, seed, manifest.spec)
 
 
 def _decoded(
@@ -109,7 +111,7 @@ def _decoded(
 
 
 def fills_missing(manifest: Manifest) -> bool:
-    """Return whether its graphs take missing values, which are filled in by turns of encode and decode."""
+    """Return whether the graphs of a model take missing values, so that encode and decode can fill them in."""
     tasks = manifest.tasks
     if not manifest.spec.nullable or len(manifest.items) > 1 or reconstruction_task(manifest) != "decode":
         return False
@@ -121,7 +123,7 @@ def fills_missing(manifest: Manifest) -> bool:
 
 def _why_not(manifest: Manifest) -> str:
     if not manifest.spec.nullable:
-        return ": it has no graph that keeps what is known"
+        return ": it has no graph that keeps known values"
     return ": it makes several outputs" if len(manifest.items) > 1 else ": its graphs take no missing values"
 
 

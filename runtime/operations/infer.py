@@ -1,7 +1,7 @@
-"""One task by itself, on tensors: what is given is checked, what is left out is drawn from a seed.
+"""A single task on tensors. Given inputs are checked; the others are drawn from a seed.
 
-This is what a protocol of tensors asks for, where no use case stands between the graph and the wire. It draws as /sample does, so that
-seed 7 is the same item on every way in.
+Protocols for tensors use it, without a use case between the graph and the request. It draws as /sample does: the same seed gives the same
+item over every protocol.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from manifold.runtime.operations.common import check_takes
 from manifold.runtime.operations.steps import Array, Run, Steps
 
 OPTIONAL = (*RANDOM, *CONDITIONS, "temperature")  # sources that a seed or a default fills
-# the task behind a model's own name: what it is there for, as far as its tasks say
+# the task that the name of a model stands for is the first one of these
 ORDER = ("sample", "decode", "score", "features", "encode", "decode_codes", "score_codes", "neighbours", "impute", "translate")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choices:
-    """Choices for the inputs that are left out. None means that a request does not state it."""
+    """The choices for inputs that are not given. None means that the request does not state the choice."""
 
     seed: int | None = None
     first: int | None = None
@@ -39,30 +39,30 @@ class Choices:
 
 @dataclass(frozen=True)
 class Filled:
-    """The inputs of a task, whole."""
+    """All inputs of a task."""
 
     inputs: dict[str, Array]
     rows: int
-    seed: int | None  # None where no chance was involved
+    seed: int | None  # None if nothing was drawn
     first: int
-    condition: Array | None  # (n, C) where it was made here
+    condition: Array | None  # (n, C), if it was not given as a tensor
 
 
 @dataclass(frozen=True)
 class Done:
-    """A task's outputs by role, and what they were made of."""
+    """The outputs of a task by role, and its inputs."""
 
     outputs: dict[str, Array]
     filled: Filled
 
 
 def default(manifest: Manifest) -> str:
-    """The task that a model's name alone means."""
+    """Return the task that the name of a model stands for."""
     return min(manifest.tasks, key=ORDER.index)
 
 
 def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
-    """Return whether a request may leave the input out: a seed or a default fills it."""
+    """Return whether an input is optional: a seed or a default fills it."""
     if tensor.source == "latent":
         latent = manifest.latent_of(tensor)
         return latent is None or latent.prior is not None
@@ -72,22 +72,22 @@ def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
 
 
 def draws(spec: TaskSpec, given: Collection[str], conditioned: bool) -> bool:
-    """Return whether a seed has any effect on a run that is given these inputs and, if `conditioned`, a class."""
+    """Return whether a seed affects a run with these inputs and, if `conditioned`, a class."""
     left = {tensor.source for tensor in spec.inputs if tensor.role not in given}
     return not left.isdisjoint(RANDOM) or (not left.isdisjoint(CONDITIONS) and not conditioned)
 
 
 def infer(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Steps[Done]:
-    """One run of the task on `rows` rows, as `fill` makes them."""
+    """Run the task once on `rows` rows, with the inputs of `fill`."""
     filled = fill(manifest, task, given, choices, rows)
     outputs = yield Run(task, filled.inputs)
     return Done(outputs, filled)
 
 
 def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Filled:
-    """Every input of the task, (rows, *shape) each: `given` by role, or drawn. Raises InvalidValue.
+    """Return every input of the task, (rows, *shape) each: `given` by role, or drawn. Raises InvalidValue for inputs that do not fit.
 
-    Item i depends on seed and first + i alone, as in runtime.operations.sample.
+    Item i depends only on seed and first + i, as in runtime.operations.sample.
     """
     spec = manifest.tasks[task]
     _check_given(manifest, spec, task, given)
@@ -95,7 +95,10 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     _check_choices(manifest, task, {tensor.source for tensor in spec.inputs if tensor.role not in given}, choices)
     chance = draws(spec, given, not is_random(choices.condition))
     if not chance and (choices.seed is not None or choices.first is not None):
-        raise InvalidValue(f"seed: {manifest.name}.{task} draws nothing of what it is given here", field="seed")
+        raise InvalidValue(
+            f"seed: it has no effect, because all random inputs of {manifest.name}.{task} are given; leave it out",
+            field="seed",
+        )
     first = choices.first or 0
     seed = check_seed(choices.seed, first, rows, needed=chance)
     inputs: dict[str, Array] = {}
@@ -114,39 +117,41 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
 
 
 def _with_masks(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return the inputs with masks of ones beside tokens that are given without. Raises InvalidValue for a mask without its tokens."""
+    """Return the inputs, with a mask of ones for tokens without a mask. Raises InvalidValue for a mask without its tokens."""
     whole = dict(given)
     for tokens in (tensor for tensor in spec.inputs if tensor.source == "tokens"):
         mask = mask_of(manifest, spec, tokens)
         if mask is not None and mask.role not in given and tokens.role in given:
             whole[mask.role] = np.ones(given[tokens.role].shape, np.float32)
         elif mask is not None and mask.role in given and tokens.role not in given:
-            raise InvalidValue(f"{tokens.role}: is needed beside {mask.role}", field=tokens.role)
+            raise InvalidValue(f"{tokens.role}: it is needed together with {mask.role}; give both", field=tokens.role)
     return whole
 
 
 def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
-    """Return the number of items: of what is given, else n, else one. Raises InvalidValue, and TooLarge over the limit."""
+    """Return the number of items: that of the given inputs, else n, else 1. Raises InvalidValue, or TooLarge above the limit."""
     counts = {role: len(array) if array.ndim else 0 for role, array in given.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{role} {count}" for role, count in counts.items())
-        raise InvalidValue(f"inputs: as many rows of each are needed, not {listed}", field=next(iter(counts)))
+        raise InvalidValue(
+            f"inputs: they have different numbers of rows ({listed}); give the same number", field=next(iter(counts))
+        )
     rows = next(iter(counts.values()), 1 if n is None else n)
     if n is not None and n != rows:
         raise InvalidValue(f"n: {n}, but {rows} rows are given; leave n out", field="n")
     if rows < 1:
-        raise InvalidValue("n: at least one row is needed", field="n")
+        raise InvalidValue(f"n: {rows} rows; give at least one", field="n")
     if rows > limit:
-        raise TooLarge(f"n: {rows} rows are over the limit of {limit} a request; ask in several", field="n")
+        raise TooLarge(f"n: {rows} rows are above the limit of {limit} per request; send several requests", field="n")
     return rows
 
 
 def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choices) -> None:
-    """Raises InvalidValue for what would change nothing."""
+    """Raise InvalidValue for choices without effect."""
     spec = manifest.tasks[task]
     if choices.condition is not None and left.isdisjoint(CONDITIONS):
         check_takes(manifest, [spec], choices.condition)
-        raise InvalidValue("class: the condition is given as a tensor; leave one of the two out", field="class")
+        raise InvalidValue("class: the condition is given as a tensor too; leave one of the two out", field="class")
     if (
         choices.condition is not None
         and len(manifest.conditioned) > 1
@@ -158,30 +163,41 @@ def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choic
             field="class", valid=roles,
         )  # fmt: skip
     if choices.prior is not None and "latent" not in left:
-        raise InvalidValue("prior: there is no latent to draw here", field="prior")
+        raise InvalidValue("prior: no latent is drawn here; leave it out", field="prior")
     if choices.temperature is not None and left.isdisjoint(("latent", "temperature")):
-        raise InvalidValue(f"temperature: it changes nothing about {manifest.name}.{task} here", field="temperature")
+        raise InvalidValue(
+            f"temperature: it has no effect on {manifest.name}.{task} here; leave it out", field="temperature"
+        )
     if choices.temperature is not None:
         check_temperature(choices.temperature)
 
 
 def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[str, Array]) -> None:
-    """Names, types, shapes and ranges. Raises InvalidValue."""
+    """Check names, types, shapes and ranges. Raises InvalidValue."""
     tensors = {tensor.role: tensor for tensor in spec.inputs}
     for role, array in given.items():
         tensor = tensors.get(role)
         if tensor is None:
-            raise InvalidValue(f"{role}: {manifest.name}.{task} has no such input", field=role, valid=list(tensors))
+            raise InvalidValue(
+                f"{role}: {manifest.name}.{task} has no such input",
+                field=role,
+                valid=list(tensors),
+            )
         if array.dtype != tensor.dtype or not array.ndim or not tensor.fits(array.shape[1:]):
-            raise InvalidValue(f"{role}: {array.dtype}{list(array.shape)}, it must be {_described(tensor)}", field=role)
+            raise InvalidValue(
+                f"{role}: it is {array.dtype}{list(array.shape)}; it must be {_described(tensor)}", field=role
+            )
         if array.size and (low_high := legal.between(manifest, tensor)):
             low, high = low_high
             if array.min() < low or array.max() > high:
-                raise InvalidValue(f"{role}: values from {low:g} to {high:g} are needed", field=role)
+                raise InvalidValue(
+                    f"{role}: values from {array.min():g} to {array.max():g}; give values from {low:g} to {high:g}",
+                    field=role,
+                )
     if missing := [role for role, each in tensors.items() if role not in given and not is_optional(manifest, each)]:
         wanted = tensors[missing[0]]
         raise InvalidValue(
-            f"{missing[0]}: {manifest.name}.{task} needs this input, {_described(wanted)}", field=missing[0]
+            f"{missing[0]}: {manifest.name}.{task} needs this input; give {_described(wanted)}", field=missing[0]
         )
 
 

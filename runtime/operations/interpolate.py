@@ -10,6 +10,7 @@ from manifold.runtime import conditions
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.inputs import Numbers, check_count, check_numbers, check_seed, draw_latents, latent_stream, number
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest
 from manifold.runtime.operations.common import (
     Capability,
@@ -27,11 +28,12 @@ from manifold.runtime.operations.common import (
 )
 from manifold.runtime.operations.encode import encode, encoded_latents
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
+from manifold.runtime.shown import ShownItems
 
 
 @dataclass(frozen=True)
 class End:
-    """One end of an interpolation: one of the four, and a condition beside any of them."""
+    """One end of an interpolation: one of latent, data and seed (with first), and a condition if the model takes one."""
 
     latent: Latents | None = None  # (*shape)
     data: Array | None = None  # (*shape)
@@ -40,21 +42,22 @@ class End:
     condition: Given | None = None
 
 
-@dataclass(frozen=True)
-class Path:
-    """A decoded path in latent space, ends included."""
+@dataclass(frozen=True, repr=False)
+class Path(ShownItems):
+    """A decoded path in latent space, with both ends."""
 
     data: Array
     latents: Latents
     seed: int | None = None
     others: dict[str, Array] = field(default_factory=dict)  # outputs beside `data`, by role
+    spec: Kind | None = field(default=None, compare=False)  # the kind of the items
 
 
 def interpolate(
     manifest: Manifest, start: End, stop: End, *, steps: int = 8, method: str | None = None, seed: int | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[Path]:  # fmt: skip
-    """Return a path of `steps` latents from start to stop, decoded. `seed` fills what an end leaves open: both then have the same latent."""
+    """Return a decoded path of `steps` latents from start to stop. `seed` draws the latents that an end does not state, the same for both."""
     if manifest.space is None:
         raise UnsupportedTask(
             f"{manifest.name} has no latent space to interpolate in; it can {', '.join(manifest.tasks)}", field="model",
@@ -62,7 +65,9 @@ def interpolate(
         )  # fmt: skip
     spec = require(manifest, "decode", "interpolate")
     if method is not None and method not in PATHS:
-        raise InvalidValue(f"method: unknown {shown(method)}", field="method", valid=list(PATHS))
+        raise InvalidValue(
+            f"method: {shown(method)} is unknown; give one of {', '.join(PATHS)}", field="method", valid=list(PATHS)
+        )
     encoder = manifest.task("encode") if start.data is not None or stop.data is not None else None
     check_numbers(manifest, [spec, *([encoder] if encoder else [])], numbers or {})
     check_count(numbers, steps)
@@ -90,11 +95,12 @@ def interpolate(
         latents,
         chosen if left_open else None,
         others_of(manifest, outputs),
+        manifest.spec,
     )
 
 
 def _conditions(manifest: Manifest, tensor: InputSpec, start: End, stop: End, parts: Float64) -> Array:
-    """Return the condition of each step: between two vectors a straight line, of others the nearer end's."""
+    """Return the condition of each step: a straight line between two vectors; for other conditions, that of the nearer end."""
     ends = [
         conditions.fill(manifest, tensor, required(manifest, tensor, end.condition, f"{name}.class"), 1, 0, 0)[0]
         for name, end in (("from", start), ("to", stop))
@@ -109,7 +115,7 @@ def _conditions(manifest: Manifest, tensor: InputSpec, start: End, stop: End, pa
 
 
 def _is_open(manifest: Manifest, end: End) -> bool:
-    """Return whether an end leaves a latent open, which the seed of the request then fills."""
+    """Return whether an end does not state all latents, so that the seed of the request draws the others."""
     if end.latent is not None:
         return len(by_role(manifest, end.latent)) < len(manifest.latents)
     if end.data is not None:
@@ -134,7 +140,7 @@ def _latents_of(manifest: Manifest, name: str, end: End, seed: int, numbers: Num
                 required(manifest, tensor, end.condition, f"{name}.class")
         own = end.condition if takes(encoder) else None
         if not encoded_latents(manifest):
-            raise cannot(manifest, "interpolate between items, as encode gives no latents")
+            raise cannot(manifest, "interpolate between items: its task encode returns no latents")
         encoded = yield from encode(manifest, end.data[None], condition=own, numbers=numbers_of(encoder, numbers))
         given = {role: latents[0] for role, latents in by_role(manifest, encoded.latent).items()}
     elif end.seed is not None:
@@ -163,7 +169,7 @@ def _lerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
 
 
 def _slerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
-    """Return an arc of the great circle (Shoemake, 1985), which keeps normal latents at a likely length; nearly parallel ends go straight."""
+    """Return an arc of a great circle (Shoemake, 1985). It keeps normal latents at a likely length. Nearly parallel ends get a straight line."""
     a, b = start.astype(np.float64), stop.astype(np.float64)
     lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     angle = float(np.arccos(np.clip(a @ b / lengths, -1, 1))) if lengths > 0 else 0.0

@@ -1,4 +1,4 @@
-"""New items: by the `sample` task, or by `decode` of latents from a prior."""
+"""New items, made by the task `sample`, or by `decode` from latents drawn from a prior."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from manifold.runtime import conditions, lengths, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import InputOptions, Numbers, check_numbers, check_seed, check_temperature, draw
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import CONDITIONS, RANDOM, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
     Capability,
@@ -25,23 +26,23 @@ from manifold.runtime.operations.common import (
     require,
 )
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
+from manifold.runtime.shown import ShownItems
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Items with what made them."""
+@dataclass(frozen=True, repr=False)
+class Samples(ShownItems):
+    """New items, with the seed, latents, codes and conditions that made them."""
 
-    data: Array  # (n, *shape), as the graph gives them
+    data: Array  # (n, *shape), in the units of the model
     seed: int | None  # None if no random numbers were drawn
     latents: Latents | None = None
     codes: Array | None = None
     condition: Float32 | None = None  # (n, C), of a model that is conditioned on one vector
-    conditions: dict[str, Any] = field(
-        default_factory=dict
-    )  # by name, of a model with several or with a text: (n, C), or texts
-    others: dict[str, Array] = field(
-        default_factory=dict
-    )  # outputs beside `data`, by role, of a model that makes several
+    # by name, of a model with several conditions or with a text: (n, C), or texts
+    conditions: dict[str, Any] = field(default_factory=dict)
+    # outputs beside `data`, by role, of a model that makes several
+    others: dict[str, Array] = field(default_factory=dict)
+    spec: Kind | None = field(default=None, compare=False)  # the kind of the items
 
 
 def is_reproducible(manifest: Manifest, latents: Latents | None, codes: Array | None) -> bool:
@@ -53,10 +54,10 @@ def sample(
     manifest: Manifest, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Latents | None = None, codes: Array | None = None,
     condition: Given | None = None, prior: str | None = None, temperature: float | None = None, numbers: Numbers | None = None,
 ) -> Steps[Samples]:  # fmt: skip
-    """Return n items by the `sample` task, or by `decode` after the prior; of given latents (n, *shape) or codes if there are any.
+    """Return n items, made by the task `sample`, or by `decode` from latents of the prior, or from given latents (n, *shape) or codes.
 
-    Item i depends on seed and first + i alone. A condition that is left open is drawn. A prior or a temperature that would change nothing
-    is refused; a seed that nothing is drawn from is not.
+    Item i depends only on seed and first + i. A condition that is not given is drawn. A prior or a temperature that would have no effect
+    is refused; a seed without effect is ignored.
     """
     task = sampling_task(manifest, latents, codes)
     spec, given = manifest.tasks[task], {} if latents is None else by_role(manifest, latents)
@@ -85,25 +86,25 @@ def sample(
 def _check_effect(
     manifest: Manifest, spec: TaskSpec, prior: str | None, temperature: float | None, open_latents: bool
 ) -> None:
-    """Raise InvalidValue for a prior or a temperature that would change nothing, with the options that have an effect."""
+    """Raise InvalidValue for a prior or a temperature that would have no effect. The error lists the options that have one."""
     tempered = open_latents or spec.input("temperature") is not None
     if prior is not None and not open_latents:
         valid = options_of(manifest, [spec], *(["temperature"] if tempered else []))
-        raise InvalidValue("prior: there is no latent to draw here", field="prior", valid=valid)
+        raise InvalidValue("prior: no latent is drawn here; leave it out", field="prior", valid=valid)
     if temperature is not None and not tempered:
         valid = options_of(manifest, [spec])
-        raise no_effect(manifest, "temperature", "has no latent to draw here, and no input for a temperature", valid)
+        raise no_effect(manifest, "temperature", "draws no latent here, and has no input for a temperature", valid)
     if temperature is not None:
         check_temperature(temperature)
 
 
 def _open_latents(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> list[InputSpec]:
-    """Return the latents of a task that are drawn, as they are not given."""
+    """Return the latents of a task that are not given, and are therefore drawn."""
     return [tensor for tensor in spec.latents if not given or key_of(manifest, tensor) not in given]
 
 
 def takes_temperature(manifest: Manifest, latents: Latents | None, codes: Array | None) -> bool:
-    """Return whether a temperature has an effect on new items: of latents that are drawn, or of an input of the graph."""
+    """Return whether a temperature has an effect on new items: it scales latents that are drawn, or is an input of the graph."""
     spec = manifest.tasks[sampling_task(manifest, latents, codes)]
     given = {} if latents is None else by_role(manifest, latents)
     return bool(_open_latents(manifest, spec, given)) or spec.input("temperature") is not None
@@ -116,14 +117,14 @@ def _samples(
     vector = inputs[condition.role] if condition is not None and len(condition.shape) == 1 else None
     return Samples(
         outputs[manifest.main], seed, _latents(manifest, spec, inputs, outputs), outputs.get("codes", codes), vector,
-        conditions.of_inputs(manifest, spec, inputs), others_of(manifest, outputs),
+        conditions.of_inputs(manifest, spec, inputs), others_of(manifest, outputs), manifest.spec,
     )  # fmt: skip
 
 
 def _latents(
     manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> Latents | None:
-    """Return the latents that a run was given, or else that it gave."""
+    """Return the latents among the inputs of a run, or else among its outputs."""
     if not manifest.has_named_latents:
         return inputs[spec.latents[0].role] if spec.latents else outputs.get("latent")
     given = {tensor.role: inputs[tensor.role] for tensor in spec.latents}
@@ -131,10 +132,10 @@ def _latents(
 
 
 def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | None) -> str:
-    """Return the task that makes items. Raises UnsupportedTask, or InvalidValue for both latents and codes."""
+    """Return the name of the task that makes items. Raises UnsupportedTask if there is none, InvalidValue for both latents and codes."""
     tasks = manifest.tasks
     if latents is not None and codes is not None:
-        raise InvalidValue("latents and codes exclude each other", field="codes")
+        raise InvalidValue("codes: latents and codes exclude each other; give one of them", field="codes")
     if codes is not None:
         require(manifest, "decode_codes", "decode codes")
         return "decode_codes"
@@ -151,7 +152,7 @@ def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | No
 
 
 def needs_seed(spec: TaskSpec, open_latents: bool, condition: Given | None) -> bool:
-    """Return whether a run draws random numbers: noise, latents, or a condition that is left open."""
+    """Return whether a run draws random numbers: noise, latents, or a condition that is not given."""
     sources = spec.sources
     if open_latents or "normal" in sources or "uniform" in sources:
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,24 +13,42 @@ from manifold.runtime.inputs import Numbers, check_numbers, number, repeated
 from manifold.runtime.manifest import NUMBERS, Manifest
 from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, with_data
 from manifold.runtime.operations.steps import Array, Float64, Run, Steps
+from manifold.runtime.shown import ROWS, html_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
-    """Terms of the anomaly score by name, float64 (n,) each, and nats of each value or part if the artifact has them."""
+    """The terms of the anomaly score by name, float64 (n,) each, and the nats of each value or part if the artifact has them."""
 
     terms: dict[str, Float64]
     surprise: Array | None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.terms.values())))
+
+    def table(self) -> dict[str, list[Any]]:
+        """Return the terms as columns."""
+        return {name: values.tolist() for name, values in self.terms.items()}
+
+    def __repr__(self) -> str:
+        said = ", ".join(
+            f"{name} {values.min():.4g} to {values.max():.4g}" for name, values in self.terms.items() if len(values)
+        )
+        return f"<Scores: {len(self)} scored, {said}>"
+
+    def _repr_html_(self) -> str:
+        """Return the first terms as a table for notebooks."""
+        return html_table({name: values[:ROWS] for name, values in self.table().items()}, len(self))
 
 
 def score(
     manifest: Manifest, data: Array, *, condition: Given | None = None, numbers: Numbers | None = None
 ) -> Steps[Scores]:
-    """Return the terms of the anomaly score. Without a class, a conditional model's terms are marginalised over classes by the class prior."""
+    """Return the terms of the anomaly score. If no class is given, the terms of a conditional model are marginalised over the class prior."""
     scoring = manifest.scoring
     if scoring is None or "score" not in manifest.tasks:
         raise UnsupportedTask(
-            f"{manifest.name} carries no anomaly score; it can {', '.join(manifest.tasks)}", field="model",
+            f"{manifest.name} has no anomaly score; it can {', '.join(manifest.tasks)}", field="model",
             valid=list(manifest.tasks),
         )  # fmt: skip
     spec = manifest.tasks["score"]
@@ -47,7 +66,7 @@ def _marginal_score(manifest: Manifest, data: Array, numbers: Numbers | None) ->
     assert scoring is not None
     outputs, by_class = yield from score_by_class(manifest, data, numbers)
     evidence = scoring.evidence
-    assert evidence is not None  # the manifest sees to it
+    assert evidence is not None  # the manifest is checked for it
     posterior, _ = bayes(manifest, by_class[evidence])
     terms = {name: (posterior * values).sum(axis=1) for name, values in by_class.items()}
     for term in scoring.terms:
@@ -64,7 +83,7 @@ def _marginal_score(manifest: Manifest, data: Array, numbers: Numbers | None) ->
 def score_by_class(
     manifest: Manifest, data: Array, numbers: Numbers | None = None
 ) -> Steps[tuple[dict[str, Array], dict[str, Float64]]]:
-    """Return the outputs of `score` for every item under every class in turn, (n C, ...), and its terms, float64 (n, C)."""
+    """Return the outputs of the task score for all items under all classes, (n C, ...), and its terms, float64 (n, C)."""
     spec, scoring = manifest.tasks["score"], manifest.scoring
     assert scoring is not None
     n, count = len(data), len(manifest.class_weights)
@@ -77,7 +96,7 @@ def score_by_class(
 
 
 def log_joint(manifest: Manifest, nll: Float64) -> Float64:
-    """Return log p(y) - nll(x | y), (n, C); a class of weight 0 takes no part."""
+    """Return log p(y) - nll(x | y), (n, C). A class of weight 0 gets -inf."""
     with np.errstate(divide="ignore"):
         joint: Float64 = np.log(np.asarray(manifest.class_weights)) - nll
     return joint
@@ -92,7 +111,7 @@ def bayes(manifest: Manifest, nll: Float64) -> tuple[Float64, Float64]:
 
 
 def classify(manifest: Manifest, data: Array, *, numbers: Numbers | None = None) -> Steps[Float64]:
-    """Return p(y | x), float64 (n, C), rows sum to 1: as the manifest's `classification` has it, at its temperature."""
+    """Return p(y | x), float64 (n, C), by the rule and temperature of the manifest's `classification`. Each row sums to 1."""
     energies = yield from class_energies(manifest, data, numbers)
     assert manifest.classification is not None
     return softmax(energies / manifest.classification.temperature)
@@ -114,13 +133,13 @@ def class_energies(manifest: Manifest, data: Array, numbers: Numbers | None = No
 
 
 def _why_not_classify(manifest: Manifest) -> str:
-    return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
+    return ": it has no classes" if manifest.classes is None else ": it has no rule for p(class | item)"
 
 
 CAPABILITIES = (
     Capability(
         "anomaly-score", 50, lambda manifest: manifest.scoring is not None,
-        lambda manifest: ": it has no likelihood and carries no score",
+        lambda manifest: ": it has no likelihood and no score",
     ),
     Capability("classify", 60, lambda manifest: manifest.classification is not None, _why_not_classify),
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The steps of a use case: the runs that it asks for, and how they are answered.
+"""The steps of a use case: the runs that it needs, and how they are done.
 
-A use case is a generator that yields the runs it needs and gets their outputs back, so that the same lines serve a notebook (`drive` answers
-each run at once) and a server (which answers from a queue).
+A use case is a generator. It yields the runs that it needs and receives their outputs. The same code works in a notebook, where `drive` does
+each run immediately, and in the service, where runs wait in a queue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """One run of a task that a use case asks for."""
+    """One run of a task that a use case needs."""
 
     task: str
     inputs: dict[str, Array]
@@ -29,7 +29,7 @@ Steps: TypeAlias = Generator[Run, dict[str, Array], T]
 
 
 def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, Array]]) -> T:
-    """Run a use case to its end; `run(task, inputs)` gives the task's outputs by role."""
+    """Run a use case to its end. `run(task, inputs)` returns the task's outputs by role."""
     try:
         wanted = next(steps)
         while True:
@@ -40,7 +40,7 @@ def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, A
 
 
 def watched(steps: Steps[T], observe: Callable[[str], None]) -> Steps[T]:
-    """Return the same use case, which calls `observe` with the task of each run."""
+    """Return the same use case. It calls `observe` with the name of the task before each run."""
     try:
         wanted = next(steps)
         while True:

@@ -254,7 +254,7 @@ def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) 
     flagged = np.flatnonzero(judged.flagged)
     if len(flagged):
         few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
-        why = model.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
+        why = model.runner.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
         given = spec.given(part.table, part.places[flagged])
         for at, reason in zip(flagged, spec.explain(why, given), strict=True):
             explanations[at] = reason

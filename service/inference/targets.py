@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from manifold.runtime import operations, texts
-from manifold.runtime.engine import example_inputs, stated_example
 from manifold.runtime.errors import InvalidValue, UnknownModel, shown
 from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
 from manifold.runtime.operations import infer
+from manifold.runtime.runner import example_inputs, stated_example
 from manifold.service.inference.tensors import name_of
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry

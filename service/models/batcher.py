@@ -28,10 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import lengths
-from manifold.runtime.engine import Model, joined, not_finite
+from manifold.runtime.engine import Model
 from manifold.runtime.errors import Busy, DeadlineExceeded, Unavailable
 from manifold.runtime.manifest import RANDOM, Manifest, TensorSpec
 from manifold.runtime.operations import Run
+from manifold.runtime.runner import joined, not_finite
 from manifold.service.aside import LARGE, PIXEL, aside
 from manifold.service.models.queueing import Outputs, Piece, Queue, Work
 from manifold.service.settings import ModelSettings
@@ -112,7 +113,9 @@ class InPlace:
 
     def __init__(self, model: Model) -> None:
         self.work = RunCosts()  # by a core's time: waits for the interpreter's lock are left out
-        self._fixed = {name for name in model.manifest.tasks if model.device == "cpu" and model.has_fixed_cost(name)}
+        self._fixed = {
+            name for name in model.manifest.tasks if model.device == "cpu" and model.runner.has_fixed_cost(name)
+        }
         self._wary: dict[str, int] = {}  # runs below IN_PLACE that a task needs before it may run in place again
 
     def allows(self, task: str, rows: int) -> bool:
@@ -264,7 +267,7 @@ class Batcher:
         except StopIteration as finished:
             result: T = finished.value
             return result, 0
-        return run, self.model.check(run.task, run.inputs)
+        return run, self.model.runner.check(run.task, run.inputs)
 
     async def _run(self, run: Run, rows: int, deadline: float, timing: RunTiming) -> list[Outputs]:
         if self._closed:  # since the request was admitted
@@ -370,7 +373,7 @@ class Batcher:
         """The run itself, wherever it runs."""
         began, working = time.monotonic(), time.thread_time()
         try:
-            computed = self.model.compute(batch[0].work.task, joined([each.inputs for each in batch]))
+            computed = self.model.runner.compute(batch[0].work.task, joined([each.inputs for each in batch]))
             outputs: Outputs | Exception = computed
             shares = _shares_of(batch, computed)
         except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
@@ -401,7 +404,7 @@ class Batcher:
         self.in_place.ran(task, rows, attempt.work)
         for piece, (outputs, strange) in zip(batch, attempt.shares, strict=True):
             if strange is not None:
-                piece.work.fail(self.model.strange(strange))
+                piece.work.fail(self.model.runner.strange(strange))
             else:
                 piece.work.receive(piece.start, outputs)
 

@@ -11,10 +11,11 @@ import torch
 
 from manifold.runtime import checks, golden
 from manifold.runtime import manifest as manifests
-from manifold.runtime.engine import Model, example_inputs, padded
+from manifold.runtime.engine import Model
 from manifold.runtime.errors import ArtifactError
 from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import TaskSpec
+from manifold.runtime.runner import example_inputs, padded
 from manifold.training.exporting import graphs
 from manifold.training.exporting.context import Array, Context
 from manifold.training.exporting.draft import TORCHSCRIPT_FILE
@@ -55,7 +56,7 @@ def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
     """Return the task with its padding, which is found by runs on real and on random inputs."""
     spec = engine.manifest.tasks[task]
     examples = [real, example_inputs(spec, engine.manifest, batches.ROWS, seed=1)]
-    rows = batches.padding(functools.partial(engine.padded_run, task), examples)
+    rows = batches.padding(functools.partial(engine.runner.padded_run, task), examples)
     if rows is None:
         raise ArtifactError(
             f"{task}: an item's output depends on the other items of its batch, with any padding; remove operations that mix items"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from manifold.runtime import operations
 from manifold.runtime.engine import Model
 from manifold.runtime.manifest import Metric
 from manifold.runtime.operations import softmax
@@ -63,4 +64,5 @@ def figures(probabilities: Array, labels: Array, protocol: dict[str, Any]) -> li
 
 def energies(model: Model, data: Data, part: Part) -> Array:
     """Return log p(y | x) before the temperature, up to a constant, for the items of a split, (N, C)."""
-    return np.concatenate([model.class_energies(data.inputs(held)) for held in batches(part, BATCH)])
+    parts = (operations.class_energies(model.manifest, data.inputs(held)) for held in batches(part, BATCH))
+    return np.concatenate([model.runner.drive(steps) for steps in parts])

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.engine import Model, example_inputs
+from manifold.runtime.engine import Model
 from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import Manifest
+from manifold.runtime.runner import example_inputs
 from manifold.training.data import Data
 from manifold.training.data.parts import first
 from manifold.training.exporting.tasks import Exports

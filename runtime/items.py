@@ -1,0 +1,197 @@
+"""Items as users of the library give them, as model inputs: arrays, image files, pictures, rows and data frames.
+
+An array of floats with the shape of the model's inputs, (n, *shape) or (*shape) for one item, is used as it is. An array of another type holds
+pixels. Everything else is read as a request of the service is: image files are fitted to the model's size, rows are encoded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.errors import InvalidValue, Unavailable, reason, shown
+from manifold.runtime.kinds import Kind
+from manifold.runtime.kinds.base import Items, Reading
+
+Array = NDArray[Any]
+
+
+class ArrowStream(Protocol):
+    """A table with the Arrow PyCapsule interface, such as those of pandas, polars and pyarrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return a PyCapsule with a stream of record batches."""
+
+
+class Picture(Protocol):
+    """An image of Pillow."""
+
+    def save(self, fp: Any, format: str | None = None) -> None:
+        """Write the image to a file."""
+
+
+AnyImage: TypeAlias = Picture | str | os.PathLike[str] | bytes
+Row: TypeAlias = Mapping[str, Any] | Sequence[Any]
+# one item or several: arrays, images, or rows
+AnyItems: TypeAlias = Array | AnyImage | Mapping[str, Any] | Sequence[AnyImage | Row | Array] | ArrowStream
+
+
+def read_items(
+    spec: Kind, given: AnyItems, how: Reading | None = None, *, one: bool = False
+) -> tuple[Items, list[Any] | None]:
+    """Return items as model inputs, and the rows or files that they were read from; None if they came as an array.
+
+    Raises InvalidValue for items that the model does not take. `one` refuses more than one item.
+    """
+    field = spec.wire.one if one else spec.wire.many
+    how = how or Reading()
+    items, source = _read(spec, given, how, field)
+    if one and len(items.data) != 1:
+        raise InvalidValue(f"{field}: {len(items.data)} items are given; give one", field=field)
+    return items, source
+
+
+def _read(spec: Kind, given: Any, how: Reading, field: str) -> tuple[Items, list[Any] | None]:
+    if not spec.in_files and _is_table(given):
+        raise InvalidValue(f"{field}: a {type(given).__name__} holds rows; the model takes {spec.noun}", field=field)
+    if _is_table(given):
+        given = _rows(given, field)
+    elif hasattr(given, "__array__") and not hasattr(given, "save"):
+        return _of_array(spec, np.asarray(given), field), None
+    if _is_single(given, spec):
+        given = [given]
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        raise InvalidValue(f"{field}: {shown(given)} is a {type(given).__name__}; give {_needed(spec)}", field=field)
+    if not given:
+        raise InvalidValue(f"{field}: the list is empty; give at least one item", field=field)
+    if all(isinstance(each, np.ndarray) for each in given) and not spec.in_files:
+        if len({each.shape for each in given}) > 1:
+            raise InvalidValue(f"{field}: arrays of different shapes; give arrays of {list(spec.shape)}", field=field)
+        return _of_array(spec, np.stack(given), field), None
+    if spec.pictures:
+        given = [_file(each, f"{field}[{place}]") for place, each in enumerate(given)]
+    return spec.read(given, how, field), list(given)
+
+
+def read_masks(spec: Kind, given: Any, items: Items) -> Array:
+    """Return masks float32 (n, *mask_shape), 1 where an item is known, of arrays or image files: one for all items, or one for each."""
+    n, shape = len(items.data), spec.mask_shape
+    if shape is None:
+        raise InvalidValue(
+            f"masks: {spec.noun} have none; leave masks out, and give missing values as NaN or None", field="masks"
+        )
+    if hasattr(given, "__array__") and not hasattr(given, "save"):
+        array = np.asarray(given) > 0
+        if array.shape == shape[1:] or array.shape == shape:
+            array = array.reshape(1, *shape)
+        elif array.shape[1:] == shape[1:] and shape[0] == 1:
+            array = array[:, None]
+        if array.shape[1:] != shape:
+            raise InvalidValue(
+                f"masks: the shape is {list(array.shape)}; give [n, {', '.join(map(str, shape))}]", field="masks"
+            )
+        made = array.astype(np.float32)
+    else:
+        files = [given] if _is_single(given, spec) else given
+        made = spec.read_masks([_file(each, f"masks[{place}]") for place, each in enumerate(files)], items, Reading())
+    if len(made) not in (1, n):
+        raise InvalidValue(
+            f"masks: {len(made)} for {n} {spec.noun}; give one mask, or one for each item", field="masks"
+        )
+    return made.repeat(n, axis=0) if len(made) == 1 else made
+
+
+def _is_single(given: Any, spec: Kind) -> bool:
+    """Return whether a value is one item that is no array."""
+    if spec.pictures:
+        return isinstance(given, str | os.PathLike | bytes) or hasattr(given, "save")
+    return isinstance(given, Mapping)
+
+
+def _of_array(spec: Kind, array: Array, field: str) -> Items:
+    """Return an array of items, or of one item. Floats are in the units of the model; other numbers are pixels."""
+    if array.shape == spec.shape:
+        array = array[None]
+    if array.dtype.kind == "f":
+        return Items(np.asarray(array, np.float32), (), ((),) * len(array))
+    if not spec.pictures:
+        raise InvalidValue(
+            f"{field}: an array of {array.dtype}; give floats as the model encodes them, or {_needed(spec)}",
+            field=field,
+        )
+    channels, *size = spec.shape
+    if channels > 1 and array.shape[-3:] == (*size, channels):
+        array = np.moveaxis(array, -1, -3)
+    if array.dtype.kind == "b":
+        array = np.where(array, np.uint8(255), np.uint8(0))
+    elif array.size and (array.min() < 0 or array.max() > 255):
+        raise InvalidValue(f"{field}: pixels from {array.min()} to {array.max()}; give 0 to 255", field=field)
+    return spec.read_array(np.asarray(array, np.uint8), field)
+
+
+def _file(given: Any, field: str) -> bytes:
+    """Return the bytes of an image file: of a path, of bytes, or of a picture."""
+    if isinstance(given, bytes):
+        return given
+    if isinstance(given, str | os.PathLike):
+        try:
+            return Path(given).read_bytes()
+        except OSError as error:
+            raise InvalidValue(
+                f"{field}: {shown(str(given))} cannot be read: {error.strerror}; give the path of an image", field=field
+            ) from None
+    if hasattr(given, "save"):
+        buffer = io.BytesIO()
+        given.save(buffer, "PNG")
+        return buffer.getvalue()
+    raise InvalidValue(
+        f"{field}: {shown(given)} is no image; give an array, a Pillow image, a path, or the bytes of a file",
+        field=field,
+    )
+
+
+def _is_table(given: Any) -> bool:
+    return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "columns") and hasattr(given, "iloc"))
+
+
+def _rows(table: Any, field: str) -> list[dict[str, Any]]:
+    """Return a data frame or Arrow table as rows, with the values that a Parquet file of it has."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise Unavailable(
+            f"{field}: a {type(table).__name__} is read by pyarrow, which is not installed; install the extra: pip install 'manifold[tables]'",
+            field=field,
+        ) from None
+    from manifold.runtime.tables.cells import of_arrow
+
+    try:
+        arrow = (
+            pyarrow.table(table)
+            if hasattr(table, "__arrow_c_stream__")
+            else pyarrow.Table.from_pandas(table, preserve_index=False)
+        )
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise InvalidValue(
+            f"{field}: the {type(table).__name__} cannot be read: {reason(error)}; give a list of rows", field=field
+        ) from None
+    if not arrow.num_rows:
+        raise InvalidValue(f"{field}: the table is empty; give at least one row", field=field)
+    columns = {name: of_arrow(arrow.column(place)).tolist() for place, name in enumerate(arrow.column_names)}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _needed(spec: Kind) -> str:
+    if spec.pictures:
+        return "arrays, Pillow images, paths, or bytes of image files"
+    return (
+        "a mapping by column, a list of rows, or a data frame"
+        if spec.in_files
+        else f"an array (n, {', '.join(map(str, spec.shape))})"
+    )

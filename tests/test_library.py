@@ -1,0 +1,208 @@
+"""The library: `Model` has the names that its page lists, takes items of many forms, and its results show themselves."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow
+import pytest
+from PIL import Image
+
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import ManifoldError
+from tests.conftest import ROOT, ROW, SHIPPED
+
+PAGE = (ROOT / "docs/reference/library.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    """Load a few shipped models. Loading all of them takes seconds."""
+    names = ("mnist-vae", "transactions-vae", "digits-pixelcnn")
+    return {name: load(SHIPPED / name, device="cpu", verify=False) for name in names}
+
+
+@pytest.fixture
+def images(models: dict[str, Model]) -> Model:
+    return models["mnist-vae"]
+
+
+@pytest.fixture
+def rows(models: dict[str, Model]) -> Model:
+    return models["transactions-vae"]
+
+
+def test_the_public_names_are_those_that_the_page_lists(images: Model) -> None:
+    section = PAGE.split("\n## Model\n")[1].split("\n### ")[0]
+    listed = [
+        name
+        for line in section.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)`", line.split("|")[1])
+    ]
+    assert sorted(listed) == sorted(name for name in {*dir(Model), *vars(images)} if not name.startswith("_"))
+
+
+def test_the_page_has_the_signatures() -> None:
+    for method, arguments in re.findall(r"^(\w+)\((.*?)\) -> ", PAGE, re.MULTILINE):
+        if method == "load":
+            continue
+        parameters = list(inspect.signature(getattr(Model, method)).parameters)[1:]
+        assert [each.split("=")[0] for each in arguments.split(", ") if each != "*"] == parameters, method
+        assert all(
+            each.annotation is not inspect.Parameter.empty
+            for each in inspect.signature(getattr(Model, method)).parameters.values()
+            if each.name != "self"
+        )
+
+
+def test_the_blocks_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, models: dict[str, Model], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import manifold
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(manifold, "load", lambda path: models[Path(path).name], raising=False)
+    exec("".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)), {})
+    for name, size in (("my-digits.png", (118, 118)), ("my-path.png", (88, 88))):
+        with Image.open(name) as picture:
+            assert picture.size == size
+    assert "'score', 'p_value', 'is_anomaly', 'band', 'risk'" in capsys.readouterr().out
+
+
+def test_one_image_in_every_form_is_the_same_item(images: Model, tmp_path: Path) -> None:
+    digit = images.sample(1, seed=7).images()[0]
+    picture = Image.fromarray(digit)
+    path = tmp_path / "digit.png"
+    picture.save(path)
+    expected: Any = images.encode([path]).mean
+    for one in (
+        path,
+        str(path),
+        path.read_bytes(),
+        picture,
+        digit,
+        digit[None],
+        digit / np.float64(255),
+        [picture],
+        [digit],
+    ):
+        given = (
+            one[None] if isinstance(one, np.ndarray) and one.dtype == np.float64 else one
+        )  # floats have the model's shape
+        assert np.allclose(expected, images.encode(given).latent, atol=1e-5), type(one)
+    assert images.encode(np.zeros((3, 28, 28), bool)).latent.shape == (3, 20)
+
+
+def test_one_row_in_every_form_is_the_same_item(rows: Model) -> None:
+    expected = rows.anomaly_score([ROW]).items
+    table = pyarrow.Table.from_pylist([ROW])
+    narrow = table.set_column(0, table.schema.names[0], table.column(0).cast(pyarrow.float32()))
+    for one in (ROW, [list(ROW.values())], table, table.to_batches()[0], narrow):
+        found = rows.anomaly_score(one)
+        assert found.items == expected
+    assert rows.impute({**ROW, "amount": None}).rows()[0]["amount"] > 0
+    assert rows.impute(pyarrow.Table.from_pylist([{**ROW, "amount": None}, ROW])).missing.any(axis=1).tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_scores_are_those_of_the_service(rows: Model, images: Model, client: Any) -> None:
+    given = [ROW, {**ROW, "amount": 900}]
+    options: dict[str, Any] = {
+        "explain": True,
+        "costs": {"false_positive": 1, "false_negative": 200, "prevalence": 0.01},
+    }
+    answer = client.post("/anomaly-score", json={"model": "transactions-vae", "rows": given, **options}).json()
+    found = rows.anomaly_score(given, **options)
+    for item, expected in zip(found, answer["items"], strict=True):
+        fields = ("score", "p_value", "is_anomaly", "band", "risk", "state", "parts")
+        assert {name: getattr(item, name) for name in fields} == {name: expected[name] for name in fields}
+        assert list(item.warnings) == expected["warnings"]
+        assert item.explanation is not None and item.explanation["columns"] == expected["explanation"]["columns"]
+    assert found.threshold.p_value == answer["threshold"]["p_value"]
+    explained = images.anomaly_score(images.sample(2, seed=1).data, explain=True, budget=1)
+    assert [item.is_anomaly for item in explained].count(True) == 1 and explained[0].explanation
+
+
+def test_masks_in_every_form(models: dict[str, Model]) -> None:
+    model = models["digits-pixelcnn"]
+    digits = model.sample(2, seed=3, classes="3")
+    known = np.zeros((8, 8), bool)
+    known[:4] = True
+    expected = model.impute(digits.data, known[None, None].repeat(2, axis=0), seed=5, classes="3", candidates=1)
+    assert np.array_equal(expected.data[:, :, :4], digits.data[:, :, :4])
+    for mask in (known, known[None], known.astype(np.float32), [Image.fromarray(known)], Image.fromarray(known)):
+        assert np.array_equal(model.impute(digits.data, mask, seed=5, classes="3", candidates=1).data, expected.data)
+
+
+def test_results_show_themselves(images: Model, rows: Model, tmp_path: Path) -> None:
+    digits, table = images.sample(4, seed=1), rows.sample(30, seed=1)
+    assert repr(digits) == "<Samples: images of shape (4, 1, 28, 28), seed 1>"
+    assert repr(table) == f"<Samples: rows of shape {table.data.shape}, seed 1>" and len(table) == 30
+    picture = digits._repr_png_()
+    assert picture is not None and Image.open(io.BytesIO(picture)).size == (58, 58) and digits._repr_html_() is None
+    shown = str(table._repr_html_())
+    assert table._repr_png_() is None and shown.count("<tr>") == 21 and "<p>20 of 30 rows</p>" in shown
+    assert digits.images().shape == (4, 28, 28) and digits.images().dtype == np.uint8
+    table.save(tmp_path / "rows.csv")
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 31
+    assert re.fullmatch(
+        r"<Reconstructed: images of shape \(4, 1, 28, 28\), mean error 0\.\d+>", repr(images.reconstruct(digits.data))
+    )
+    assert repr(images.encode(digits.data)) == "<Encoded: mean 4×20, log_variance 4×20>"
+    scores = rows.anomaly_score({**ROW, "weekday": "<script>"})
+    assert "&lt;script&gt;" in scores._repr_html_() and "<script>" not in scores._repr_html_()
+    assert repr(scores).startswith("<AnomalyScores: 1 scored, ") and len(repr(scores[0])) < 150
+    assert "<td>" in rows.score(table.data)._repr_html_() and repr(rows.score(table.data)).startswith(
+        "<Scores: 30 scored, "
+    )
+    assert repr(images).startswith("<Model mnist-vae version ") and len(repr(images)) < 200
+
+
+WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
+    "no file": (lambda m, t: m.encode("no.png"), r"images\[0\]: 'no.png' cannot be read: No such file.*; give the path"),
+    "a number": (lambda m, t: m.encode(cast(Any, 3)), "images: 3 is a int; give arrays, Pillow images"),
+    "objects": (lambda m, t: m.encode(cast(Any, [3])), r"images\[0\]: 3 is no image; give an array"),
+    "no items": (lambda m, t: t.encode([]), "rows: the list is empty; give at least one"),
+    "a table of images": (lambda m, t: m.encode(pyarrow.table({"a": [1]})), "images: a Table holds rows; the model takes images"),
+    "an empty table": (lambda m, t: t.encode(pyarrow.table({"a": pyarrow.array([], pyarrow.int64())})), "rows: the table is empty"),
+    "a text of rows": (lambda m, t: t.encode("rows.csv"), "rows: 'rows.csv' is a str; give a mapping by column"),
+    "integers of rows": (lambda m, t: t.encode(np.zeros((2, 3), int)), "rows: an array of int64; give floats"),
+    "pixels": (lambda m, t: m.encode(np.full((28, 28), 300)), "images: pixels from 300 to 300; give 0 to 255"),
+    "different shapes": (lambda m, t: m.encode([np.zeros((28, 28)), np.zeros((8, 8))]), "images: arrays of different shapes"),
+    "n": (lambda m, t: m.sample(0), "n: 0 is not allowed; give an integer of 1 or more"),
+    "seed": (lambda m, t: m.sample(seed=-1), "seed: -1 is not between"),
+    "steps": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2}, steps=1), "steps: 1 is not allowed; give an integer of 2"),
+    "method": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2}, method="x"), "method: 'x' is unknown; give one of slerp, lerp"),
+    "two places": (lambda m, t: m.interpolate({"seed": 1, "image": "x"}, {"seed": 2}), "start: image and seed exclude each other"),
+    "key of an end": (lambda m, t: m.interpolate({"seed": 1}, {"sed": 2}), "stop.sed: an end has no such key; give one of image"),
+    "an end": (lambda m, t: m.interpolate(cast(Any, 1), {"seed": 2}), "start: 1 is no end; give a mapping"),
+    "classes": (lambda m, t: m.sample(classes="3", condition="3"), "classes: classes and condition exclude each other"),
+    "masks of rows": (lambda m, t: t.impute(ROW, np.ones(3)), "transactions-vae cannot fill in rows by a mask; it can"),
+    "options of masks": (lambda m, t: t.impute(ROW, candidates=cast(Any, 3)), "candidates: it has no effect without masks"),
+    "costs": (lambda m, t: t.anomaly_score(ROW, costs={"false_positive": 1}), "costs: .* is not complete; give false_positive, false_neg"),
+    "explained arrays": (lambda m, t: t.anomaly_score(t.sample(1, seed=1).data, explain=True), "explain: an array of encoded rows has no values"),
+    "save": (lambda m, t: m.sample(1, seed=1).save("x.csv"), "path: x.csv has the wrong suffix; images are saved as .png"),
+    "rows of images": (lambda m, t: m.sample(1, seed=1).rows(), r"rows: the items are images; use images\(\)"),
+    "images of rows": (lambda m, t: t.sample(1, seed=1).images(), r"images: the items are rows; use rows\(\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_mistakes_say_what_to_do(images: Model, rows: Model, case: str) -> None:
+    call, message = WRONG[case]
+    with pytest.raises(ManifoldError, match=message):
+        call(images, rows)
+
+
+def test_a_misspelt_option_is_an_error(images: Model) -> None:
+    with pytest.raises(TypeError, match="sed"):
+        images.sample(2, sed=1)  # type: ignore[call-arg]
