@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from manifold.runtime import problems
 from manifold.runtime.errors import ManifoldError, cut
 from manifold.service.core import use_cases
 from manifold.service.http import replies
@@ -30,10 +31,10 @@ def add(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def of_fastapi(request: Request, error: RequestValidationError) -> Response:
-        """Answer for path and query parameters of the GET routes."""
+        """Answer a request whose path or query parameter is invalid."""
         problem = error.errors()[0]
         name = str(problem["loc"][-1])
-        message = f"{name}: {problem['msg']}"
+        message = f"{cut(name)}: {problems.sentence(problem)}"
         return _respond(request, replies.refusal(422, request.state.request_id, "invalid_value", message, field=name))
 
     @app.exception_handler(ClientDisconnect)

@@ -93,7 +93,7 @@ def _metrics(path: Path) -> list[Metric]:
     try:
         return [Metric.model_validate(metric) for metric in json.loads(path.read_text())]
     except (ValueError, TypeError, RecursionError) as error:
-        first = str(error).splitlines()[0]
+        first = lines_of(error)[0].strip() if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise TrainingError(
             f"{path}: is no list of figures: {first}; remove it, and `manifold resume` writes it anew"
         ) from None
