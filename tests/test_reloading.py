@@ -165,7 +165,7 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"tls_certificate": "there.pem"}, "both are needed"),
+        ({"tls_certificate": "there.pem"}, "set both or neither"),
         ({"tls_certificate": "no.pem", "tls_key": "no.pem"}, "no.pem with no.pem cannot be used"),
         ({"keys_file": "nowhere"}, "nowhere cannot be read"),
     ],

@@ -103,9 +103,9 @@ def test_policies() -> None:
     ):  # fmt: skip
         assert versions.parse(text).choose(there) == chosen, text
     for text in ("", "newest", "latest 0", "latest -1", "1 x", "1.5"):
-        with pytest.raises(ValueError, match="is not one of: all, latest"):
+        with pytest.raises(ValueError, match="use one of: all, latest"):
             versions.parse(text)
-    with pytest.raises(SettingsError, match="versions: 'newest' is not one of"):
+    with pytest.raises(SettingsError, match="versions: 'newest' names no versions"):
         read(versions="newest")
 
 

@@ -17,7 +17,7 @@ from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, Unsupport
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import aside
 from manifold.service.core import contract, use_cases
-from manifold.service.core.encoding import JSON
+from manifold.service.core.encoding import JSON, dumps
 from manifold.service.core.reading import Uploads
 from manifold.service.core.validation import validate
 from manifold.service.http.incoming import Incoming
@@ -26,7 +26,8 @@ from manifold.service.settings import Settings
 R = TypeVar("R", bound=contract.BaseRequest)
 T = TypeVar("T")
 MULTIPART = "multipart/form-data"
-MAX_FIELDS = 64  # of a query or a form
+MAX_FIELDS = 64  # fields of a query or a form
+MOVED = 200  # characters of a query that an error repeats as JSON
 
 
 def _takes_text(annotation: Any) -> bool:
@@ -65,6 +66,8 @@ def _read(
 ) -> tuple[R, Uploads]:  # fmt: skip
     """A body of a content type. `work` is what reading it takes, in bytes (service.aside)."""
     if content_type == JSON or content_type.endswith("+json"):
+        if not body.strip() and request.scope["query_string"]:
+            return validate(shape, query(request)), Uploads()
         refuse_query(request)
         return validate(shape, _object(body)), Uploads(work=work)
     if content_type == MULTIPART:
@@ -93,7 +96,7 @@ def _not_empty(body: bytes) -> bytes:
 
 def _object(body: bytes) -> dict[str, Any]:
     if not body.strip():
-        raise Malformed("body: empty; send a JSON object, {} at least", field="body")
+        raise Malformed("body: empty; send a JSON object, {} at least, or the fields in the query", field="body")
     return json_object(body)
 
 
@@ -130,10 +133,20 @@ def _once(key: str, fields: Collection[str]) -> None:
 def refuse_query(request: Incoming) -> None:
     """Raise InvalidValue for a query beside a JSON body, which would have no effect."""
     if request.scope["query_string"]:
-        names = cut(", ".join(request.of_starlette(b"").query_params)) or shown(
-            request.scope["query_string"].decode("latin-1")
+        text = cut(request.scope["query_string"].decode("latin-1"))
+        raise InvalidValue(
+            f"query: ?{text} has no effect beside a JSON body; {_moved(request) or 'send all fields in the body'}",
+            field="query",
         )
-        raise InvalidValue(f"query: {names}: a JSON request has its fields in its body; move them there", field="query")
+
+
+def _moved(request: Incoming) -> str:
+    """Return the end of an error message that writes the fields of a query as JSON, or nothing if they are too long or not readable."""
+    try:
+        text = dumps(query(request)).decode()
+    except Malformed:
+        return ""
+    return f"add {text} to the body" if len(text) <= MOVED else ""
 
 
 def query(request: Incoming) -> dict[str, Any]:

@@ -63,9 +63,11 @@ def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
         headers = {"Allow": allowed.replace("GET", "GET, HEAD")}
     if status == 405:
         valid = headers.get("Allow", "").split(", ")
-        message = f"{cut(path)} does not take {cut(request.method)}"
+        message = f"{cut(path)} does not support {cut(request.method)}; use one of the valid methods"
     else:
         valid = sorted(posted | {route.path for route in app.routes if hasattr(route, "path")})
-        message = f"there is no {cut(path)}" if status == 404 else cut(str(error.detail), 200)
+        message = (
+            f"there is no {cut(path)}; choose one of the valid paths" if status == 404 else cut(str(error.detail), 200)
+        )
     kind = TYPES.get(status, "malformed")
     return replies.refusal(status, request.state.request_id, kind, message, valid=valid, headers=headers)

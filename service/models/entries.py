@@ -100,7 +100,10 @@ class Entry:
         except ManifoldError as error:
             self.state, self.reason = "unavailable", self._public(error.message)
             self.expected = isinstance(error, Unavailable) and error.expected
-            log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+            # a missing extra is a choice of the installation; a missing device was asked for by a setting
+            tell = log.info if self.expected and error.field != "device" else log.warning
+            event = "optional model not loaded" if tell == log.info else "model unavailable"
+            tell(event, model=self.name, version=self.version, reason=error.message)
         except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
             self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
             log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
