@@ -15,7 +15,7 @@ class Room:
         """Count one more request. Raise Busy over the limit."""
         if self.taken >= self.limit:
             raise Busy(
-                f"{self.name}: the server is already processing {self.limit} (the limit). Retry after 1 s.",
+                f"{self.name}: the server is already processing {self.limit} of them (limit {self.limit}). Retry after 1 s.",
                 reason=self.name,
             )
         self.taken += 1
