@@ -42,7 +42,9 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
         for media_type in offered:
             if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
                 return media_type
-    raise UnsupportedMedia(f"Accept: {cut(accept)} is not supported; use one of the valid types", field="Accept", valid=offered)
+    raise UnsupportedMedia(
+        f"Accept: {cut(accept)} is not supported; use one of the valid types", field="Accept", valid=offered
+    )
 
 
 def to_fields(
@@ -78,7 +80,11 @@ def dumps(body: Any) -> bytes:
 def to_picture(answer: UseCaseResult, media_type: str) -> bytes:
     """Return the items as one picture. Raise UnsupportedMedia if the items are not images."""
     if answer.items is None or media_type not in answer.manifest.spec.wire.media_types:
-        raise UnsupportedMedia("Accept: this response contains no images; use one of the valid types", field="Accept", valid=[JSON, codecs.NPY])
+        raise UnsupportedMedia(
+            "Accept: this response contains no images; use one of the valid types",
+            field="Accept",
+            valid=[JSON, codecs.NPY],
+        )
     return answer.manifest.spec.write_file(answer.items, media_type, answer.recipes)
 
 

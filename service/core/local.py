@@ -23,7 +23,11 @@ def answer(endpoint: str, fields: dict[str, Any], models: Path, device: str = "a
     """Return the JSON of the service's response to a request. Raise the errors of the use case, and NotFound for an unknown endpoint."""
     case = use_cases.every.get(endpoint.removeprefix("/"))
     if case is None:
-        raise NotFound(f"endpoint: there is no {shown(endpoint)}; choose one of the valid endpoints", field="endpoint", valid=list(use_cases.every))
+        raise NotFound(
+            f"endpoint: there is no {shown(endpoint)}; choose one of the valid endpoints",
+            field="endpoint",
+            valid=list(use_cases.every),
+        )
     settings = read(models_dir=models, device=device, lazy=True, watch_seconds=0)
     return asyncio.run(_answer(case, validate(case.request, fields), settings))
 

@@ -115,7 +115,8 @@ class Reader:
         """Raise TooLarge for more items than a request may contain."""
         if n > self.settings.max_items:
             raise TooLarge(
-                f"{name}: {n} is over the limit of {self.settings.max_items} items in a request; send several requests", field=name
+                f"{name}: {n} is over the limit of {self.settings.max_items} items in a request; send several requests",
+                field=name,
             )
 
     def given(
@@ -161,19 +162,27 @@ class Reader:
             read[name] = codecs.floats(values, latent.dims, place)
             self._not_empty(read[name], place)
         if len({len(values) for values in read.values()}) > 1:
-            raise InvalidValue(f"{by_name}: the latents have different lengths; give the same number of each", field=by_name)
+            raise InvalidValue(
+                f"{by_name}: the latents have different lengths; give the same number of each", field=by_name
+            )
         return read if manifest.has_named_latents else next(iter(read.values()), None)
 
     @staticmethod
     def _no_latent(manifest: Manifest, field: str, names: list[str]) -> ManifoldError:
         if manifest.has_named_latents:
             return InvalidValue(
-                f"{field}: {manifest.name} has the latents {', '.join(names)}; use these names", field=field, valid=names
+                f"{field}: {manifest.name} has the latents {', '.join(names)}; use these names",
+                field=field,
+                valid=names,
             )
         if manifest.space is not None:
-            return InvalidValue(f"{field}: {manifest.name} has one latent without a name; use the field latents", field=field)
+            return InvalidValue(
+                f"{field}: {manifest.name} has one latent without a name; use the field latents", field=field
+            )
         return UnsupportedTask(
-            f"{field}: {manifest.name} has no latent; remove the latents", field=field, valid=operations.endpoints(manifest)
+            f"{field}: {manifest.name} has no latent; remove the latents",
+            field=field,
+            valid=operations.endpoints(manifest),
         )
 
     def _codes(self, manifest: Manifest, codes: Any) -> Array:
@@ -204,7 +213,9 @@ class Reader:
             return self.values(stated.class_, stated.condition, f"{prefix}condition")
         field = f"{prefix}conditions"
         if stated.class_ is not None or stated.condition is not None:
-            raise InvalidValue(f"{field}: class and condition are short forms of it; give only one of them", field=field)
+            raise InvalidValue(
+                f"{field}: class and condition are short forms of it; give only one of them", field=field
+            )
         return BySeveral({
             name: self._part(manifest, name, part, f"{field}.{name}") for name, part in stated.conditions.items()
         })  # fmt: skip

@@ -40,7 +40,9 @@ async def score(
     """Return the model, and the lines of the response for a file in chunks. Raise a RequestError if nothing can be scored."""
     for name in (*MANY, "class_", "condition", "conditions", "inputs"):
         if getattr(fields, name) is not None:
-            raise InvalidValue(f"{name.rstrip('_')}: not allowed with a file of rows; remove it", field=name.rstrip("_"))
+            raise InvalidValue(
+                f"{name.rstrip('_')}: not allowed with a file of rows; remove it", field=name.rstrip("_")
+            )
     rule = rule_of(fields)
     entry, _ = await handling.entry(fields, "anomaly-score")
     assert entry.model is not None and entry.batcher is not None
@@ -77,7 +79,9 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
         spooled.seek(0)
     except OSError as error:
         later(spooled.close)
-        raise Unavailable(f"body: cannot be written to the temporary folder: {error.strerror}; free disk space", field="body") from error
+        raise Unavailable(
+            f"body: cannot be written to the temporary folder: {error.strerror}; free disk space", field="body"
+        ) from error
     except BaseException:
         later(spooled.close)
         raise

@@ -48,7 +48,9 @@ class Entry:
     folder: Path
     settings: ModelSettings
     state: str = "loading"
-    reason: str | None = None  # why it is unavailable; if it is ready, why the changed version in its folder is not served
+    reason: str | None = (
+        None  # why it is unavailable; if it is ready, why the changed version in its folder is not served
+    )
     expected: bool = False  # unavailable by choice of the installation: the service is ready without it
     manifest: Manifest | None = None
     model: Model | None = None
@@ -60,7 +62,9 @@ class Entry:
     users: int = 0  # number of requests that hold it
     wanted: int = 0  # number of requests that wait until it is loaded
     retired: bool = False  # out of service: it closes with its last request
-    closing: Closing = field(default_factory=Closing, repr=False)  # receives the model and the batcher when the entry closes
+    closing: Closing = field(
+        default_factory=Closing, repr=False
+    )  # receives the model and the batcher when the entry closes
     _changing: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)  # models load in threads
 
     def look(self, settings: Settings) -> None:
@@ -68,7 +72,9 @@ class Entry:
         self.stamp = stamp(self.folder)
         self.manifest = manifests.read(self.folder)
         if settings.require_checksums and not self.manifest.files:
-            raise ArtifactError("its manifest has no checksums, but MANIFOLD_REQUIRE_CHECKSUMS is set; add them with `manifold check --seal`")
+            raise ArtifactError(
+                "its manifest has no checksums, but MANIFOLD_REQUIRE_CHECKSUMS is set; add them with `manifold check --seal`"
+            )
         self.endpoints = operations.endpoints(self.manifest)
         self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 

@@ -54,12 +54,16 @@ class Follower:
         listing = await self._survey()
         versions, unreadable, latest = listing.versions, listing.unreadable, self.registry.latest
         if latest and not versions and not unreadable:
-            raise ArtifactError(f"{self.settings.models_dir}: no longer contains models; check whether its disk is mounted")
+            raise ArtifactError(
+                f"{self.settings.models_dir}: no longer contains models; check whether its disk is mounted"
+            )
         names = sorted({*versions, *latest} - self.registry.unloaded - set(unreadable))
         allowed = {name: self.registry.allowed(name, versions.get(name, [])) for name in names}
         stamps = await aside(lambda: self._stamps(allowed), pool="disk")
         changed = [name for name in names if name not in self.registry.unloaded and self._differs(name, stamps[name])]
-        if changed and await self._survey() != listing:  # the folder is changing now; the next poll will see the whole change
+        if (
+            changed and await self._survey() != listing
+        ):  # the folder is changing now; the next poll will see the whole change
             return [], {}
         return changed, {name: why for name, why in unreadable.items() if self.registry.unreadable.get(name) != why}
 
