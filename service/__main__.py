@@ -1,7 +1,7 @@
-"""`python -m manifold.service`: takes signals early, reads the settings once and runs the server, or checks what would be served.
+"""The command `python -m manifold.service`. It reads the settings once and runs the server or, with --check, only checks what would be served.
 
-Exit statuses: 0, told to stop; 1, an error that nobody expected; 2, a setting, key file, certificate, folder or port is wrong, and nothing was
-loaded; 3, the server or its workers did not start.
+Exit statuses: 0, success or a signal to stop; 1, an unexpected error; 2, a setting, key file, certificate, folder or port is wrong, and nothing
+was loaded; 3, the server or its workers did not start.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from manifold.service.telemetry import logs
 
 
 def main() -> int:
-    """The entry point: a wrong setting is one clear line and exit status 2. With --check, nothing is served."""
+    """Run the service. Return the exit status: 2 after one line about a wrong setting. With --check, nothing is served."""
     style = os.environ.get(early.FORMAT, "text").lower()
     try:
         if sys.argv[1:] not in ([], ["--check"]):
             raise SettingsError(
-                f"{shown(' '.join(sys.argv[1:]))}: the service takes no arguments but --check; settings are MANIFOLD_* variables, or see "
+                f"{shown(' '.join(sys.argv[1:]))}: unknown argument; the only argument is --check. Set MANIFOLD_* variables, or see "
                 "`manifold serve --help`"
             )
         settings = settings_module.read()

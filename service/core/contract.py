@@ -159,7 +159,7 @@ class ErrorBody(BaseModel):
     """The error of a request."""
 
     type: str = Field(description="Type of the error, such as invalid_value. docs/reference/errors.md lists all types.")
-    message: str = Field(description="What is wrong, and what to do.")
+    message: str = Field(description="The problem, and the remedy.")
     field: str | None = Field(default=None, description="Part of the request that is wrong, such as from.latent.")
     request_id: str = Field(description="Id of the request, which the log of the service contains too.")
     valid: list[Any] | None = Field(default=None, description="Valid values, if there is a list.")

@@ -1,4 +1,4 @@
-"""The errors of the routes that are not use cases, in the same shape as theirs."""
+"""The errors of the routes that are not use cases, in the same form."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def add(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
-        """Answer a client that has left while it sent a body, which is no error of the service."""
+        """Answer a client that disconnected while it sent a body. This is not an error of the service."""
         return Response(status_code=GONE)
 
     @app.exception_handler(Exception)

@@ -11,7 +11,7 @@ from manifold.service.http.replies import STATUS, UNROUTED
 
 Schema = dict[str, Any]
 
-EXTRA = "x-errors"  # where a route states its own statuses until the document is made
+EXTRA = "x-errors"  # the key under which a route states its own statuses until the document is made
 ALWAYS = (
     400,
     403,
@@ -38,8 +38,8 @@ EXAMPLES: dict[str, Schema] = {
     },
     "not_found": {"message": "there is no /samples; choose one of the valid paths", "valid": ["/sample", "/models"]},
     "method_not_allowed": {"message": "/sample does not support GET; use one of the valid methods", "valid": ["POST"]},
-    "slow_body": {"message": "the body comes at less than 1024 bytes/s"},
-    "slow_head": {"message": "no whole request came within 20 s"},
+    "slow_body": {"message": "the body arrives at less than 1024 bytes/s; send it faster, or in smaller requests"},
+    "slow_head": {"message": "the request was not complete after 20 s; send it faster"},
     "unsupported_task": {
         "message": "mnist-gan does not support /encode: it has no task encode; it supports /sample, /interpolate",
         "field": "model", "valid": ["sample", "interpolate"],
@@ -51,7 +51,7 @@ EXAMPLES: dict[str, Schema] = {
     },
     "invalid_value": {"message": "n: 0 is too small; use 1 or more", "field": "n"},
     "busy": {"message": "mnist-vae: 4100 rows are queued (limit 4096). Retry after 1 s."},
-    "head_too_large": {"message": "the headers are over the limit of 65536 bytes"},
+    "head_too_large": {"message": "the headers are over the limit of 65536 bytes; send fewer or shorter headers"},
     "internal": {"message": failures.OPAQUE},
     "unavailable": {"message": "mnist-vae is still loading; retry after a moment", "field": "model"},
     "too_many": {"message": "4096 connections are open; retry after a moment"},

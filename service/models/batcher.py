@@ -142,7 +142,7 @@ class Batcher:
         assert settings.instances and settings.max_rows and settings.queue_rows and settings.queue_bytes
         self.model, self.instances = model, settings.instances
         self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
-        self.rows, self.bytes = 0, 0  # of requests that are queued or running
+        self.rows, self.bytes = 0, 0  # totals of requests that are queued or running
         self.listener: Callable[[Ran], None] = lambda ran: None
         self.costs, self.in_place = RunCosts(), InPlace(model)
         self.tallies = {name: Tally() for name in model.manifest.tasks}
