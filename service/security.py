@@ -1,8 +1,8 @@
-"""Access control: API keys with their scopes and rates, and the certificate.
+"""Access control: API keys with their scopes and rates, and the TLS certificate.
 
-A key is a random token of 256 bits that its owner holds; here only its SHA-256 is kept, which is enough for what nobody can guess (a
-password would need a slow hash). Keys are named, so that one can be taken away, and come from the environment and from a file, which is
-read again when the service is told to (`Security.reload`). A rate is a token bucket that holds one second's requests.
+A key is a random token of 256 bits, which only its owner stores. The service stores its SHA-256 hash, which is safe because the token cannot be
+guessed (a password would need a slow hash). Keys have names, so that each can be removed. They come from the environment and from a file, which
+`Security.reload` reads again. A rate is a token bucket with the requests of one second.
 """
 
 from __future__ import annotations

@@ -118,11 +118,11 @@ class Settings(BaseSettings):
     )
     tls_key: Path | None = Field(default=None, description="PEM file with the key of the certificate.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Origins whose web pages may send requests, separated by spaces. *: any origin."
+        default=(), description="Origins whose web pages may send requests, separated by spaces. `*`: any origin."
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Without API keys: host names that are answered beside localhost and the service's own addresses, separated by spaces. *: any name.",
+        description="Without API keys: host names that are answered beside localhost and the service's own addresses, separated by spaces. `*`: any name.",
     )
     trust_loopback: bool = Field(
         default=False, description="Without API keys: whether admin routes accept requests from this machine."

@@ -18,7 +18,7 @@ FORWARDED = frozenset({
 })  # fmt: skip
 NO_ADMIN = (
     "Authorization: without API keys, admin routes are off; use a key with the scope admin, or set MANIFOLD_TRUST_LOOPBACK=true "
-    "if every user of this machine may use them (docs/security.md)"
+    "if every user of this machine may use them (docs/explanation/security.md)"
 )
 
 _PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))

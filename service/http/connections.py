@@ -206,7 +206,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def awaited(self) -> str:
-        """The part of a request that the connection waits for: a head, a body, or nothing (a request is being processed, or uvicorn times the pause between two)."""
+        """The part of a request that the connection waits for: head, body or nothing. uvicorn times the pause between two requests."""
         if self.cycle is None or self.cycle.response_complete:
             return "head" if self.timeout_keep_alive_task is None else "nothing"
         return "body" if self.cycle.more_body else "nothing"

@@ -18,8 +18,8 @@ ANY = "*"
 KEPT = 256  # number of accepted values of Host that are remembered
 HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 FOREIGN = (b"cross-site", b"same-site")  # values of Sec-Fetch-Site for pages of other origins
-SET_HOSTS = "add it to MANIFOLD_HOSTS, or use API keys (docs/security.md)"
-SET_ORIGINS = "add the origin to MANIFOLD_CORS_ORIGINS, or use API keys (docs/security.md)"
+SET_HOSTS = "add it to MANIFOLD_HOSTS, or use API keys (docs/explanation/security.md)"
+SET_ORIGINS = "add the origin to MANIFOLD_CORS_ORIGINS, or use API keys (docs/explanation/security.md)"
 
 
 class Origins:

@@ -15,7 +15,7 @@ ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, 
 MESSAGES = {  # an example for each status
     400: "inputs[0]: shape [1, 2] but the model needs [n, 20]",
     401: "Authorization: an API key is needed; send the header Authorization: Bearer KEY; `manifold key NAME` makes one",
-    403: "Host: 'example.com' is not a name of this service; add it to MANIFOLD_HOSTS, or use API keys (docs/security.md)",
+    403: "Host: 'example.com' is not a name of this service; add it to MANIFOLD_HOSTS, or use API keys (docs/explanation/security.md)",
     404: "model: there is no model 'mnist'; choose one of the valid names; valid: mnist-vae, transactions-vae",
     413: "body: over the limit of 16777216 bytes",
     415: "Content-Encoding: br is not supported; use one of the valid encodings; valid: gzip, deflate",

@@ -65,9 +65,14 @@ NEVER = re.compile(r";\s*q=0(\.0*)?\s*$")
 Answering = Callable[..., Awaitable[Reply]]
 
 
+def status_of(error: ManifoldError) -> int:
+    """Return the status of the nearest class in the table; 500 if none is there."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
 def of_error(error: ManifoldError, request_id: str) -> Reply:
     """Return the reply for an error in the form of the protocol: one text, which includes the valid values."""
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    status = status_of(error)
     reply = replies.of_error(error, request_id)  # it logs errors that the client may not read
     message = failures.OPAQUE if status == 500 else of_one_line(error)
     headers = {name: value for name, value in reply.headers.items() if name != "Retry-After"}

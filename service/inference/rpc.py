@@ -145,7 +145,7 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
         forwarded = any(str(key) in FORWARDED for key, _ in context.invocation_metadata() or ())
         if forwarded or not is_local(context.peer()):
             raise Forbidden(
-                "authorization: without API keys, models can be loaded and unloaded from this machine only, not through a proxy; use a key with the scope admin",
+                "authorization: without API keys, this machine alone may load and unload models, not through a proxy; use a key with the scope admin",
                 field="authorization",
             )  # fmt: skip
 

@@ -49,7 +49,8 @@ async def find(registry: Registry, name: str, version: str, *, described: bool =
     if task not in manifest.tasks:
         why = operations.why_not_encode(manifest) if task == "encode" else ""
         raise UnknownModel(
-            f"model: {model} has no task {shown(task)}{why}; choose one of the valid names", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
+            f"model: {model} has no task {shown(task)}{why}; choose one of the valid names",
+            field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)],
         )  # fmt: skip
     return Target(name, entry, manifest, task)
 

@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 METRICS_SECONDS = 3.0  # time limit for the metrics of a worker; after it, its previous metrics are used
 UP, RESTARTS = "manifold_worker_up", "manifold_worker_restarts"
+UP_MEANS = "1 if a worker process answers its parent"
+RESTARTS_MEANS = "Number of worker processes that ended unexpectedly or were killed because they did not answer"
 
 Result = list[Any]  # ["ok", value] or ["error", type, message]
 
@@ -165,12 +167,10 @@ class Errands:
     def _page(self) -> list[Result]:
         """Return the merged metrics of all workers, from their latest pages."""
         merged = merging.merge([worker.page for worker in self.workers], self._ended)
-        up = MetricFamily("gauge", "1 if a worker process answers its parent")
+        up = MetricFamily("gauge", UP_MEANS)
         for worker in self.workers:
             up.samples[UP, (("worker", str(worker.place)),)] = float(worker.listens and worker.answers)
-        restarts = MetricFamily(
-            "counter", "Number of worker processes that ended unexpectedly or were killed because they did not answer"
-        )
+        restarts = MetricFamily("counter", RESTARTS_MEANS)
         restarts.samples[f"{RESTARTS}_total", ()] = float(self.restarts)
         merged |= {UP: up, RESTARTS: restarts}
         return [["ok", merging.text(merged).decode()]]

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -47,11 +48,23 @@ CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
+@dataclass(frozen=True)
+class Described:
+    """A metric without its values: name, type, meaning and labels."""
+
+    name: str
+    kind: str
+    documentation: str
+    labels: tuple[str, ...]
+
+
 class ScoreMetrics:
     """A collector of histograms of p-values by model and term, and of the distance of recent scores from the calibration sample.
 
     It counts the rows of a request together, because a request may contain a thousand rows.
     """
+
+    LABELS = ("model", "version", "part")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -70,9 +83,9 @@ class ScoreMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the p-values and their drift for Prometheus."""
-        labels = ("model", "version", "part")
+        labels = self.LABELS
         p_values = HistogramMetricFamily("manifold_score_p_value", "p-values of scored rows; uniform if the data has not changed", labels=labels)  # fmt: skip
-        statistic = GaugeMetricFamily("manifold_score_drift_ks", "Kolmogorov-Smirnov distance of recent scores from the calibration", labels=labels)  # fmt: skip
+        statistic = GaugeMetricFamily("manifold_score_drift_ks", "Kolmogorov-Smirnov distance of recent scores from calibration", labels=labels)  # fmt: skip
         chance = GaugeMetricFamily(
             "manifold_score_drift_p_value", "p-value of that distance under unchanged data", labels=labels
         )
@@ -119,6 +132,9 @@ class Metrics:
         ProcessCollector(registry=self.collected)
         GCCollector(registry=self.collected)
         self.models, self.scores, self._writing = registry, ScoreMetrics(), asyncio.Lock()
+        self.described = [
+            Described(each.name, each.type, each.documentation, ScoreMetrics.LABELS) for each in self.scores.collect()
+        ]
         self.collected.register(self.scores)
         # the lookup of a labelled child takes longer than counting, so the children in use are kept
         self._requests: dict[tuple[str, int | str], tuple[Counter, Child]] = {}
@@ -185,13 +201,19 @@ class Metrics:
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
         registry.listener = self.ran
 
+    def _describe(self, name: str, kind: str, documentation: str, labels: tuple[str, ...]) -> None:
+        self.described.append(Described(f"manifold_{name}", kind, documentation, labels))
+
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        self._describe(name, "counter", documentation, labels)
         return Counter(f"manifold_{name}", documentation, labels, registry=self.collected)
 
     def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        self._describe(name, "gauge", documentation, labels)
         return Gauge(f"manifold_{name}", documentation, labels, registry=self.collected)
 
     def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        self._describe(name, "histogram", documentation, labels)
         return Histogram(f"manifold_{name}", documentation, buckets, labels, self.collected)
 
     def _seconds(self, name: str, documentation: str, *labels: str) -> Histogram:
