@@ -153,7 +153,7 @@ def test_load_takes_over_what_is_new_and_what_has_changed(root: Path) -> None:
         assert load(service, "nope").status_code == 404
         assert load(service, "..").status_code == 404
         refused = service.client.post("/v2/repository/models/a/load", json={"parameters": {"config": "{}"}})
-        assert (refused.status_code, "as they lie in their folder" in refused.json()["error"]) == (400, True)
+        assert (refused.status_code, "are loaded from their folder only" in refused.json()["error"]) == (400, True)
 
 
 def test_unload_and_load_again(root: Path) -> None:

@@ -107,9 +107,11 @@ class Entry:
             self.state, self.reason = "unavailable", self._public(error.message)
             self.expected = isinstance(error, Unavailable) and error.expected
             # a missing extra is a choice of the installation; a missing device was requested by a setting
-            tell = log.info if self.expected and error.field != "device" else log.warning
-            event = "optional model not loaded" if tell == log.info else "model unavailable"
-            tell(event, model=self.name, version=self.version, reason=error.message)
+            stated = {"model": self.name, "version": self.version, "reason": error.message}
+            if self.expected and error.field != "device":
+                log.info("optional model not loaded", **stated)
+            else:
+                log.warning("model unavailable", **stated)
         except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
             self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
             log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
