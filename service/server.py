@@ -45,7 +45,7 @@ SWITCH = 0.001  # longest time that a thread waits for the interpreter's lock af
 class Server(uvicorn.Server):
     """The servers of HTTP and gRPC, on one event loop.
 
-    After a signal to stop, the server reports not-ready at once and accepts requests for `notice_seconds` more. Then the requests in flight
+    After a signal to stop, the server reports not-ready immediately and accepts requests for `notice_seconds` more. Then the requests in flight
     get `drain_seconds` to end. A process that is still running `GRACE` seconds later is ended.
     """
 

@@ -243,7 +243,8 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": {}}, "inputs: not valid; use a list"), ({"inputs": [1]}, "inputs: not valid; use a list"), ({"inputs": [{}]}, "with a name"),
     ({"inputs": [{**LATENT, "shape": "x"}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1, -20]}]}, "shape"),
     ({"inputs": [{**LATENT, "shape": [True, 20]}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1] * 17}]}, "at most 16"),
-    ({"inputs": [{**LATENT, "shape": [2, 20]}]}, "20 values, but the shape [2, 20] needs 40"), ({"inputs": [{**LATENT, "datatype": "FP33"}]}, "datatype 'FP33'"),
+    ({"inputs": [{**LATENT, "shape": [2, 20]}]}, "20 values, but the shape [2, 20] needs 40"),
+    ({"inputs": [{**LATENT, "datatype": "FP33"}]}, "datatype 'FP33'"),
     ({"inputs": [{**LATENT, "datatype": 3}]}, "datatype 3"), ({"inputs": [{**LATENT, "datatype": "BYTES"}]}, "datatype 'BYTES'"),
     ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20], it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "as binary data only"),
     ({"inputs": [{**LATENT, "data": ["a"] * 20}]}, "not all values are FP32"), ({"inputs": [{**LATENT, "data": [True] * 20}]}, "not all values"),
@@ -255,14 +256,16 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": [{**LATENT, "parameters": {"binary_data_size": 80}}]}, "are both given"),
     ({"inputs": [{**LATENT, "parameters": {"shared_memory_region": "r"}}]}, "shared memory is not supported; send the data"),
     ({"inputs": [{**LATENT, "parameters": 3}]}, "an object is needed"), ({"parameters": []}, "an object is needed"),
-    ({"outputs": [{"name": "x"}]}, "has no output 'x'; use one of the valid names; valid: data"), ({"outputs": [{"name": "data", "parameters": {"classification": 3}}]}, "classification is not supported"),
+    ({"outputs": [{"name": "x"}]}, "has no output 'x'; use one of the valid names; valid: data"),
+    ({"outputs": [{"name": "data", "parameters": {"classification": 3}}]}, "classification is not supported"),
     ({"id": 3}, "id: a text"), ({"parameters": {"n": 0}}, "at least one"), ({"parameters": {"n": 65}}, "over the limit of 64"),
     ({"parameters": {"n": 2}, "inputs": [LATENT]}, "n: 2, but 1 rows"), ({"parameters": {"n": True}}, "n: True"), ({"parameters": {"n": 1.5}}, "n: 1.5"),
     ({"parameters": {"seed": -1}}, "seed: -1"), ({"parameters": {"seed": "x"}}, "seed: 'x'"), ({"parameters": {"seed": 2**63}}, "seed"),
     ({"parameters": {"temperature": "hot"}}, "temperature"), ({"parameters": {"temperature": 0}}, "temperature"), ({"parameters": {"prior": 3}}, "prior"),
     ({"parameters": {"class": "3"}}, "not conditional"), ({"parameters": {"class": "[1"}}, "class: not JSON"), ({"parameters": {"class": 1.5}}, "class"),
     ({"parameters": {"class": '{"3": "a"}'}}, "class"), ({"parameters": {"class": "[[1]]"}}, "class"),
-    ({"parameters": {"sequence_id": 5}}, "no state between requests"), ({"parameters": {"hello": 1}}, "hello is unknown; use one of the valid parameters; valid: n, seed"),
+    ({"parameters": {"sequence_id": 5}}, "no state between requests"),
+    ({"parameters": {"hello": 1}}, "hello is unknown; use one of the valid parameters; valid: n, seed"),
 ]  # fmt: skip
 
 

@@ -150,7 +150,8 @@ def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]
 
 @pytest.mark.parametrize("make", [forms.named, forms.captioned])
 def test_manifests(make: Any) -> None:
-    content, failed, wrong = make(), 0, itertools.cycle((None, -1, "", LONG, [], {"a": 1}, 1.5))
+    content, failed = make(), 0
+    wrong: Iterator[Any] = itertools.cycle((None, -1, "", LONG, [], {"a": 1}, 1.5))
     for path in [path for path in places(content) if path]:
         changed = copy.deepcopy(content)
         at = changed
@@ -171,7 +172,7 @@ def test_recipes() -> None:
         for field in families.get(name).Config.model_fields:
             for value in (None, -1, LONG, [LONG], {"a": 1}, 1.5, True):
                 try:
-                    families.get(name).Config(**{field: value})
+                    families.get(name).Config.model_validate({field: value})
                 except TrainingError as error:
                     check(error.message)
 
@@ -208,7 +209,7 @@ def test_routes(service: Served) -> None:
                 headers={"content-type": "text/csv"},
             )
         )
-    for body in (
+    bodies: list[Any] = [
         {"inputs": 1},
         {"parameters": {"n": "a"}},
         {"parameters": {LONG: 1}},
@@ -216,8 +217,8 @@ def test_routes(service: Served) -> None:
         {"outputs": [{"name": 1}]},
         {LONG: 1},
         [],
-    ):
-        answers.append(client.post("/v2/models/foreign/infer", json=body))
+    ]
+    answers += [client.post("/v2/models/foreign/infer", json=body) for body in bodies]
     for answer in answers:
         assert 400 <= answer.status_code < 500, answer.text
         error = answer.json()["error"]

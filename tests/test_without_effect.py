@@ -122,7 +122,7 @@ def test_an_option_without_effect_is_refused(
     error = answer.json()["error"]
     assert error["field"] == field
     assert any(
-        words in error["message"] for words in ("has no effect here", "no latent to draw", "is not conditional", "has no input", "mark missing values with null")
+        words in error["message"] for words in ("has no effect here", "no latent to draw", "is not conditional", "has no input", "values with null")
     )  # fmt: skip
 
 

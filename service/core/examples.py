@@ -34,7 +34,7 @@ UPPER_HALF = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAEklEQVR42mP8zwABTA
 
 @dataclass(frozen=True)
 class Example:
-    """A request that works as it is."""
+    """A request that works without changes, and its summary."""
 
     summary: str
     fields: dict[str, Any]

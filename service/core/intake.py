@@ -6,7 +6,7 @@ from manifold.runtime.errors import Busy
 
 
 class Room:
-    """A number of requests that may be processed at once."""
+    """A limit of the requests that are processed at the same time."""
 
     def __init__(self, limit: int, name: str = "calls") -> None:
         self.limit, self.name, self.taken = limit, name, 0

@@ -1,6 +1,6 @@
 """Batching of concurrent requests: admission, deadlines, cancellation, and isolation of failures.
 
-Every model has one Batcher, which drives use cases (generators of runs, see runtime.operations). If the engine is idle, a run starts at once.
+Every model has one Batcher, which drives use cases (generators of runs, see runtime.operations). If the engine is idle, a run starts immediately.
 Requests that arrive while it is running are batched into the next run (models/queueing.py), so that an idle service adds no delay and a busy
 one batches without settings. No item depends on the other items of its batch, so batching never changes a response.
 

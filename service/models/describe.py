@@ -63,7 +63,7 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _is_reproducible(entry: Entry) -> bool | None:
-    """Return whether all graphs are reproducible; None if neither loading nor the manifest has told."""
+    """Return whether all graphs are reproducible; None before that is known."""
     if entry.manifest is None:
         return None
     if entry.manifest.drawing:

@@ -46,7 +46,7 @@ class Doer(Protocol):
         ...
 
     def tell(self, message: Any) -> bool:
-        """Send a message to it. Return False if too many messages are waiting. A worker that is ending counts as told."""
+        """Send a message to it. Return False if too many messages are waiting. A worker that is ending needs no message."""
         ...
 
 

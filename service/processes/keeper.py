@@ -78,7 +78,7 @@ class Worker:
         return self.silent < 2 * BEAT
 
     def tell(self, message: Any) -> bool:
-        """Send a message to it. Return False if too many messages are waiting. A worker that is ending counts as told."""
+        """Send a message to it. Return False if too many messages are waiting. A worker that is ending needs no message."""
         return self.line.send(message) or self.line.closed
 
     def hear(self, number: int) -> None:
