@@ -456,7 +456,7 @@ def test_full_by_rows_by_bytes_and_by_time(model: Model, gate: Gate, make: Calla
 
     async def scene() -> None:
         await refused(by_rows, 1, r"4 rows are queued \(limit 4\)")
-        await refused(by_bytes, 400, "MiB are queued")
+        await refused(by_bytes, 400, "MiB of inputs are queued")
         await refused(by_time, 1, "will take [78].. ms, but this request may wait for 450 ms")
 
     asyncio.run(scene())

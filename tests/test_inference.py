@@ -282,14 +282,14 @@ def test_frames_that_do_not_add_up(service: Served) -> None:
     content, headers = framed({"inputs": [tensor]}, bytes(80))
     assert infer(service, "mnist-vae", content, **headers).status_code == 200
     assert "1 bytes follow the last" in infer(service, "mnist-vae", content + b"x", **headers).json()["error"]
-    assert "80, but 79 bytes are left" in infer(service, "mnist-vae", content[:-1], **headers).json()["error"]
+    assert "80, but the body has 79 more bytes" in infer(service, "mnist-vae", content[:-1], **headers).json()["error"]
     for size in ("x", "-1", str(len(content) + 1), "9" * 30, "1.5", ""):
         assert infer(service, "mnist-vae", content, **{HEAD: size}).status_code == 400
     tensor["parameters"]["binary_data_size"] = 40  # type: ignore[index]
     content, headers = framed({"inputs": [tensor]}, bytes(40))
-    assert "40 bytes, but FP32[1, 20] has 80" in infer(service, "mnist-vae", content, **headers).json()["error"]
+    assert "40 bytes, but FP32[1, 20] needs 80" in infer(service, "mnist-vae", content, **headers).json()["error"]
     assert "84 bytes, but" in infer(service, "mnist-vae", bytes(84), **{HEAD: "0"}).json()["error"]
-    assert "more than one input" in infer(service, "mnist-vqvae", bytes(80), **{HEAD: "0"}).json()["error"]
+    assert "has several inputs" in infer(service, "mnist-vqvae", bytes(80), **{HEAD: "0"}).json()["error"]
 
 
 def test_paths_and_methods(service: Served) -> None:
@@ -317,7 +317,7 @@ def test_errors_over_grpc(service: Served, stub: Any) -> None:
     cases: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
         ({"model_name": "nope"}, missing, "valid: "), ({"model_version": "8"}, missing, "version"), ({"model_version": "x"}, invalid, "use an integer"),
         ({raw: [b""]}, invalid, "1 for 0 inputs"), ({"inputs": [tensor], raw: [bytes(79)]}, invalid, "79 bytes"),
-        ({"inputs": [{**tensor, "contents": {"fp32_contents": [1]}}], raw: [bytes(80)]}, invalid, "exclude"),
+        ({"inputs": [{**tensor, "contents": {"fp32_contents": [1]}}], raw: [bytes(80)]}, invalid, "are both given"),
         ({"inputs": [{**tensor, "contents": {"int_contents": [1]}}]}, invalid, "use fp32_contents"),
         ({"inputs": [tensor]}, invalid, "0 values"), ({"inputs": [{**tensor, "datatype": "BYTES"}]}, invalid, "BYTES"),
         ({"inputs": [{**tensor, "shape": [-1, 20]}]}, invalid, "shape"), ({"parameters": {"n": {"int64_param": 65}}}, invalid, "over the limit of 64"),

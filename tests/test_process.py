@@ -99,7 +99,9 @@ def test_starts_answers_and_ends(tmp_path: Path) -> None:
             lines = [line for other in others for line in expect(other, 2)]
         assert (
             lines[:2]
-            == [f"port: 127.0.0.1:{port} cannot be had: another process has it; stop that one or choose another port"]
+            == [
+                f"port: 127.0.0.1:{port} is not available: another process uses it; stop that process, or choose another port"
+            ]
             * 2
         )
         assert [event.split(":")[0] for event in events(lines[2:])] == ["grpc_port"] * 2
@@ -323,7 +325,7 @@ def test_addresses_that_cannot_be_had() -> None:
     for host, pattern in (
         ("no-such-host.invalid", "no address or name"),
         ("192.0.2.1", "no address of this machine"),
-        ("2001:db8::1", "cannot be had"),
+        ("2001:db8::1", "is not available"),
     ):
         for act in (ports.check_host, ports.bound):
             with pytest.raises(SettingsError, match=pattern):
@@ -337,11 +339,11 @@ def test_a_taken_port_is_told_from_a_free_one(host: str) -> None:
         for each in sockets:
             stack.enter_context(each)
         port = sockets[0].getsockname()[1]
-        with pytest.raises(SettingsError, match=f"port: {host}:{port} cannot be had: another process has it"):
+        with pytest.raises(SettingsError, match=f"port: {host}:{port} is not available: another process uses it"):
             ports.bound(Settings(host=host, port=port))
-        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} cannot be had"):
+        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not available"):
             ports.check_rpc(Settings(host=host, port=1, grpc_port=port))
-        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} cannot be had"):
+        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not available"):
             ports.reserved(Settings(host=host, port=1, grpc_port=port))
     for each in ports.reserved(Settings(host=host, port=1, grpc_port=port)):  # free again, at once
         each.close()

@@ -96,7 +96,7 @@ class Entry:
     def _check_wanted(self) -> None:
         """Raise Unavailable if the entry was taken out of service before its model was loaded."""
         if self.retired:
-            raise Unavailable("unloaded while it was loading", expected=True)
+            raise Unavailable("it was unloaded while it was loading; load it again", expected=True)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
