@@ -277,7 +277,7 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         lines = expect(process, 0)
     first = json.loads(lines[0])
-    assert first["event"] == "the limit of open files is low: connections beyond it are refused"
+    assert first["event"] == "the limit of open files is low: more connections are refused"
     assert first["limit"] == 64
     assert events(lines).count("request") >= 1000
 
@@ -323,8 +323,8 @@ def test_lines_of_the_log_that_are_lost_are_counted() -> None:
 
 def test_addresses_that_cannot_be_had() -> None:
     for host, pattern in (
-        ("no-such-host.invalid", "no address or name"),
-        ("192.0.2.1", "no address of this machine"),
+        ("no-such-host.invalid", "is not a known address or name"),
+        ("192.0.2.1", "is not an address of this machine"),
         ("2001:db8::1", "is not available"),
     ):
         for act in (ports.check_host, ports.bound):
