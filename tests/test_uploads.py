@@ -117,7 +117,7 @@ def test_columns_of_other_things_are_refused(service: TestClient, cell: Any) -> 
         (b"", {}, 400, "file", "is empty"),
         (b"price,weight\n1,2\n", {}, 400, "file", "lacks the column"),
         (b"price,weight,kind,paid\n", {}, 400, "file", "has no rows"),
-        (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 0}, 422, "budget", "greater than"),
+        (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 0}, 422, "budget", "use 1 or more"),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 3, "false_positive_rate": 0.1}, 422, "budget", "exclude"),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"rows": "[[1]]"}, 422, "rows", "not allowed with a file"),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"model": "vae"}, 409, "model", "does not score rows"),
