@@ -1,11 +1,11 @@
-"""Work off the event loop: one function, one threshold, and a thread pool for each kind of wait.
+"""Work off the event loop: one function, one threshold, and a thread pool for each kind of work.
 
-A request's own work (parsing, checking, writing) runs on the event loop if it is small, because a hop to a thread costs about 60 µs. From
-`LARGE` bytes on it runs in a thread. The threshold is in bytes of arrays that are copied or compared; `JSON`, `PIXEL` and `ROW` convert
-other work to it, by what it takes on one core.
+Small work of a request (parsing, checking, writing) runs on the event loop, because a hop to a thread costs about 60 µs. Work of `LARGE` bytes
+or more runs in a thread. The cost of work is stated in bytes of arrays that are copied or compared. `JSON`, `PIXEL` and `ROW` convert other
+work to this unit, by its time on one core.
 
-The pools are apart so that one kind of work cannot keep another one out: a folder that does not answer holds threads of `disk` alone, and
-models that load for minutes hold threads of `models` alone.
+The pools are separate so that one kind of work cannot block another: a slow disk occupies threads of `disk` only, and models that load for
+minutes occupy threads of `models` only.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ T = TypeVar("T")
 Pool = Literal["requests", "disk", "models"]
 
 LARGE = 256 * 1024  # bytes of arrays; about half a millisecond of one core
-# the bytes of arrays that take as long as ...
-JSON = 4  # ... a byte of JSON, of protobuf fields or of a form, to read and to check
-PIXEL = 8  # ... a byte of pixels, to read from a picture or to write as one
-ROW = 5 * 1024  # ... a row of a table or an item's entry in an answer, to read or to write
+# the number of bytes of arrays that cost as much as ...
+JSON = 4  # ... reading and checking a byte of JSON, of protobuf fields or of a form
+PIXEL = 8  # ... reading or writing a byte of pixels of a picture
+ROW = 5 * 1024  # ... reading or writing a row of a table, or the entry of an item in a response
 
 THREADS: dict[Pool, int] = {"requests": max(4, os.cpu_count() or 1), "disk": 16, "models": 16}
 
 
 async def aside(call: Callable[[], T], size: float = LARGE, pool: Pool = "requests") -> T:
-    """Return `call()`, which runs in a thread of the pool if its work is worth `LARGE` bytes or more, and here if it is not.
+    """Return `call()`, which runs in a thread of the pool if its cost is `LARGE` bytes or more, and otherwise on the event loop.
 
-    Work of the pools `disk` and `models` is passed without a size: it may wait, however small it is.
+    Work of the pools `disk` and `models` is passed without a size, because it may wait even if it is small.
     """
     if size < LARGE:
         return call()
@@ -40,7 +40,7 @@ async def aside(call: Callable[[], T], size: float = LARGE, pool: Pool = "reques
 
 
 def later(call: Callable[[], object], pool: Pool = "disk") -> None:
-    """Run `call` in a thread of the pool, without waiting for it. It must not raise."""
+    """Run `call` in a thread of the pool without waiting for it. It must not raise an error."""
     _threads(pool).submit(call)
 
 

@@ -1,7 +1,7 @@
-"""The file of keys, as `manifold key --file` writes it.
+"""The file of API keys, as `manifold key --file` writes it.
 
-A new file has the mode 644: it holds SHA-256 hashes of random tokens of 256 bits, from which no token can be found, and the service reads it as
-another user than the one who makes keys. A file that exists keeps its mode and, if the caller may give it away, its owner.
+A new file has the mode 644. It contains SHA-256 hashes of random 256-bit tokens, from which no token can be computed, and the service may read it
+as another user than the one who makes keys. An existing file keeps its mode and, if permitted, its owner.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ MODE = 0o644
 
 
 def add(file: Path, key: Key) -> int:
-    """Add a key to a file, made if it does not exist, and return the file's mode. Two that add at once do not lose each other's keys.
+    """Add a key to a file, which is made if it does not exist. Return the file's mode. Concurrent calls lose no keys.
 
-    Raises InvalidValue for a name that is in the file already, and SettingsError for a file that is no file of keys.
+    Raise InvalidValue for a name that the file already contains, and SettingsError for a file that is not a file of keys.
     """
-    file = file.resolve()  # a link stays one
+    file = file.resolve()  # a symbolic link stays a link
     with locked(file.parent):
         earlier = _read(file)
         if key.name in {each.name for each in security.parse(earlier, str(file))}:
             raise InvalidValue(
-                f"{file}: there is a key called {key.name} already; take its line out first", field="name"
+                f"{file}: it already contains a key named {key.name}; remove its line, or choose another name",
+                field="name",
             )
         return _write(file, earlier + ("" if earlier.endswith("\n") or not earlier else "\n") + f"{key}\n")
 
@@ -41,11 +42,13 @@ def _read(file: Path) -> str:
     except FileNotFoundError:
         return ""
     except UnicodeDecodeError:
-        raise InvalidValue(f"{file}: is no file of keys, which is text; its entries are {security.SHAPE}") from None
+        raise InvalidValue(
+            f"{file}: is not a file of keys; a file of keys is text with entries {security.SHAPE}"
+        ) from None
 
 
 def _write(file: Path, content: str) -> int:
-    """Put a file in the place of the earlier one, with its mode and owner."""
+    """Replace the file atomically, and keep its mode and owner. Return the mode."""
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(replacing(file))
         temporary.write_text(content)
@@ -54,7 +57,7 @@ def _write(file: Path, content: str) -> int:
         except FileNotFoundError:
             temporary.chmod(MODE)
             return MODE
-        with contextlib.suppress(PermissionError):  # only root may give a file away
+        with contextlib.suppress(PermissionError):  # only root may change the owner
             os.chown(temporary, before.st_uid, before.st_gid)
         temporary.chmod(stat.S_IMODE(before.st_mode))
         return stat.S_IMODE(before.st_mode)

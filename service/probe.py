@@ -1,6 +1,6 @@
-"""`python -m manifold.service.probe`: is the service of this machine ready? Status 0 or 1, for a container's health check.
+"""The command `python -m manifold.service.probe`, for a container's health check. Its status is 0 if the service of this machine is ready, otherwise 1.
 
-Runs every few seconds, so it imports next to nothing: the three settings that it needs are read as service.settings reads them.
+It runs every few seconds and therefore imports almost nothing. It reads the three settings that it needs as service.settings does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def listener_settings() -> dict[str, str]:
-    """Return the settings of the service's listener: from the environment, else from manifold.toml."""
+    """Return the settings of the service's listener from the environment, otherwise from manifold.toml."""
     file = Path("manifold.toml")
     written = tomllib.loads(file.read_text()) if file.exists() else {}
     return {
@@ -29,11 +29,11 @@ def listener_settings() -> dict[str, str]:
 
 
 def main() -> int:
-    """Prints why not."""
+    """Return the exit status. Print the reason if the service is not ready."""
     settings = listener_settings()
     host, port = ANYWHERE.get(settings["host"], settings["host"]), int(settings["port"])
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    if settings["tls_certificate"]:  # neither its name nor who signed it is in question here
+    if settings["tls_certificate"]:  # the name and the issuer of the certificate do not matter for a probe
         context = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection(host, port, timeout=SECONDS, context=context)
     try:

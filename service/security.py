@@ -1,14 +1,15 @@
-"""Access control: API keys with their scopes and rates, and the certificate.
+"""Access control: API keys with their scopes and rates, and the TLS certificate.
 
-A key is a random token of 256 bits that its owner holds; here only its SHA-256 is kept, which is enough for what nobody can guess (a
-password would need a slow hash). Keys are named, so that one can be taken away, and come from the environment and from a file, which is
-read again when the service is told to (`Security.reload`). A rate is a token bucket that holds one second's requests.
+A key is a random token of 256 bits, which only its owner stores. The service stores its SHA-256 hash, which is safe because the token cannot be
+guessed (a password would need a slow hash). Keys have names, so that each can be removed. They come from the environment and from a file, which
+`Security.reload` reads again. A rate is a token bucket with the requests of one second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import re
 import secrets
 import ssl
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifold.runtime.errors import Busy, Forbidden, Unauthorized
+from manifold.runtime.errors import Busy, Forbidden, Unauthorized, shown
 from manifold.service.aside import aside
 from manifold.service.settings import Settings, SettingsError
 
@@ -30,7 +31,7 @@ HOW = "send the header Authorization: Bearer KEY; `manifold key NAME` makes one"
 
 @dataclass(frozen=True)
 class Key:
-    """Record of an API key."""
+    """An API key, without its token."""
 
     name: str
     scopes: frozenset[str]
@@ -39,37 +40,40 @@ class Key:
 
     @property
     def id(self) -> str:
-        """The first eight digits of the hash, by which /metrics counts: it tells keys apart and names nobody."""
+        """The first eight digits of the hash: the label of the key in /metrics, which reveals no name."""
         return self.digest.hex()[:8]
 
     def __str__(self) -> str:
-        """Its entry in a file of keys."""
+        """Return the entry of the key in a file of keys."""
         scopes = "+".join(scope for scope in SCOPES if scope in self.scopes)
         return f"{self.name}:{scopes}:{self.digest.hex()}" + (f":{self.rate:g}" if self.rate else "")
 
 
 def create(name: str, scopes: Iterable[str], rate: float = 0) -> tuple[str, Key]:
-    """A new token, which is nowhere kept, and its key. Raises SettingsError for a name or scope that cannot be."""
+    """Return a new token, which is not stored, and its key. Raise SettingsError for an invalid name or scope."""
     if not re.fullmatch(NAME, name):
-        raise SettingsError(f"name: {name!r} is to be letters, digits, dots and dashes, 64 at most", field="name")
+        raise SettingsError(
+            f"name: {shown(name)} is not valid; use at most 64 letters, digits, dots, dashes and underscores",
+            field="name",
+        )
     token = f"mf_{secrets.token_urlsafe(32)}"
     entry = f"{name}:{'+'.join(scopes)}:{_digest(token).hex()}" + (f":{rate:g}" if rate else "")
     return token, parse(entry)[0]
 
 
 def parse(text: str, where: str = "keys", rate: float = 0) -> list[Key]:
-    """Keys as they are written down: one a word; lines that begin with # are comments. `rate` is for those that state none."""
+    """Return the keys in a text: entries separated by spaces or line breaks. Lines that start with # are comments. `rate` is the default rate."""
     words = [word for line in text.splitlines() if not line.lstrip().startswith("#") for word in line.split()]
     return [_entry(word, f"{where}, entry {number}", rate) for number, word in enumerate(words, start=1)]
 
 
 def _entry(word: str, where: str, rate: float) -> Key:
     match = ENTRY.fullmatch(word)
-    if match is None:  # what it holds stays unsaid: it may be a token, put there by mistake
-        raise SettingsError(f"{where}: cannot be read; it is to be {SHAPE}", field="keys")
+    if match is None:  # the entry is not repeated: it may be a token, by mistake
+        raise SettingsError(f"{where}: is not a valid entry; write {SHAPE}", field="keys")
     scopes = match["scopes"].split("+")
     if unknown := set(scopes) - set(SCOPES):
-        raise SettingsError(f"{where}: unknown scope {min(unknown)!r}; valid are {', '.join(SCOPES)}", field="keys")
+        raise SettingsError(f"{where}: unknown scope {shown(min(unknown))}; use {' or '.join(SCOPES)}", field="keys")
     return Key(match["name"], frozenset(scopes), bytes.fromhex(match["digest"]), float(match["rate"] or rate))
 
 
@@ -78,27 +82,32 @@ def _digest(token: str) -> bytes:
 
 
 def read(settings: Settings) -> dict[str, Key]:
-    """The keys by name. Raises SettingsError for an entry that is wrong, a name or a token that is there twice, or none where keys are needed."""
+    """Return the keys by name. Raise SettingsError for a wrong entry, a repeated name or token, or no keys if keys are required."""
     entries = parse(settings.keys, "MANIFOLD_KEYS", settings.rate)
     if settings.keys_file is not None:
         try:
             text = settings.keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"keys_file: {settings.keys_file} cannot be read: {error}", field="keys_file") from None
+            raise SettingsError(
+                f"keys_file: {settings.keys_file} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}",
+                field="keys_file",
+            ) from None
         entries += parse(text, str(settings.keys_file), settings.rate)
     keys: dict[str, Key] = {}
     for key in entries:
         if key.name in keys:
-            raise SettingsError(f"keys: there are two keys called {key.name!r}", field="keys")
+            raise SettingsError(f"keys: two keys have the name {key.name!r}; rename or remove one", field="keys")
         keys[key.name] = key
     if len({key.digest for key in entries}) < len(entries):
-        raise SettingsError("keys: one token stands under two names; make one for each", field="keys")
+        raise SettingsError(
+            "keys: two names have the same token; make a token for each with `manifold key NAME`", field="keys"
+        )
     if settings.authenticated and not keys:
         where = settings.published or settings.host
-        why = "auth=on asks for them" if settings.auth == "on" else f"{where} is reached from beyond this machine"
+        why = "auth=on requires them" if settings.auth == "on" else f"other machines can reach {where}"
         raise SettingsError(
-            f"keys: there are none, and {why}: make one with `manifold key NAME` and set MANIFOLD_KEYS or MANIFOLD_KEYS_FILE; "
-            "or set MANIFOLD_AUTH=off, where everybody who can reach the port may ask",
+            f"keys: there are no API keys, but {why}; make one with `manifold key NAME` and set MANIFOLD_KEYS or MANIFOLD_KEYS_FILE, "
+            "or set MANIFOLD_AUTH=off if every client that can reach the port may send requests",
             field="keys",
         )
     return keys
@@ -106,28 +115,28 @@ def read(settings: Settings) -> dict[str, Key]:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with its chain, and its key: PEM files, read anew for whoever asks."""
+    """A TLS certificate with its chain, and its key: PEM files, which are read again on every use."""
 
     path: Path
     key: Path
 
     def check(self) -> None:
-        """Raises SettingsError where a server could not use it."""
+        """Raise SettingsError if a server could not use it."""
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.path, self.key)
         except OSError as error:  # ssl.SSLError is one
             raise SettingsError(
-                f"tls_certificate: {self.path} with {self.key} cannot be used: {error.strerror or error}",
+                f"tls_certificate: {self.path} with the key {self.key} cannot be used: {error.strerror or error}",
                 field="tls_certificate",
             ) from None
 
     def pair(self) -> tuple[bytes, bytes]:
-        """The key and the certificate, as gRPC takes them."""
+        """Return the key and the certificate as bytes, for gRPC."""
         return self.key.read_bytes(), self.path.read_bytes()
 
 
 class TokenBucket:
-    """Token bucket: the requests that are left of a rate."""
+    """A token bucket: the number of requests that a rate still allows."""
 
     __slots__ = ("at", "left")
 
@@ -135,7 +144,7 @@ class TokenBucket:
         self.left, self.at = max(1.0, rate), now
 
     def take(self, rate: float, now: float) -> float:
-        """Takes one and returns 0, or the seconds after which there is one."""
+        """Take one request and return 0, or return the seconds until the next request is allowed."""
         self.left = min(max(1.0, rate), self.left + (now - self.at) * rate)
         self.at = now
         if self.left >= 1:
@@ -145,7 +154,7 @@ class TokenBucket:
 
 
 class Security:
-    """The keys of a service."""
+    """The API keys and the certificate of a service."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.needed = settings, settings.authenticated
@@ -155,14 +164,14 @@ class Security:
         if settings.tls_certificate is not None and settings.tls_key is not None:
             self.certificate = Certificate(settings.tls_certificate, settings.tls_key)
             self.certificate.check()
-        self.reloaded: list[Callable[[], None]] = []  # hear of a new certificate
+        self.reloaded: list[Callable[[], None]] = []  # called after a reload, such as to use a new certificate
 
     def reload(self) -> None:
-        """Reads the file of keys and the certificate again. Raises SettingsError where one is wrong, and keeps what there was."""
+        """Read the file of keys and the certificate again. If one is wrong, raise SettingsError and keep the previous ones."""
         self._use(self._read())
 
     async def reload_aside(self) -> None:
-        """Do as `reload` does, but read the files off the event loop: their disk may be slow."""
+        """Do the same as `reload`, but read the files off the event loop, because their disk may be slow."""
         self._use(await aside(self._read, pool="disk"))
 
     def _read(self) -> dict[str, Key]:
@@ -178,28 +187,28 @@ class Security:
             hear()
 
     def check(self, authorization: str | None, scope: str) -> Key:
-        """The key behind an Authorization header. Raises Unauthorized, Forbidden, or Busy where its rate is used up."""
+        """Return the key of an Authorization header. Raise Unauthorized, Forbidden, or Busy if its rate is used up."""
         kind, _, token = (authorization or "").partition(" ")
         if not authorization:
-            raise Unauthorized(f"Authorization: a key is needed; {HOW}", field="Authorization")
+            raise Unauthorized(f"Authorization: an API key is needed; {HOW}", field="Authorization")
         if kind.lower() != "bearer" or not token.strip():
-            raise Unauthorized(f"Authorization: not a Bearer token; {HOW}", field="Authorization")
+            raise Unauthorized(f"Authorization: the header is not a Bearer token; {HOW}", field="Authorization")
         digest, matched = _digest(token.strip()), None
-        for key in self.keys.values():  # all of them, however early one is found: the time says nothing
+        for key in self.keys.values():  # compare with all keys even after a match, so that the time reveals nothing
             if hmac.compare_digest(key.digest, digest):
                 matched = key
         if matched is None:
-            raise Unauthorized(f"Authorization: there is no such key; {HOW}", field="Authorization")
+            raise Unauthorized(f"Authorization: the API key is unknown; {HOW}", field="Authorization")
         if scope not in matched.scopes:
             raise Forbidden(
-                f"Authorization: the key {matched.name} has no scope {scope}, which this needs",
+                f"Authorization: the key {matched.name} has no scope {scope}, which this route needs; use a key that has it",
                 field="Authorization", valid=sorted(matched.scopes),
             )  # fmt: skip
         self._spend(matched)
         return matched
 
     def _spend(self, key: Key) -> None:
-        rate = key.rate / self.settings.workers  # each has its share of the requests
+        rate = key.rate / self.settings.workers  # each worker receives its share of the requests
         if not rate:
             return
         now = time.monotonic()
@@ -207,4 +216,8 @@ class Security:
             self._buckets[key.name] = TokenBucket(rate, now)
         wait = self._buckets[key.name].take(rate, now)
         if wait:
-            raise Busy(f"the key {key.name} may ask {key.rate:g} times a second", retry_after=wait, reason="rate")
+            raise Busy(
+                f"rate: the key {key.name} may send {key.rate:g} requests/s. Retry after {math.ceil(wait)} s.",
+                retry_after=wait,
+                reason="rate",
+            )

@@ -1,4 +1,4 @@
-"""The servers of a process: what is checked before the start, the ports, HTTP and gRPC on one event loop, and their end."""
+"""The servers of a process: checks before the start, ports, HTTP and gRPC on one event loop, and the end of the service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 
 from manifold.runtime import repository
-from manifold.runtime.errors import ArtifactError, ManifoldError
+from manifold.runtime.errors import ArtifactError, ManifoldError, shown
 from manifold.runtime.graphs import backends
 from manifold.service.http.app import create_app
 from manifold.service.http.connections import Protocol, limited
@@ -34,18 +34,18 @@ from manifold.service.telemetry import logs
 
 log = structlog.get_logger()
 
-KEEP_ALIVE = 75  # seconds: longer than load balancers keep an idle connection, which must not be closed under them
+KEEP_ALIVE = 75  # seconds: longer than load balancers keep idle connections, so that they close them first
 GRACE = 2.0  # seconds beyond notice and drain, after which a process is ended
-FILES = 40  # open files that a process needs besides its connections
-LAST = 0.2  # seconds that HTTP has at least to end after gRPC
+FILES = 40  # number of open files that a process needs beside its connections
+LAST = 0.2  # shortest time for HTTP to end after gRPC, seconds
 WRONG, NOT_STARTED = 2, 3  # exit statuses
-SWITCH = 0.001  # seconds that a thread whose run has ended waits for the interpreter's lock at most
+SWITCH = 0.001  # longest time that a thread waits for the interpreter's lock after a run, seconds
 
 
 class Server(uvicorn.Server):
     """The servers of HTTP and gRPC, on one event loop.
 
-    After a signal to stop, the server reports not-ready at once and accepts requests for `notice_seconds` more. Then the requests in flight
+    After a signal to stop, the server reports not-ready immediately and accepts requests for `notice_seconds` more. Then the requests in flight
     get `drain_seconds` to end. A process that is still running `GRACE` seconds later is ended.
     """
 
@@ -56,9 +56,9 @@ class Server(uvicorn.Server):
         self.settings, self.stop_at = settings, math.inf
         self.stops = 0  # signals to stop that were received
         self.reload_first = False  # SIGHUP came before the event loop
-        self.own_process = False  # ends with the server, whatever else runs in it
+        self.own_process = False  # the process ends with the server, even if other threads run
         self.cluster: Cluster | None = None
-        self._reloading: asyncio.Task[None] | None = None  # the event loop itself holds tasks weakly
+        self._reloading: asyncio.Task[None] | None = None  # the event loop keeps only weak references to tasks
         self.loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
@@ -75,13 +75,13 @@ class Server(uvicorn.Server):
         security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Open gRPC's port, serve HTTP, begin to load models, then serve gRPC. The server does not start if a port is taken."""
+        """Open the port of gRPC, serve HTTP, start to load models, then serve gRPC. The server does not start if a port is in use."""
         self.loop = asyncio.get_running_loop()
         if self.settings.rpc_port:
             try:
                 self.rpc.open(self.settings.rpc_port)
             except RuntimeError as error:
-                log.error("gRPC cannot listen", port=self.settings.rpc_port, reason=str(error))
+                log.error("the gRPC port cannot be opened", port=self.settings.rpc_port, reason=str(error))
                 self.should_exit = True
                 return
         if self.cluster is not None:
@@ -103,11 +103,11 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal that no thread receives (processes/early.py)."""
+        """Handle a signal that the signal thread (processes/early.py) does not receive."""
         self.heed(sig)
 
     def heed(self, number: int) -> None:
-        """Handle a signal, in any thread. The first signal to stop starts the notice, the second ends it, the third ends everything else."""
+        """Handle a signal, in any thread. The first signal to stop starts the notice, the second ends it, the third ends all requests."""
         if number in early.RELOADING:
             self._reload_soon()
             return
@@ -130,11 +130,11 @@ class Server(uvicorn.Server):
         self.own_process = early.prepared()
         if self.own_process:
             early.heed(self.heed)
-        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again at its end
             self.run(listening)
         if not self.started:
             sys.exit(WRONG if self.should_exit and not self.stops else NOT_STARTED)
-        if not self.registry.drained:  # Python would wait for the threads of runs and loads that do not end
+        if not self.registry.drained:  # otherwise Python would wait for threads that do not end
             logs.drain()
             os._exit(0)
 
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
         try:
             await self.security.reload_aside()
         except ManifoldError as error:
-            log.error("not reloaded; the previous keys and certificate stay in force", reason=error.message)
+            log.error("reload failed; the previous keys and certificate stay in force", reason=error.message)
         else:
             log.info("reloaded", keys=list(self.security.keys))
 
@@ -164,7 +164,7 @@ class Server(uvicorn.Server):
             self.config.ssl.load_cert_chain(self.security.certificate.path, self.security.certificate.key)
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to stop. uvicorn calls this ten times a second; once a second, connections and calls that only wait are ended."""
+        """Return whether to stop. uvicorn calls this ten times a second. Once a second, connections and calls over a time limit are ended."""
         if counter % 10 == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
@@ -177,10 +177,10 @@ class Server(uvicorn.Server):
 
 
 def _end_within(seconds: float) -> None:
-    """End this process after `seconds`, whatever its event loop and its threads are doing then."""
+    """End this process after `seconds`, even if its event loop or its threads are busy."""
 
     def end() -> None:
-        log.warning("ended while work was still under way")
+        log.warning("the process ended before all work was done")
         logs.drain()
         os._exit(0)
 
@@ -226,7 +226,7 @@ def build(settings: Settings) -> Front:
 
 
 def within_files(settings: Settings) -> Settings:
-    """Return the settings with no more connections than this process may open files. Its limit is raised first, as far as allowed."""
+    """Return the settings with at most as many connections as this process may open files. The limit is raised first, if permitted."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -241,14 +241,14 @@ def within_files(settings: Settings) -> Settings:
         return settings
     tell = log.warning if most < settings.max_connections // 2 else log.info
     tell(
-        "the limit of open files is low: connections beyond it are refused", limit=soft, max_connections=most, asked=settings.max_connections,
+        "the limit of open files is low: more connections are refused", limit=soft, max_connections=most, requested=settings.max_connections,
         remedy=f"raise `ulimit -n` (LimitNOFILE, ulimits) to {settings.max_connections + FILES}, or lower MANIFOLD_MAX_CONNECTIONS",
     )  # fmt: skip
     return settings.model_copy(update={"max_connections": most})
 
 
 def check(settings: Settings) -> str:
-    """Return a line that says what would be served, and to whom. Raise ManifoldError if the service would not start or has no models."""
+    """Return a line about the models and keys of the service. Raise ManifoldError if the service would not start or has no models."""
     security = Security(settings)
     workers.allowed(settings)
     ports.check_host(settings)
@@ -257,17 +257,18 @@ def check(settings: Settings) -> str:
     names = sorted(listing.versions)
     if not names and not settings.watch_seconds:
         raise SettingsError(
-            f"{settings.models_dir}: holds no models; MANIFOLD_MODELS_DIR (MODELS of docker-compose.yml) names the folder of models"
+            f"{settings.models_dir}: contains no models; set MANIFOLD_MODELS_DIR (MODELS for docker-compose.yml) to the folder of models"
         )
     if "default_model" in settings.model_fields_set and settings.default_model not in {
         *names,
         *listing.unreadable,
-    }:  # the default's default may be missing
+    }:  # the built-in default may be missing
         near = nearest(settings.default_model or "", names)
         raise SettingsError(
-            f"default_model: there is no {settings.default_model!r} in {settings.models_dir}{near}", valid=names
+            f"default_model: there is no model {shown(settings.default_model)} in {settings.models_dir}{near}",
+            valid=names,
         )
-    keys = f"keys: {', '.join(security.keys)}" if security.needed else "no keys asked for"
+    keys = f"keys: {', '.join(security.keys)}" if security.needed else "no keys needed"
     return f"{len(names)} models: {', '.join(names)}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
 
 

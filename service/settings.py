@@ -1,4 +1,4 @@
-"""Settings from the environment (MANIFOLD_*) and an optional manifold.toml; read once in main and passed down."""
+"""Settings from the environment (MANIFOLD_*) and an optional manifold.toml. They are read once in main and passed down."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings import SettingsError as UnparsedError
 
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError, shown
+from manifold.runtime.problems import sentence
 from manifold.service.models import versions
 
 CONFIG_FILE = "manifold.toml"
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on, and one of them to connect to
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 PREFIX = "MANIFOLD_"
 # variables that other parts of Manifold read: training, evaluation, the client, and the tests of the public client
@@ -38,20 +41,36 @@ class SettingsError(ManifoldError):
 
 
 class ModelSettings(BaseModel):
-    """One model's section, [models.NAME] in manifold.toml. What is left out comes from the top level."""
+    """The settings of one model, section [models.NAME] in manifold.toml. By default, the value of the top level applies."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    device: Literal["auto", "cpu", "cuda"] | None = None
-    instances: int | None = Field(default=None, ge=1, le=64, description="runs of this model at the same time")
-    max_rows: int | None = Field(default=None, ge=1, description="rows a run; more are run in pieces")
-    queue_rows: int | None = Field(default=None, ge=1, description="rows accepted and not yet answered; beyond it 429")
-    queue_bytes: int | None = Field(default=None, ge=1, description="of their inputs; beyond it 429")
-    queue_ms: int | None = Field(
-        default=None, ge=1, description="wait that is accepted; beyond it, or the deadline, 429"
+    device: Literal["auto", "cpu", "cuda"] | None = Field(default=None, description="Device that runs this model.")
+    instances: int | None = Field(
+        default=None, ge=1, le=64, description="Largest number of runs of this model at the same time."
     )
-    deadline_ms: int | None = Field(default=None, ge=1, description="for requests that bring none")
-    versions: str | None = Field(default=None, description="that may be asked for: all, latest, latest N, or N M ...")
+    max_rows: int | None = Field(
+        default=None, ge=1, description="Largest batch size of a run. Larger requests are split into several runs."
+    )
+    queue_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="Largest number of items that may be queued or running. Above it, requests get 429.",
+    )
+    queue_bytes: int | None = Field(
+        default=None, ge=1, description="Largest size of queued model inputs. Above it, requests get 429."
+    )
+    queue_ms: int | None = Field(
+        default=None,
+        ge=1,
+        description="Longest queueing time allowed. If the estimate is higher, the request gets 429 immediately.",
+    )
+    deadline_ms: int | None = Field(
+        default=None, ge=1, description="Deadline of requests without the header X-Deadline-Ms."
+    )
+    versions: str | None = Field(
+        default=None, description="Versions that can be requested: all, latest, latest N, or version numbers (1 4)."
+    )
 
     @field_validator("versions")
     @classmethod
@@ -62,111 +81,171 @@ class ModelSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. MANIFOLD_HOST sets `host`, and so on."""
+    """All settings of the service. The environment variable MANIFOLD_HOST sets `host`, and so on."""
 
     model_config = SettingsConfigDict(
         env_prefix="MANIFOLD_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True, toml_file=CONFIG_FILE,
     )  # fmt: skip
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    grpc_port: int | None = Field(default=None, ge=0, le=65535, description="port + 1 where left out; 0 is off")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port for HTTP. 0: the system chooses a free port.")
+    grpc_port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port for gRPC. 0 turns gRPC off. By default, the HTTP port plus 1."
+    )
     published: str | None = Field(
         default=None,
-        description="the address that others see, where it is not `host`: a container's port is published there",
+        description="Address that clients see, if it differs from `host`, such as the published address of a container's port.",
     )
     auth: Literal["auto", "on", "off"] = Field(
-        default="auto", description="API keys: auto asks for them where the service listens beyond loopback"
+        default="auto",
+        description="Whether requests need an API key. auto: only if the service listens on an address other than loopback.",
     )
-    keys: str = Field(default="", description="NAME:SCOPES:SHA256[:RATE], with spaces in between")
-    keys_file: Path | None = Field(default=None, description="the same, a line each")
+    keys: str = Field(
+        default="",
+        description="API keys: entries NAME:SCOPES:SHA256[:RATE], separated by spaces, as `manifold key` prints them.",
+    )
+    keys_file: Path | None = Field(
+        default=None, description="File of API keys, one entry on each line. SIGHUP reads it again."
+    )
     rate: float = Field(
-        default=0, ge=0, allow_inf_nan=False, description="requests/s of a key that states none; 0: no limit"
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Request rate allowed for a key whose entry states none. 0: no limit.",
     )
-    tls_certificate: Path | None = Field(default=None, description="PEM, with the chain; for HTTP and gRPC")
-    tls_key: Path | None = None
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file with the certificate and its chain, for HTTP and gRPC."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file with the key of the certificate.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="origins whose pages may ask, with spaces in between"
+        default=(), description="Origins whose web pages may send requests, separated by spaces. `*`: any origin."
     )
     hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="host names that are answered where no key is asked for, beside localhost, with spaces in between; * is any",
+        description="Without API keys: host names that are answered beside localhost and the service's own addresses, separated by spaces. `*`: any name.",
     )
     trust_loopback: bool = Field(
-        default=False, description="admin routes answer requests from this machine where no key is asked for"
+        default=False, description="Without API keys: whether admin routes accept requests from this machine."
     )
-    models_dir: Path = Path("models")
-    require_checksums: bool = Field(default=False, description="models whose manifest has no checksums are not served")
+    models_dir: Path = Field(default=Path("models"), description="Folder of the models: NAME/VERSION/manifest.json.")
+    require_checksums: bool = Field(
+        default=False, description="Whether models without checksums in their manifest are refused."
+    )
     versions: str = Field(
-        default="all", description="of each model, that may be asked for: all, latest, latest N, or N M ..."
+        default="all",
+        description="Versions of each model that can be requested: all, latest, latest N, or version numbers (1 4).",
     )
-    lazy: bool = Field(default=False, description="models load when they are first asked for, not at the start")
+    lazy: bool = Field(default=False, description="Whether models load at their first request and not at the start.")
     memory_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="of the graphs of all models that are loaded; beyond it those not asked for for longest go",
+        description="Memory limit for loaded models. Above it, the least recently used models are unloaded. Implies `lazy`.",
     )
     watch_seconds: float = Field(
         default=0,
         ge=0,
         allow_inf_nan=False,
-        description="between looks at the folder of models for what has changed; 0: none",
+        description="Interval between checks of the folder of models for changes. 0: no checks.",
     )
-    default_model: str | None = "mnist-vae"
+    default_model: str | None = Field(default="mnist-vae", description="Model of requests that name none.")
     strict_ready: bool = Field(
         default=False,
-        description="the service is ready when every model is; else the default model, or any where there is no default",
+        description="Whether /health/ready waits for every model. Otherwise the default model decides, or any model if there is no default.",
     )
-    workers: int = Field(default=1, ge=1, le=64, description="processes that serve as one, on CPUs")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    instances: int = Field(default=1, ge=1, le=64)
-    threads: int = Field(default=1, ge=1, le=256, description="threads within a run")
-    max_rows: int = Field(default=256, ge=1)
-    queue_rows: int = Field(default=4096, ge=1)
-    queue_bytes: int = Field(default=256 * 2**20, ge=1)
-    queue_ms: int | None = Field(default=None, ge=1)
-    deadline_ms: int = Field(default=30_000, ge=1)
-    max_items: int = Field(default=1024, ge=1, description="rows or images a request")
-    max_stream_items: int = Field(default=65_536, ge=1, description="samples of a request that streams them")
-    max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
-    max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="of a file of rows")
-    max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
-    max_bodies_bytes: int = Field(default=2**30, ge=2**20, description="of all bodies that are being received")
+    workers: int = Field(
+        default=1, ge=1, le=64, description="Number of worker processes, on CPUs. They share the port."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Device that runs the models. auto: a CUDA GPU if there is one, otherwise the CPU."
+    )
+    instances: int = Field(default=1, ge=1, le=64, description="Largest number of runs of one model at the same time.")
+    threads: int = Field(default=1, ge=1, le=256, description="Threads used within a run.")
+    max_rows: int = Field(
+        default=256, ge=1, description="Largest batch size of a run. Larger requests are split into several runs."
+    )
+    queue_rows: int = Field(
+        default=4096,
+        ge=1,
+        description="Largest number of items of one model that may be queued or running. Above it, requests get 429.",
+    )
+    queue_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1,
+        description="Largest size of the queued inputs of one model. Above it, requests get 429.",
+    )
+    queue_ms: int | None = Field(
+        default=None,
+        ge=1,
+        description="Longest queueing time allowed. If the estimate is higher, the request gets 429 immediately. By default, the deadline of the request.",
+    )
+    deadline_ms: int = Field(
+        default=30_000,
+        ge=1,
+        description="Deadline of requests without the header X-Deadline-Ms. Work that has not started by then is dropped (504).",
+    )
+    max_items: int = Field(
+        default=1024, ge=1, description="Largest number of rows or images in a request. Above it, 413."
+    )
+    max_stream_items: int = Field(
+        default=65_536, ge=1, description="Largest number of samples in a streamed response. Above it, 413."
+    )
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024, description="Largest request body. Above it, 413.")
+    max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="Largest file of rows. Above it, 413.")
+    max_pixels: int = Field(
+        default=16_000_000, ge=1, description="Largest number of pixels of one image. It is checked before decoding."
+    )
+    max_bodies_bytes: int = Field(
+        default=2**30,
+        ge=2**20,
+        description="Largest size of all request bodies being received or processed, over HTTP and gRPC. Above it, 429.",
+    )
     max_connections: int = Field(
-        default=4096, ge=1, description="over HTTP, and as many over gRPC; HTTP answers 503 beyond it, gRPC closes them"
+        default=4096,
+        ge=1,
+        description="Largest number of HTTP connections (above it, 503), and of gRPC connections (above it, they are closed).",
     )
     max_calls: int = Field(
-        default=4096, ge=1, description="requests in work at once, over HTTP and gRPC together; beyond it 429"
+        default=4096, ge=1, description="Largest number of requests being processed, over HTTP and gRPC. Above it, 429."
     )
     receive_seconds: float = Field(
-        default=20.0, gt=0, description="for the head of a request, and without anything of its body"
+        default=20.0,
+        gt=0,
+        description="Longest time to receive the head of a request, or to wait for the next bytes of its body (408). gRPC: for each message.",
     )
-    send_seconds: float = Field(default=60.0, gt=0, description="without the client taking anything of an answer")
+    send_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest time in which a client reads nothing of a response. Then its connection ends.",
+    )
     drain_seconds: float = Field(
-        default=10.0, ge=0, description="for requests in flight when the service is told to stop"
+        default=10.0, ge=0, description="Time that requests in flight get to finish after a signal to stop."
     )
     notice_seconds: float = Field(
-        default=0.0, ge=0, description="told to stop, not ready, but still serving: for load balancers to notice"
+        default=0.0,
+        ge=0,
+        description="Time after a signal to stop in which the service reports not-ready but accepts requests, so that load balancers notice.",
     )
     hang_seconds: float = Field(
         default=10.0,
         ge=2,
         allow_inf_nan=False,
-        description="a worker process that does not answer for so long is killed and started again; ten times as long if it uses the processor",
+        description="Time without an answer after which a worker process is killed and replaced; ten times as long if it uses the processor.",
     )
     command_seconds: float = Field(
         default=120.0,
         ge=1,
         allow_inf_nan=False,
-        description="for all worker processes to load or unload a model, or to read keys again; then the answer names those that did not",
+        description="Time limit for all worker processes to load or unload a model, or to reload keys. Then the response names those that did not.",
     )
     traces: str = Field(
         default="",
-        description="where spans go, an OTLP endpoint over HTTP: http://127.0.0.1:4318/v1/traces; needs the extra tracing",
+        description="OTLP endpoint over HTTP that receives traces, such as http://127.0.0.1:4318/v1/traces. It needs the extra `tracing`.",
     )
-    log_format: Literal["json", "text"] = "text"
-    log_requests: bool = Field(default=False, description="a line for each request")
-    models: dict[str, ModelSettings] = Field(default_factory=dict)
+    log_format: Literal["json", "text"] = Field(default="text", description="Format of log lines on stderr.")
+    log_requests: bool = Field(default=False, description="Whether every request is logged.")
+    models: dict[str, ModelSettings] = Field(
+        default_factory=dict, description="Settings of single models: sections [models.NAME] in manifold.toml."
+    )
 
     @field_validator("versions")
     @classmethod
@@ -184,13 +263,15 @@ class Settings(BaseSettings):
     def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if name != "*" and not HOST_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is not a host name or an IP address; leave scheme, port and path out")
+                raise ValueError(
+                    f"{shown(name)} is not a host name or an IP address; write it without scheme, port and path"
+                )
         return value
 
     @model_validator(mode="after")
     def _both(self) -> Settings:
         if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key: both are needed, or neither")
+            raise ValueError("tls_certificate and tls_key: only one of them is set; set both or neither")
         return self
 
     @classmethod
@@ -198,7 +279,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource, file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
-        """Arguments win over the environment, the environment over the file."""
+        """Return the sources by precedence: arguments, then the environment, then the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
@@ -209,8 +290,15 @@ class Settings(BaseSettings):
         return self.port + 1 if 0 < self.port < 65535 else 0
 
     @property
+    def url(self) -> str:
+        """The address of the page, as a browser on this machine opens it."""
+        host = ANYWHERE.get(self.host, self.host)
+        scheme = "http" if self.tls_certificate is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}/"
+
+    @property
     def lazily(self) -> bool:
-        """True if models load when they are asked for: if the settings say so, or if not all of them may fit."""
+        """True if models load at their first request: if the settings say so, or if not all models may fit into memory."""
         return self.lazy or self.memory_bytes is not None
 
     @property
@@ -219,7 +307,7 @@ class Settings(BaseSettings):
         return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.published or self.host))
 
     def of_model(self, name: str) -> ModelSettings:
-        """The model's settings with nothing left out."""
+        """Return all settings of a model: its own, and those of the top level for the rest."""
         own = self.models.get(name, ModelSettings())
         return ModelSettings(
             **{
@@ -245,7 +333,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def check_variables(environment: Mapping[str, str]) -> None:
-    """Raise SettingsError for variables that begin as the settings' do and set nothing. Empty ones are ignored, as empty settings are."""
+    """Raise SettingsError for variables with the prefix of the settings that name no setting. Empty variables are ignored."""
     known = [*(PREFIX + name.upper() for name in Settings.model_fields), *OTHERS]
     unknown = [
         name for name, value in environment.items()
@@ -268,23 +356,27 @@ def _is_link(name: str, value: str) -> bool:
 
 
 def read(**overrides: object) -> Settings:
-    """Return the settings. Raises SettingsError that names what is wrong."""
+    """Return the settings. Raise SettingsError that lists every wrong setting."""
     check_variables(os.environ)
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError(
-            "\n".join(["settings:", *(f"  {_complaint(problem)}" for problem in error.errors())])
-        ) from None
-    except ValueError as error:  # a toml file that is not toml
+        lines = [f"  {_complaint(problem)}" for problem in error.errors()]
+    except UnparsedError as error:  # a variable of a setting with several values, such as MANIFOLD_MODELS
+        name = next(iter(re.findall(r'"(\w+)"', str(error))), "models")
+        lines = [f"  {name}: {PREFIX}{name.upper()} is not valid JSON; use a section of {CONFIG_FILE} instead"]
+    except ValueError as error:  # the file is not TOML
         raise SettingsError(f"{CONFIG_FILE}: {error}") from None
+    raise SettingsError("\n".join(["settings:", *lines]))
 
 
 def _complaint(problem: Mapping[str, Any]) -> str:
-    path, message = [str(part) for part in problem["loc"]], str(problem["msg"]).removeprefix("Value error, ")
+    """Return what is wrong with a setting, and where it can be set. The value of `keys` is not repeated: it may be a token."""
+    path = [str(part) for part in problem["loc"]]
     if not path:
-        return message
+        return sentence(problem)
+    message = sentence(problem, secret=path[0] == "keys")
     if problem["type"] == "extra_forbidden":
         fields = ModelSettings.model_fields if path[0] == "models" and len(path) > 1 else Settings.model_fields
         message = f"there is no such setting{nearest(path[-1], fields)}"
-    return f"{'.'.join(path)}: {message} (environment MANIFOLD_{'__'.join(path).upper()} or {CONFIG_FILE})"
+    return f"{'.'.join(path)}: {message} (set it with MANIFOLD_{'__'.join(path).upper()} or in {CONFIG_FILE})"

@@ -352,7 +352,7 @@ def refused(folder: Path) -> None:
             "no.pem",
         ),
         "no models folder": ({"MODELS": str(folder / "nowhere")}, "nowhere"),
-        "an empty models folder": ({"MODELS": str(folder / "empty")}, "holds no models"),
+        "an empty models folder": ({"MODELS": str(folder / "empty")}, "contains no models"),
         "a default model that is not there": ({"MANIFOLD_DEFAULT_MODEL": "gone"}, "gone"),
     }
     (folder / "empty").mkdir()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from structlog.testing import capture_logs
 
 from manifold.service.http.app import create_app
 from manifold.service.settings import ModelSettings, Settings, SettingsError, read
@@ -98,13 +99,20 @@ def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with TestClient(create_app(Settings(models_dir=some_shipped(tmp_path, "mnist-vae", "mnist-vae-ts")))) as client:
+    app = create_app(Settings(models_dir=some_shipped(tmp_path, "mnist-vae", "mnist-vae-ts")))
+    with capture_logs() as lines, TestClient(app) as client:
         wait_until_ready(client)
-        assert client.get("/health/ready").status_code == 200
+        (model,) = [each for each in client.get("/models").json()["models"] if each["name"] == "mnist-vae-ts"]
+        assert model["state"] == "unavailable" and "manifold[torch]" in model["reason"]
         response = client.post("/sample", json={"model": "mnist-vae-ts"})
         assert response.status_code == 503
         assert "'.[cpu,torch]'" in response.json()["error"]["message"]
         assert client.post("/sample", json={}).status_code == 200
+        assert {line["log_level"] for line in lines} == {"info"}  # a fresh clone shows no warning
+        assert [line["event"] for line in lines] == [
+            "loading", "optional model not loaded", "ready", "open http://127.0.0.1:8000/ in a browser; press Ctrl+C to stop",
+        ]  # fmt: skip
+        assert "manifold[torch]" in lines[1]["reason"]
 
 
 def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
             "the path leads out of the folder",
         ),
         (lambda m: m.update(golden={"tolerance": {}}), "golden.tolerance: "),
-        (lambda m: m["tasks"]["decode"]["inputs"][0].update(shape=[-1]), "greater than or equal to 1"),
+        (lambda m: m["tasks"]["decode"]["inputs"][0].update(shape=[-1]), "-1 is too small; use 1 or more"),
         (lambda m: m["files"].pop("g.onnx"), "tasks.decode.graph: 'g.onnx' has no checksum"),
     ],
 )

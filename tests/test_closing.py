@@ -367,4 +367,4 @@ def test_the_service_ends_in_time_though_a_run_does_not(tmp_path: Path) -> None:
         killed.cancel()
         assert time.monotonic() - told < 15  # the run itself would take longer
         assert service.returncode == 0
-        assert "ends without what has not ended" in log
+        assert "ending before the last runs and loads have ended" in log

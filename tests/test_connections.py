@@ -248,7 +248,7 @@ def test_a_form_with_too_many_files_says_the_limit(tmp_path: Path) -> None:
     with served(tmp_path, max_items=2) as service:
         answer = httpx.post(f"{service.url}/encode", files=[("file", ("a", b"x"))] * 3, timeout=30)
     assert answer.status_code == 413
-    assert answer.json()["error"]["message"] == "file: over the limit of 2 a request"
+    assert answer.json()["error"]["message"] == "file: more than 2 files in a request; send several requests"
 
 
 def test_pipelined_requests_are_answered_in_order(service: Served) -> None:

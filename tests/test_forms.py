@@ -267,7 +267,7 @@ def test_items_with_several_outputs_are_filled_in(forms_client: TestClient, form
 @pytest.mark.parametrize("model", ["named", "shaped"])
 def test_no_latents_by_name_are_none(forms_client: TestClient, model: str) -> None:
     field, said = refused(forms_client, "/sample", model=model, named_latents={})
-    assert field == "named_latents" and "at least one is needed" in said and "leave it out" in said
+    assert field == "named_latents" and "at least one is needed" in said and "remove the field" in said
     field, _ = refused(forms_client, "/interpolate", model=model, **{"from": {"named_latent": {}}, "to": {"seed": 1}})
     assert field == "from.named_latent"
 

@@ -242,29 +242,32 @@ def test_statistics_count_what_was_done(service: Served, stub: Any) -> None:
 LATENT = {"name": "latent", "shape": [1, 20], "datatype": "FP32", "data": [0.0] * 20}
 BAD: list[tuple[Any, str]] = [
     (b"", "not JSON"), (b"[]", "a JSON object is needed"), (b"{", "not JSON"),
-    ({"inputs": {}}, "inputs: a list"), ({"inputs": [1]}, "inputs: a list"), ({"inputs": [{}]}, "with a name"),
+    ({"inputs": {}}, "inputs: not valid; use a list"), ({"inputs": [1]}, "inputs: not valid; use a list"), ({"inputs": [{}]}, "with a name"),
     ({"inputs": [{**LATENT, "shape": "x"}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1, -20]}]}, "shape"),
     ({"inputs": [{**LATENT, "shape": [True, 20]}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1] * 17}]}, "at most 16"),
-    ({"inputs": [{**LATENT, "shape": [2, 20]}]}, "20 values, but [2, 20] has 40"), ({"inputs": [{**LATENT, "datatype": "FP33"}]}, "datatype 'FP33'"),
+    ({"inputs": [{**LATENT, "shape": [2, 20]}]}, "20 values, but the shape [2, 20] needs 40"),
+    ({"inputs": [{**LATENT, "datatype": "FP33"}]}, "datatype 'FP33'"),
     ({"inputs": [{**LATENT, "datatype": 3}]}, "datatype 3"), ({"inputs": [{**LATENT, "datatype": "BYTES"}]}, "datatype 'BYTES'"),
-    ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20]; it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "binary data alone"),
+    ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20]; it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "as binary data only"),
     ({"inputs": [{**LATENT, "data": ["a"] * 20}]}, "not all values are FP32"), ({"inputs": [{**LATENT, "data": [True] * 20}]}, "not all values"),
-    ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "not nested"), ({"inputs": [{**LATENT, "data": None}]}, "not all values are FP32"),
+    ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "the nesting does not match"), ({"inputs": [{**LATENT, "data": None}]}, "not all values are FP32"),
     ({"inputs": [{**LATENT, "data": 1}]}, "a list of values is needed"),
-    ({"inputs": [{**LATENT, "data": [1e300] * 20}]}, "not finite"),
-    ({"inputs": [LATENT, LATENT]}, "there twice"), ({"inputs": [{**LATENT, "name": "z"}]}, "no such input; valid: latent"),
+    ({"inputs": [{**LATENT, "data": [1e300] * 20}]}, "too large to be finite"),
+    ({"inputs": [LATENT, LATENT]}, "occurs twice"), ({"inputs": [{**LATENT, "name": "z"}]}, "no such input; valid: latent"),
     ({"inputs": [{"name": "latent", "shape": [1, 20], "datatype": "FP32"}]}, "data or binary_data_size"),
-    ({"inputs": [{**LATENT, "parameters": {"binary_data_size": 80}}]}, "exclude each other"),
-    ({"inputs": [{**LATENT, "parameters": {"shared_memory_region": "r"}}]}, "shared memory is not offered"),
+    ({"inputs": [{**LATENT, "parameters": {"binary_data_size": 80}}]}, "are both given"),
+    ({"inputs": [{**LATENT, "parameters": {"shared_memory_region": "r"}}]}, "shared memory is not supported; send the data"),
     ({"inputs": [{**LATENT, "parameters": 3}]}, "an object is needed"), ({"parameters": []}, "an object is needed"),
-    ({"outputs": [{"name": "x"}]}, "has no 'x'; valid: data"), ({"outputs": [{"name": "data", "parameters": {"classification": 3}}]}, "not offered"),
+    ({"outputs": [{"name": "x"}]}, "has no output 'x'; use one of the valid names; valid: data"),
+    ({"outputs": [{"name": "data", "parameters": {"classification": 3}}]}, "classification is not supported"),
     ({"id": 3}, "id: a text"), ({"parameters": {"n": 0}}, "at least one"), ({"parameters": {"n": 65}}, "above the limit of 64"),
     ({"parameters": {"n": 2}, "inputs": [LATENT]}, "n: 2, but 1 rows"), ({"parameters": {"n": True}}, "n: True"), ({"parameters": {"n": 1.5}}, "n: 1.5"),
     ({"parameters": {"seed": -1}}, "seed: -1"), ({"parameters": {"seed": "x"}}, "seed: 'x'"), ({"parameters": {"seed": 2**63}}, "seed"),
     ({"parameters": {"temperature": "hot"}}, "temperature"), ({"parameters": {"temperature": 0}}, "temperature"), ({"parameters": {"prior": 3}}, "prior"),
     ({"parameters": {"class": "3"}}, "takes no condition"), ({"parameters": {"class": "[1"}}, "class: is not JSON"), ({"parameters": {"class": 1.5}}, "class"),
     ({"parameters": {"class": '{"3": "a"}'}}, "class"), ({"parameters": {"class": "[[1]]"}}, "class"),
-    ({"parameters": {"sequence_id": 5}}, "no state between requests"), ({"parameters": {"hello": 1}}, "hello is not known; valid: n, seed"),
+    ({"parameters": {"sequence_id": 5}}, "no state between requests"),
+    ({"parameters": {"hello": 1}}, "hello is unknown; use one of the valid parameters; valid: n, seed"),
 ]  # fmt: skip
 
 
@@ -280,15 +283,15 @@ def test_frames_that_do_not_add_up(service: Served) -> None:
     tensor = {"name": "latent", "shape": [1, 20], "datatype": "FP32", "parameters": {"binary_data_size": 80}}
     content, headers = framed({"inputs": [tensor]}, bytes(80))
     assert infer(service, "mnist-vae", content, **headers).status_code == 200
-    assert "1 bytes after the last" in infer(service, "mnist-vae", content + b"x", **headers).json()["error"]
-    assert "80, but 79 bytes are left" in infer(service, "mnist-vae", content[:-1], **headers).json()["error"]
+    assert "1 bytes follow the last" in infer(service, "mnist-vae", content + b"x", **headers).json()["error"]
+    assert "80, but the body has 79 more bytes" in infer(service, "mnist-vae", content[:-1], **headers).json()["error"]
     for size in ("x", "-1", str(len(content) + 1), "9" * 30, "1.5", ""):
         assert infer(service, "mnist-vae", content, **{HEAD: size}).status_code == 400
     tensor["parameters"]["binary_data_size"] = 40  # type: ignore[index]
     content, headers = framed({"inputs": [tensor]}, bytes(40))
-    assert "40 bytes, but FP32[1, 20] has 80" in infer(service, "mnist-vae", content, **headers).json()["error"]
+    assert "40 bytes, but FP32[1, 20] needs 80" in infer(service, "mnist-vae", content, **headers).json()["error"]
     assert "84 bytes, but" in infer(service, "mnist-vae", bytes(84), **{HEAD: "0"}).json()["error"]
-    assert "more than one input" in infer(service, "mnist-vqvae", bytes(80), **{HEAD: "0"}).json()["error"]
+    assert "has several inputs" in infer(service, "mnist-vqvae", bytes(80), **{HEAD: "0"}).json()["error"]
 
 
 def test_paths_and_methods(service: Served) -> None:
@@ -314,10 +317,10 @@ def test_errors_over_grpc(service: Served, stub: Any) -> None:
     tensor: dict[str, Any] = {"name": "latent", "datatype": "FP32", "shape": [1, 20]}
     raw, invalid, missing = "raw_input_contents", grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     cases: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
-        ({"model_name": "nope"}, missing, "valid: "), ({"model_version": "8"}, missing, "version"), ({"model_version": "x"}, invalid, "whole number"),
+        ({"model_name": "nope"}, missing, "valid: "), ({"model_version": "8"}, missing, "version"), ({"model_version": "x"}, invalid, "use an integer"),
         ({raw: [b""]}, invalid, "1 for 0 inputs"), ({"inputs": [tensor], raw: [bytes(79)]}, invalid, "79 bytes"),
-        ({"inputs": [{**tensor, "contents": {"fp32_contents": [1]}}], raw: [bytes(80)]}, invalid, "exclude"),
-        ({"inputs": [{**tensor, "contents": {"int_contents": [1]}}]}, invalid, "goes into fp32_contents"),
+        ({"inputs": [{**tensor, "contents": {"fp32_contents": [1]}}], raw: [bytes(80)]}, invalid, "are both given"),
+        ({"inputs": [{**tensor, "contents": {"int_contents": [1]}}]}, invalid, "use fp32_contents"),
         ({"inputs": [tensor]}, invalid, "0 values"), ({"inputs": [{**tensor, "datatype": "BYTES"}]}, invalid, "BYTES"),
         ({"inputs": [{**tensor, "shape": [-1, 20]}]}, invalid, "shape"), ({"parameters": {"n": {"int64_param": 65}}}, invalid, "above the limit of 64"),
     ]  # fmt: skip

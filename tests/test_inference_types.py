@@ -131,7 +131,7 @@ def test_contents_of_another_datatype_are_refused(datatype: str) -> None:
     for name in values.keys() - {own}:
         for contents in ({name: values[name]}, {name: values[name], own: values[own]}):
             error = error_of(over_grpc, inputs=[{**TENSOR, "datatype": datatype, "contents": contents}])
-            assert isinstance(error, Malformed) and f"goes into {own}, not {name}" in error.message
+            assert isinstance(error, Malformed) and f"does not belong into {name}; use {own}" in error.message
     asked = over_grpc(inputs=[{**TENSOR, "datatype": datatype, "contents": {own: values[own]}}])
     assert asked.inputs["x"].tolist() == [1, 0]
     raw = bytes(2 * tensors.DTYPES[datatype].itemsize)

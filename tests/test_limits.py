@@ -106,7 +106,7 @@ def test_a_message_that_does_not_come_is_not_waited_for(service: Served, channel
     with silence() as nothing:
         waiting = channel.stream_unary(SAMPLE).future(nothing(), timeout=60)
         assert waiting.code() is CODE.DEADLINE_EXCEEDED
-        assert waiting.details() == f"No message came within {RECEIVE:g} s."
+        assert waiting.details() == f"no message arrived within {RECEIVE:g} s; send it faster"
     assert service.cuts("slow_body") == before + 1
     until(lambda: is_empty(service))
     assert is_well(service)
@@ -134,7 +134,7 @@ def test_a_silent_stream_ends_with_a_status(
     with silence() as nothing:
         call = channel.stream_stream(method)(nothing(), timeout=60)
         assert code_of(call) is code
-        assert call.details() == f"No message came within {RECEIVE:g} s."
+        assert call.details() == f"no message arrived within {RECEIVE:g} s; send it faster"
     until(lambda: is_empty(service))
 
 
@@ -188,7 +188,7 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             stubs.ManifoldStub(channel).Sample(pb.SampleRequest())
         assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
-        assert caught.value.details() == "calls: the server is already processing 2 (the limit). Retry after 1 s."
+        assert caught.value.details() == "calls: the server is already processing 2 of them (limit 2). Retry after 1 s."
         answer = httpx.post(f"{service.url}/sample", json={})
         assert (answer.status_code, answer.json()["error"]["type"]) == (429, "busy")
         assert refusals(service, "calls") == 2

@@ -99,7 +99,9 @@ def test_starts_answers_and_ends(tmp_path: Path) -> None:
             lines = [line for other in others for line in expect(other, 2)]
         assert (
             lines[:2]
-            == [f"port: 127.0.0.1:{port} cannot be had: another process has it; stop that one or choose another port"]
+            == [
+                f"port: 127.0.0.1:{port} is not available: another process uses it; stop that process, or choose another port"
+            ]
             * 2
         )
         assert [event.split(":")[0] for event in events(lines[2:])] == ["grpc_port"] * 2
@@ -273,7 +275,7 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         lines = expect(process, 0)
     first = json.loads(lines[0])
-    assert first["event"] == "the limit of open files is low: connections beyond it are refused"
+    assert first["event"] == "the limit of open files is low: more connections are refused"
     assert first["limit"] == 64
     assert events(lines).count("request") >= 1000
 
@@ -319,9 +321,9 @@ def test_lines_of_the_log_that_are_lost_are_counted() -> None:
 
 def test_addresses_that_cannot_be_had() -> None:
     for host, pattern in (
-        ("no-such-host.invalid", "no address or name"),
-        ("192.0.2.1", "no address of this machine"),
-        ("2001:db8::1", "cannot be had"),
+        ("no-such-host.invalid", "is not a known address or name"),
+        ("192.0.2.1", "is not an address of this machine"),
+        ("2001:db8::1", "is not available"),
     ):
         for act in (ports.check_host, ports.bound):
             with pytest.raises(SettingsError, match=pattern):
@@ -335,11 +337,11 @@ def test_a_taken_port_is_told_from_a_free_one(host: str) -> None:
         for each in sockets:
             stack.enter_context(each)
         port = sockets[0].getsockname()[1]
-        with pytest.raises(SettingsError, match=f"port: {host}:{port} cannot be had: another process has it"):
+        with pytest.raises(SettingsError, match=f"port: {host}:{port} is not available: another process uses it"):
             ports.bound(Settings(host=host, port=port))
-        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} cannot be had"):
+        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not available"):
             ports.check_rpc(Settings(host=host, port=1, grpc_port=port))
-        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} cannot be had"):
+        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not available"):
             ports.reserved(Settings(host=host, port=1, grpc_port=port))
     for each in ports.reserved(Settings(host=host, port=1, grpc_port=port)):  # the ports are free again at once
         each.close()

@@ -62,7 +62,7 @@ def test_keys_are_read_again_without_a_restart(root: Path, tmp_path: Path) -> No
         assert client.get("/models", headers=bearer(token)).status_code == 401
     again = CliRunner().invoke(commands, ["key", "ops", "--file", str(file)])
     assert again.exit_code != 0
-    assert str(again.exception).startswith(f"{file}: there is a key called ops")
+    assert str(again.exception).startswith(f"{file}: it already contains a key named ops")
 
 
 @pytest.fixture(scope="module")
@@ -159,15 +159,15 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
         finally:
             process.terminate()
             error = process.communicate(timeout=60)[1]
-    assert "not reloaded; the previous keys and certificate stay in force" in error
+    assert "reload failed; the previous keys and certificate stay in force" in error
     assert "nonsense" not in error
 
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"tls_certificate": "there.pem"}, "both are needed"),
-        ({"tls_certificate": "no.pem", "tls_key": "no.pem"}, "no.pem with no.pem cannot be used"),
+        ({"tls_certificate": "there.pem"}, "set both or neither"),
+        ({"tls_certificate": "no.pem", "tls_key": "no.pem"}, "no.pem with the key no.pem cannot be used"),
         ({"keys_file": "nowhere"}, "nowhere cannot be read"),
     ],
 )

@@ -309,7 +309,7 @@ def test_arrays_that_are_not_what_they_say(stub: Any) -> None:
     short = pb.Array(type=pb.Array.FLOAT32, shape=[2, 20], content=b"1234")
     code, said, details = refused(stub, "Sample", pb.SampleRequest(model="mnist-vae", latents=short))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "4 bytes do not make FLOAT32 [2, 20]" in said
+    assert "4 bytes do not match FLOAT32 [2, 20]" in said
     assert details["ErrorInfo"].metadata["field"] == "latents"
     code, _, details = refused(stub, "Encode", pb.EncodeRequest(model="mnist-vae", images=[png()], array=short))
     assert details["ErrorInfo"].metadata["field"] == "array"

@@ -106,11 +106,11 @@ MISSHAPES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "the manifest is huge": (lambda root: os.truncate(copy(root) / manifest.FILE, 2**30), 1, "larger than the limit of 16777216 bytes"),
     "the manifest is no UTF-8": (lambda root: (copy(root) / manifest.FILE).write_bytes(b'{"name": "\xff"}'), 1, "wrong"),
     "a file of it is a pipe": (lambda root: os.mkfifo(copy(root) / "golden.npz"), 1, "golden.npz: is not a regular file"),
-    "the version is a file": (lambda root: below(root / "other").write_text("x"), 1, "Invalid JSON"),
+    "the version is a file": (lambda root: below(root / "other").write_text("x"), 1, "is not valid JSON"),
     "the version is a broken link": (lambda root: below(root / "other").symlink_to("/nowhere"), 1, "not found"),
     "the model is a broken link": (lambda root: (root / "other").symlink_to("/nowhere"), 0, "a target that does not exist"),
     "the model is a loop": (lambda root: (root / "other").symlink_to("other"), 0, "Too many levels of symbolic links"),
-    "put a model into a folder": (lambda root: (root / "other").write_text("x"), 0, "it is a file"),
+    "the model is a file": (lambda root: (root / "other").write_text("x"), 0, "it is a file"),
     "the name is no UTF-8": (lambda root: os.rename(copy(root).parent, os.fsencode(root) + b"/caf\xe9"), 0, "does not have a valid name"),
     "the name is no name": (lambda root: copy(root).parent.rename(root / 'we ird\n"'), 0, "does not have a valid name"),
 }  # fmt: skip
@@ -366,6 +366,9 @@ def test_arguments_that_the_service_does_not_know(
     assert "unknown arguments; the only one is --check" in capfd.readouterr().err
 
 
+NO_PREVIEW = "foreign has no preview; it is made when a model is exported"
+
+
 def test_a_preview_that_is_no_file_or_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     preview = root / "foreign/1/preview.png"
 
@@ -379,7 +382,7 @@ def test_a_preview_that_is_no_file_or_cannot_be_read(root: Path, monkeypatch: py
         return {(answer.status_code, message), (caught.value.code().name, message)}
 
     with served(root, grpc=True) as service:
-        missing = {(404, "foreign has no preview"), ("NOT_FOUND", "foreign has no preview")}
+        missing = {(404, NO_PREVIEW), ("NOT_FOUND", NO_PREVIEW)}
         assert told(service) == missing
         preview.mkdir()
         assert told(service) == missing

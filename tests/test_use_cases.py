@@ -43,7 +43,7 @@ from manifold.service.core.use_cases.base import UseCase
 
 
 class LatentMagnitudeRequest(ConditionedItemsRequest):
-    """How far items are from the origin of the latent space."""
+    """How far items are from the origin of the latent space"""
 
 
 class LatentMagnitudeResponse(Response):
@@ -159,7 +159,7 @@ def test_three_files_add_an_endpoint_to_every_surface(tmp_path: Path) -> None:
     assert len(answers["rest"]) == 2 and min(answers["rest"]) > 0
     assert answers["grpc"] == answers["rest"]
     assert answers["cannot"]["type"] == "unsupported_task" and "it does not encode" in answers["cannot"]["message"]
-    assert answers["path"] == "How far items are from the origin of the latent space."
+    assert answers["path"] == "How far items are from the origin of the latent space"
     offered = answers["endpoints"]
     assert "latent-magnitude" in offered["glyphs"] and "latent-magnitude" not in offered["foreign"]
     assert offered["foreign"][:2] == ["sample", "interpolate"]

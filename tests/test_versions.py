@@ -103,9 +103,9 @@ def test_policies() -> None:
     ):  # fmt: skip
         assert versions.parse(text).choose(there) == chosen, text
     for text in ("", "newest", "latest 0", "latest -1", "1 x", "1.5"):
-        with pytest.raises(ValueError, match="is not one of: all, latest"):
+        with pytest.raises(ValueError, match="use one of: all, latest"):
             versions.parse(text)
-    with pytest.raises(SettingsError, match="versions: 'newest' is not one of"):
+    with pytest.raises(SettingsError, match="versions: 'newest' names no versions"):
         read(versions="newest")
 
 
@@ -153,7 +153,7 @@ def test_load_takes_over_what_is_new_and_what_has_changed(root: Path) -> None:
         assert load(service, "nope").status_code == 404
         assert load(service, "..").status_code == 404
         refused = service.client.post("/v2/repository/models/a/load", json={"parameters": {"config": "{}"}})
-        assert (refused.status_code, "as they lie in their folder" in refused.json()["error"]) == (400, True)
+        assert (refused.status_code, "are loaded from their folder only" in refused.json()["error"]) == (400, True)
 
 
 def test_unload_and_load_again(root: Path) -> None:

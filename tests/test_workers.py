@@ -151,7 +151,7 @@ def test_models_change_in_all_of_them_and_in_one_that_is_replaced(running: Runni
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGHUP)
         time.sleep(0.02)
-    assert running.said("a worker has ended, another one is started") == 1
+    assert running.said("a worker has ended and is restarted") == 1
     assert {running.call("/sample").status_code for _ in range(16)} == {503}
     assert running.metric(sample) == before + 16
     assert running.metric("manifold_worker_restarts_total") == 1
@@ -170,7 +170,7 @@ def test_a_worker_that_stands_still_holds_up_nobody_and_is_replaced(running: Run
     pages = running.scrapes(400)
     assert all(page.startswith("HTTP/1.1 200") for page in pages)
     assert any(f'manifold_worker_up{{worker="{place}"}} 0' in page for page in pages for place in range(COUNT))
-    assert running.said("workers do not answer") == 1  # there is only one wait for a worker that hangs
+    assert running.said("workers did not answer") == 1  # there is only one wait for a worker that hangs
     assert running.metric(sample) == before + 1
     until(lambda: victim not in running.pids() and running.said("ready") > told)
     assert running.said("a worker does not answer and is killed") == 1
@@ -223,7 +223,7 @@ def test_a_gpu_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
         Settings(workers=2, device="cuda"),
         Settings(workers=2, device="cpu", models={"a": ModelSettings(device="cuda")}),
     ):
-        with pytest.raises(SettingsError, match="one process owns a GPU"):
+        with pytest.raises(SettingsError, match="several processes cannot share a GPU"):
             workers.allowed(settings)
 
 

@@ -53,8 +53,8 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
     (forms.named, lambda m: m["tasks"].pop("translate"), "target: the task translate has no output with the role 'target'"),
     (forms.named, lambda m: m.pop("target"), "tasks.translate.target: shape [1, 4, 6], but its section says [1, 2, 3]"),
     (forms.named, lambda m: m.update(data={}), "data: "),
-    (forms.captioned, lambda m: m.update(data={"height": 2, "width": 3, "channels": 1}), "data: Unable to extract tag using discriminator 'kind'"),
-    (forms.named, lambda m: m.update(data={"a b": forms.IMAGE}), "data.a b.[key]: String should match pattern"),
+    (forms.captioned, lambda m: m.update(data={"height": 2, "width": 3, "channels": 1}), "data: its 'kind' is missing; add it"),
+    (forms.named, lambda m: m.update(data={"a b": forms.IMAGE}), "data.a b: the name 'a b' does not match the pattern"),
     (
         forms.numbered, lambda m: inputs(m, "impute")["mask"].update(example=[[[5] * 3] * 2]),
         "tasks.impute.mask.example: its numbers go from 5 to 5; use numbers from 0 to 1",
@@ -120,7 +120,7 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
         forms.several, lambda m: inputs(m)["caption"].update(dtype="float32"),
         "tasks.decode.caption: the type is float32, but the service sends tokens as int64; cast it in the graph",
     ),
-    (forms.captioned, lambda m: m["condition"].update(examples=[]), "condition.text.examples: Tuple should have at least 1 item"),
+    (forms.captioned, lambda m: m["condition"].update(examples=[]), "condition.text.examples: has 0 entries; at least 1 are needed"),
     (
         forms.captioned, lambda m: m["condition"].update(examples=["x" * 17]),
         "condition.examples: a text has 17 bytes, but tasks.decode.tokens takes at most 16; shorten the text",

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from manifold.runtime.errors import ArtifactError
 from manifold.runtime.manifest.document import NAMED, ONE, Manifest
+from manifold.runtime.problems import KEY, sentence
 
 FILE = "manifest.json"
 
@@ -50,18 +51,19 @@ def lines_of(error: ValidationError) -> list[str]:
         f"  {line}"
         for problem in problems
         if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
-        for line in _lines(problem["loc"], problem["msg"])
+        for line in _lines(problem["loc"], sentence(problem))
     ]
 
 
 def _lines(loc: tuple[int | str, ...], message: str) -> list[str]:
     """Return the lines of a problem. A check of the whole manifest may find several; each of its lines starts with the field."""
-    place, problem = ".".join(map(str, _place(loc))), message.removeprefix("Value error, ")
-    return [f"{place}: {problem}"] if place else problem.splitlines()
+    place = ".".join(map(str, _place(loc)))
+    return [f"{place}: {message}"] if place else message.splitlines()
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Return the place of a problem without the tag of the form (one or named) that pydantic inserts after `data` and `latent`."""
+    loc = loc[:-1] if loc[-1:] == (KEY,) else loc
     return (loc[0], *loc[2:]) if loc[:1] in (("data",), ("latent",)) and loc[1:2] in ((ONE,), (NAMED,)) else loc
 
 

@@ -1,1 +1,1 @@
-"""The use cases of the service, without a transport: contract, handling, reading of requests, answers. use_cases/ has one module for each."""
+"""The core of the service, without a transport: contract, reading and handling of requests, responses. use_cases/ has one module for each."""

@@ -21,15 +21,15 @@ class UseCaseResult:
 
     entry: Entry
     fields: dict[str, Any] = field(default_factory=dict)
-    items: Array | None = None  # as the graph gives them; images, data or rows on the wire
-    others: Mapping[str, Array] = field(default_factory=dict)  # of other outputs, by role
-    recipes: Callable[[], list[dict[str, Any]]] | None = None  # of each item, where they are pictures
+    items: Array | None = None  # items as the graph returns them; images, data or rows in the response
+    others: Mapping[str, Array] = field(default_factory=dict)  # items of the other outputs, by role
+    recipes: Callable[[], list[dict[str, Any]]] | None = None  # recipes of the items, if they are pictures
     encoding: str = "png"
-    work: float = 0  # of reading the request, in bytes (service.aside)
+    work: float = 0  # the cost of reading the request, in bytes (service.aside)
     queue: float = 0.0
     compute: float = 0.0
-    numbers: Array | None = None  # what a binary answer holds where there are no items
-    judged: decisions.Judged | None = None  # of /anomaly-score, for what is watched over requests
+    numbers: Array | None = None  # the numbers of a binary response without items
+    judged: decisions.Judged | None = None  # decisions of /anomaly-score, for the metrics of scores
 
     @property
     def manifest(self) -> Manifest:

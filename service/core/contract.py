@@ -1,11 +1,11 @@
-"""The wire contract: requests, responses, limits, defaults. Field names here are the contract, for REST and gRPC alike.
+"""The wire contract: requests, responses, limits and defaults. Its field names are the contract, for REST and gRPC alike.
 
-JSON types are not converted (`STRICT`): a number is not read from a text, true and false are no numbers, and 4.0 is no integer. A number
-may be written as an integer.
+JSON types are not converted (`STRICT`): a text is not read as a number, true and false are not numbers, and 4.0 is not an integer. An integer
+is accepted as a number.
 
-Arrays stay untyped here (`list[Any]`): walking a million floats with a validator is slower than the model. runtime.codecs checks them by the
+Arrays stay untyped here (`list[Any]`), because a validator takes longer for a million floats than the model. runtime.codecs checks them by the
 same rule.
-The fields of items, such as images and rows, are those of the kinds of data (runtime.kinds).
+The kinds of data (runtime.kinds) define the fields of items, such as images and rows.
 """
 
 from __future__ import annotations
@@ -17,54 +17,34 @@ from pydantic import BaseModel, ConfigDict, Field
 from manifold.runtime import kinds
 from manifold.runtime.sampling import MAX_SEED
 
-STRICT = ConfigDict(extra="forbid", populate_by_name=True, strict=True)  # of every object of a request
+STRICT = ConfigDict(
+    extra="forbid", populate_by_name=True, strict=True
+)  # the configuration of every object in a request
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-# shown by /docs, and tried by a test on the shipped models
-EXAMPLE_ROW = {
-    "amount": 26.27,
-    "hour": 10.67,
-    "weekday": "1",
-    "night": 0,
-    "card_1d_count": 1,
-    "card_1d_mean": 53.6,
-    "terminal_1d_count": 1,
-    "card_7d_count": 9,
-    "card_7d_mean": 49.53,
-    "terminal_7d_count": 7,
-    "card_30d_count": 41,
-    "card_30d_mean": 54.01,
-    "terminal_30d_count": 28,
-    "terminal_30d_mean": 52.74,
-    "amount_over_usual": -0.702,
-    "hours_since_last": 7.313,
-}
-EXAMPLE_DIGIT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAALElEQVR4nC3JsQ0AIBADMYsdw5AwZCiezrpD2rDkgCXu4G5DOlM6S5z80sYD3DwOVJqOIjgAAAAASUVORK5CYII="
 
-
-def example(**fields: Any) -> ConfigDict:
-    """Return the configuration of a request with an example for /docs."""
-    return ConfigDict(json_schema_extra={"examples": [fields]})
-
-
-Nested = list[Any]  # of numbers, nested lists of one shape
+Nested = list[Any]  # nested lists of numbers, all of one shape
 FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
-CONDITION = "[C] for all or [n][C]: real-valued conditions, or class weights as numbers; excludes class"
+CONDITION = "Real-valued conditions, or class weights as numbers: [C] for all items or [n][C]. Excludes `class`."
 ClassName = str | int
 ClassChoice = ClassName | list[ClassName] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
-# the fields that the kinds of data bring
+# the fields that the kinds of data define
 ITEMS, OPTIONS, SINGLE, MADE = (kinds.fields(part) for part in ("request", "options", "single", "answer"))
 NEIGHBOUR, EXPLANATION = kinds.fields("neighbour"), kinds.fields("explanation")
 
 
 class BaseRequest(BaseModel):
-    """Fields that every request may have. Unknown fields are refused: a typo is an error, not a default."""
+    """The fields that every request may have. Unknown fields are refused, so that a typo is an error."""
 
     model_config = STRICT
 
-    model: str | None = Field(default=None, description="the settings' default where left out")
-    version: Annotated[int, Field(ge=1)] | None = Field(default=None, description="the latest where left out")
+    model: str | None = Field(
+        default=None, description="Name of the model. By default, the default model of the service."
+    )
+    version: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Version of the model. By default, the highest version that is served."
+    )
 
 
 class Condition(ITEMS):  # type: ignore[misc,valid-type]
@@ -73,135 +53,149 @@ class Condition(ITEMS):  # type: ignore[misc,valid-type]
     model_config = STRICT
 
     class_: ClassChoice | None = Field(
-        default=None, alias="class", description='name, index, list of n, "random", or weights by name'
+        default=None,
+        alias="class",
+        description='Name or index of a class, a list of n of them, "random", or weights by name.',
     )
     values: Nested | None = Field(
-        default=None, description="[C] for all or [n][C]: real values, or class weights as numbers"
+        default=None, description="Real values, or class weights as numbers: [C] for all items or [n][C]."
     )
-    texts: list[str] | None = Field(default=None, description="[n], or one for all")
+    texts: list[str] | None = Field(default=None, description="Texts: [n], or one for all items.")
 
 
 Numbers = dict[str, FiniteNumber | list[FiniteNumber]]
-CONDITIONS = (
-    "by name, of models that are conditioned on a text, an image, or several things; excludes class and condition"
-)
-INPUTS = "numbers that the model takes by name, such as guidance: one for all items, or [n]"
+CONDITIONS = "Conditions by name, for models that are conditioned on a text, an image or several things. Excludes `class` and `condition`."
+INPUTS = "Numeric inputs of the model by name, such as guidance: one number for all items, or [n]."
 
 
 class InputsRequest(BaseRequest):
-    """Requests that state more of a model's inputs than its items."""
+    """The fields of requests that may state conditions and numeric inputs of a model."""
 
     conditions: dict[str, Condition] | None = Field(default=None, description=CONDITIONS)
     inputs: Numbers | None = Field(default=None, description=INPUTS)
 
 
 class SeededRequest(BaseRequest):
-    """Requests whose answer may be drawn."""
+    """The fields of requests whose response may be random."""
 
-    seed: Seed | None = None
-    first: Seed = Field(default=0, description="index of the first item: item 3 of seed 7 can be made alone")
+    seed: Seed | None = Field(
+        default=None, description="Random seed. The same request with the same seed returns the same items."
+    )
+    first: Seed = Field(
+        default=0,
+        description="Index of the first item. Every item depends on seed and index only: first=3, n=1 returns item 3 alone.",
+    )
 
 
 class ItemsRequest(OPTIONS, ITEMS, BaseRequest):  # type: ignore[misc,valid-type]
-    """Requests about items of one kind: images or rows."""
+    """The fields of requests that contain items of one kind: images or rows."""
 
 
 class ConditionedItemsRequest(InputsRequest, ItemsRequest):
-    """Requests about items whose class may be known."""
+    """The fields of requests that contain items, and optionally their class or condition."""
 
-    class_: ClassChoice | None = Field(default=None, alias="class")
+    class_: ClassChoice | None = Field(
+        default=None,
+        alias="class",
+        description="Class of the items: a name or an index, a list of n of them, or weights by name.",
+    )
     condition: Nested | None = Field(default=None, description=CONDITION)
 
 
-# --- answers ------------------------------------------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------------------------------------
 
 
 class Timing(BaseModel):
-    """Milliseconds."""
+    """The time that parts of a request took, in milliseconds."""
 
-    queue: float
-    compute: float
-    encode: float
+    queue: float = Field(description="Time in the queue, ms.")
+    compute: float = Field(description="Time of the model's runs, ms.")
+    encode: float = Field(description="Time to write the response, ms.")
 
 
 class Fitted(BaseModel):
-    """Steps that fitted an image to the model."""
+    """The steps that fitted an image to the model's size and channels."""
 
     width: int
     height: int
     mode: str
     steps: list[str]
-    warnings: list[str] = Field(default=[], description="such as an image that is blank")
+    warnings: list[str] = Field(default=[], description="Warnings, for example that an image is blank.")
 
 
 class Response(BaseModel):
-    """Fields that every answer has."""
+    """The fields that every response has."""
 
     model: str
     version: int
     request_id: str
     timing: Timing
-    seed: int | None = Field(default=None, description="where chance was involved")
-    first: int | None = None
+    seed: int | None = Field(default=None, description="Seed of the random numbers, if any were used.")
+    first: int | None = Field(default=None, description="Index of the first item, if random numbers were used.")
     reproducible: bool | None = Field(
         default=None,
-        description="false if a graph drew random numbers itself, so that the same request gives another answer; else left out",
+        description="false if a graph draws random numbers itself, so that the same request returns another result. Otherwise absent.",
     )
 
 
 class ItemsResponse(MADE, Response):  # type: ignore[misc,valid-type]
-    """Answers with items: images, or data, or rows."""
+    """The fields of responses with items: images, data or rows."""
 
 
 class MadeItems(MADE):  # type: ignore[misc,valid-type]
-    """Items under the role of one of a model's outputs."""
+    """The items of one of a model's outputs."""
 
 
 class OutputsResponse(ItemsResponse):
-    """Answers with the items of a model that may have several outputs."""
+    """The fields of responses with the items of a model that may have several outputs."""
 
     items: dict[str, MadeItems] | None = Field(
-        default=None, description="by output, of models with several: instead of images, data or rows"
+        default=None,
+        description="Items by the name of the output, for models with several outputs. Replaces images, data and rows.",
     )
 
 
 class ErrorBody(BaseModel):
-    """Every error, on every route."""
+    """The error of a request."""
 
-    type: str
-    message: str = Field(description="says what to do")
-    field: str | None = None
-    request_id: str
-    valid: list[Any] | None = None
+    type: str = Field(description="Type of the error, such as invalid_value. docs/reference/errors.md lists all types.")
+    message: str = Field(description="The problem, and the remedy.")
+    field: str | None = Field(default=None, description="Part of the request that is wrong, such as from.latent.")
+    request_id: str = Field(description="Id of the request, which the log of the service contains too.")
+    valid: list[Any] | None = Field(default=None, description="Valid values, if there is a list.")
 
 
 class ErrorResponse(BaseModel):
-    """Every error, on every route."""
+    """The form of every error response."""
 
     error: ErrorBody
 
 
 class ConditionSummary(BaseModel):
-    """A condition that a request may state under its name."""
+    """A condition of a model, which a request states under its name."""
 
     kind: str
-    names: list[str] | None = Field(default=None, description="of classes, or of the real values")
-    data: dict[str, Any] | None = Field(default=None, description="the items that it takes, if it is an item")
+    names: list[str] | None = Field(default=None, description="Names of the classes, or of the real values.")
+    data: dict[str, Any] | None = Field(
+        default=None, description="Description of the items, if the condition is an item."
+    )
 
 
 class NumberInput(BaseModel):
-    """A number that a request may state under `inputs`, as one task takes it."""
+    """A numeric input of one task, which a request may state under `inputs`."""
 
     name: str
     task: str
     kind: Literal["number", "integer"]
-    default: float | None = Field(default=None, description="null if every request that runs the task must state it")
+    default: float | None = Field(
+        default=None, description="Default value. null: every request that runs the task must state a value."
+    )
     minimum: float | None = None
     maximum: float | None = None
 
 
 class ModelSummary(BaseModel):
-    """A line of GET /models."""
+    """The summary of a model."""
 
     name: str
     version: int
@@ -209,104 +203,113 @@ class ModelSummary(BaseModel):
     description: str
     tasks: list[str]
     endpoints: list[str]
-    state: Literal["idle", "loading", "ready", "unavailable"]
-    reason: str | None
-    device: str | None
-    note: str | None
+    state: Literal["idle", "loading", "ready", "unavailable"] = Field(
+        description="idle: the model loads at its first request. unavailable: `reason` says why."
+    )
+    reason: str | None = Field(
+        description="Why the model is unavailable, such as an optional extra that is not installed."
+    )
+    device: str | None = Field(description="Device that runs the model: cpu or cuda.")
+    note: str | None = Field(description="Why the model runs on the CPU although a GPU was allowed.")
     classes: list[str] | None
-    conditions: list[str] | None = Field(description="names of the real values that the model is told")
+    conditions: list[str] | None = Field(description="Names of the real values that the model is conditioned on.")
     data: dict[str, Any] | None = Field(
-        description="the items; `field` is their name in requests and answers, `media_types` are those of answers as one file"
+        description="Description of the items. `field` is their name in requests and responses. `media_types` are the formats of a response as one file."
     )
     items: dict[str, dict[str, Any]] | None = Field(
-        default=None, description="by output, of models with several, the first of which are those of `data`"
+        default=None,
+        description="Descriptions of the items by output, for models with several outputs. The first output is that of `data`.",
     )
     conditioned: dict[str, ConditionSummary] | None = Field(
-        default=None, description="what a request may state under `conditions`, by name"
+        default=None, description="Conditions that a request may state, by name."
     )
     inputs: list[NumberInput] | None = None
-    default: bool
+    default: bool = Field(description="Whether requests that name no model use this one.")
     reproducible: bool | None = Field(
-        description="false if graphs draw random numbers themselves; null before that is known, which takes loading the model"
+        description="false if graphs draw random numbers themselves. null: not known before the model is loaded."
     )
 
 
 class ModelList(BaseModel):
-    """GET /models."""
+    """The response of GET /models."""
 
     models: list[ModelSummary]
 
 
 class TaskStats(BaseModel):
-    """Totals of the runs of a task since the model was loaded."""
+    """The totals of the runs of a task since the model was loaded."""
 
-    runs: int
-    rows: int
-    requests: int = Field(description="whose rows were in a run; one may be in several")
-    failed: int
-    seconds: float
-    rows_a_run: float
+    runs: int = Field(description="Number of runs.")
+    rows: int = Field(description="Number of items in all runs.")
+    requests: int = Field(description="Number of requests in all runs. A request may be in several runs.")
+    failed: int = Field(description="Number of runs that failed.")
+    seconds: float = Field(description="Time of all runs, s.")
+    rows_a_run: float = Field(description="Mean batch size.")
 
 
 class Stats(BaseModel):
-    """GET /models/{name}/stats."""
+    """The response of GET /models/{name}/stats."""
 
     model: str
     version: int
     state: str
     device: str
-    queued_rows: int = Field(description="accepted and not yet answered")
-    queued_bytes: int
-    expected_wait_ms: float = Field(description="until what is queued now will have gone to the engine")
+    queued_rows: int = Field(description="Number of items that are queued or running.")
+    queued_bytes: int = Field(description="Size of their inputs, bytes.")
+    expected_wait_ms: float = Field(description="Estimated time until all queued items have started to run, ms.")
     tasks: dict[str, TaskStats]
 
 
 class KeySummary(BaseModel):
-    """A key, without what is secret of it."""
+    """An API key without its secret."""
 
     name: str
-    id: str = Field(description="the label `key` of manifold_key_requests: the first eight digits of the key's SHA-256")
+    id: str = Field(
+        description="First eight digits of the key's SHA-256 hash: the label `key` of the metric manifold_key_requests."
+    )
     scopes: list[Literal["infer", "admin"]]
-    rate: float = Field(description="requests/s; 0: no limit")
+    rate: float = Field(description="Request rate allowed, requests/s. 0: no limit.")
 
 
 class Reloaded(BaseModel):
-    """POST /admin/reload."""
+    """The response of POST /admin/reload."""
 
     keys: list[KeySummary]
-    needed: bool = Field(description="whether requests need one")
-    tls: bool
+    needed: bool = Field(description="Whether requests need a key.")
+    tls: bool = Field(description="Whether the service uses TLS.")
 
 
 class CalibrateRequest(BaseModel):
-    """The query of POST /admin/models/{name}/calibrate."""
+    """The query parameters of POST /admin/models/{name}/calibrate."""
 
     model_config = STRICT
 
     truth: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
         default=None,
-        description="known anomalies of the file, which are left out: a column, or an expression such as label!=normal; by default what `fit` was given",
+        description="Known anomalies of the file, which are not used: a column, or an expression such as label!=normal. By default, as in `manifold fit`.",
     )
     strict: bool = Field(
-        default=False, description="publish nothing if the rows look unlike the old calibration: true or false"
+        default=False, description="Whether nothing is published if the rows differ from the previous calibration."
     )
 
 
 class Recalibrated(BaseModel):
-    """POST /admin/models/{name}/calibrate."""
+    """The response of POST /admin/models/{name}/calibrate."""
 
     model: str
-    version: int
-    done: str
-    known_anomalies: int = Field(description="rows that were left out, as the truth calls them anomalies")
+    version: int = Field(description="Version of the newly calibrated model.")
+    done: str = Field(description="Summary of the calibration.")
+    known_anomalies: int = Field(
+        description="Number of rows that were not used because `truth` marks them as anomalies."
+    )
     warnings: list[str] = Field(
-        description="if the rows look unlike the old calibration, or may hold anomalies without a label"
+        description="Warnings, if the rows differ from the previous calibration or may contain unlabelled anomalies."
     )
 
 
 class Health(BaseModel):
-    """GET /health/live and /health/ready."""
+    """The response of GET /health/live and /health/ready."""
 
     status: Literal["live", "ready", "not ready"]
-    reason: str | None = None
-    models: dict[str, str] | None = None
+    reason: str | None = Field(default=None, description="Why the service is not ready.")
+    models: dict[str, str] | None = Field(default=None, description="State of each model, by name.")

@@ -1,4 +1,4 @@
-"""Answers as bytes: JSON, a picture, or an array. Chosen by Accept."""
+"""Responses as bytes: JSON, a picture or an array, as the header Accept selects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from manifold.service.core.answers import UseCaseResult
 JSON = "application/json"
 NUMBERS = (JSON, codecs.NPY)
 PICTURES = (JSON, *kinds.media_types(), codecs.NPY)
-ITEM = 30 * 1024  # bytes (service.aside) for an image or a row of an answer, beside its numbers
-LISTED = 512  # ... for an entry of a list, as JSON
+ITEM = 30 * 1024  # cost of an image or a row of a response beside its numbers, in bytes (service.aside)
+LISTED = 512  # cost of an entry of a list as JSON, in bytes
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 @lru_cache(maxsize=256)
 def choose(accept: str, offered: tuple[str, ...]) -> str:
-    """The one of the media types `offered` to answer with. Raises UnsupportedMedia where none of those asked for is."""
+    """Return the media type of the response: the most preferred of `accept` that is offered. Raise UnsupportedMedia if none is."""
     wanted: list[tuple[float, int, str]] = []
     for place, part in enumerate((accept.strip() or "*/*").split(",")):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -42,13 +42,15 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
         for media_type in offered:
             if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
                 return media_type
-    raise UnsupportedMedia(f"Accept: {cut(accept)} is not offered", field="Accept", valid=offered)
+    raise UnsupportedMedia(
+        f"Accept: {cut(accept)} is not supported; use one of the valid types", field="Accept", valid=offered
+    )
 
 
 def to_fields(
     answer: UseCaseResult, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64
 ) -> dict[str, Any]:
-    """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG.
+    """Return the fields of a response, with numpy arrays in them and without `timing`. `picture` converts the bytes of a PNG.
 
     The items of a model with several outputs are under `items`, by role.
     """
@@ -66,24 +68,28 @@ def to_fields(
 
 
 def _of_output(recipes: Recipes, role: str) -> list[dict[str, Any]]:
-    """Return the recipes of the items of one output of several."""
+    """Return the recipes of the items of one output, for a model with several."""
     return [{**recipe, "output": role} for recipe in recipes()]
 
 
 def dumps(body: Any) -> bytes:
-    """JSON bytes."""
+    """Return JSON bytes."""
     return orjson.dumps(body, option=OPTIONS)
 
 
 def to_picture(answer: UseCaseResult, media_type: str) -> bytes:
-    """Return the items as one file. Raises UnsupportedMedia if the answer has no items that can be written so."""
+    """Return the items as one picture. Raise UnsupportedMedia if the items are not images."""
     if answer.items is None or media_type not in answer.manifest.spec.wire.media_types:
-        raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
+        raise UnsupportedMedia(
+            "Accept: this response contains no images; use one of the valid types",
+            field="Accept",
+            valid=[JSON, codecs.NPY],
+        )
     return answer.manifest.spec.write_file(answer.items, media_type, answer.recipes)
 
 
 def to_npy(answer: UseCaseResult) -> bytes:
-    """Return the items as numbers, such as images float32 (n, C, H, W) in [0, 1]; else posterior means or draws, codes, or scores."""
+    """Return the items as an array, such as images float32 (n, C, H, W) in [0, 1]. Without items: posterior means or draws, codes, or scores."""
     if answer.items is None:
         assert answer.numbers is not None
         return codecs.to_npy(answer.numbers)
@@ -91,11 +97,11 @@ def to_npy(answer: UseCaseResult) -> bytes:
 
 
 def work(answer: UseCaseResult, listed: float = LISTED) -> float:
-    """Return the work of writing the answer, in bytes (service.aside). `listed` is for an entry of a list."""
+    """Return the cost of writing the response, in bytes (service.aside). `listed` is the cost of an entry of a list."""
     arrays = sum(value.nbytes for value in answer.fields.values() if isinstance(value, np.ndarray))
     lists = max((len(value) for value in answer.fields.values() if isinstance(value, list)), default=0)
     if answer.items is None:
         return JSON_WORK * arrays + listed * lists
-    # pictures where they may be: the numbers alone are written faster, and rarely many
+    # the cost of pictures is assumed: numbers alone are written faster
     outputs = [answer.items, *answer.others.values()]
     return JSON_WORK * arrays + max(listed * lists, sum(max(ITEM * len(items), items.nbytes) for items in outputs))

@@ -1,4 +1,4 @@
-"""The handling of a request that all use cases share: the model, the reading of the request, and the runs of the use case."""
+"""Request handling that all use cases share: find the model, read the request, and run the use case."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ T = TypeVar("T")
 
 
 class Handling:
-    """The registry, the settings and the reader of requests, for every use case."""
+    """The registry, the settings and the reader of requests, which every use case needs."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry, self.settings, self.reader = registry, settings, Reader(settings)
 
     async def entry(self, request: contract.BaseRequest, endpoint: str) -> tuple[Entry, Manifest]:
-        """Return the model that is asked for, ready. Raises UnsupportedTask if it does not support the endpoint."""
+        """Return the requested model, ready. Raise UnsupportedTask if it does not support the endpoint."""
         entry = await self.registry.get(request.model, request.version)
         assert entry.manifest is not None
         if endpoint not in entry.endpoints:
             can = entry.endpoints
             raise UnsupportedTask(
-                f"{entry.name} cannot /{endpoint}{operations.why_not(entry.manifest, endpoint)}; it can {', '.join('/' + name for name in can)}",
+                f"{entry.name} does not support /{endpoint}{operations.why_not(entry.manifest, endpoint)}; it supports {', '.join('/' + name for name in can)}",
                 field="model",
                 valid=can,
             )
-        check_effect(entry.manifest, request)
+        _check_effect(entry.manifest, request)
         return entry, entry.manifest
 
     async def drive(
         self, answer: UseCaseResult, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
     ) -> T:
-        """Run a use case of n items to its end, and note its times."""
+        """Run a use case of n items to its end, and record its times in the response."""
         assert answer.entry.batcher is not None
         if answer.manifest.drawing:
             steps = operations.watched(steps, partial(_note_chance, answer))
@@ -58,10 +58,10 @@ class Handling:
         return result
 
 
-def check_effect(manifest: Manifest, request: contract.BaseRequest) -> None:
-    """Raise InvalidValue for an option about images in a request to a model that neither takes nor makes any."""
+def _check_effect(manifest: Manifest, request: contract.BaseRequest) -> None:
+    """Raise InvalidValue for an option about images if the model neither takes nor generates images."""
     if "encoding" in request.model_fields_set and not any(kind.pictures for kind in manifest.items.values()):
-        raise operations.no_effect(manifest, "encoding", f"makes {manifest.spec.noun}, which have one form")
+        raise operations.no_effect(manifest, "encoding", f"generates {manifest.spec.noun}, which have one form")
     for option in OPTIONS:
         if option in request.model_fields_set and option not in manifest.spec.wire.options.model_fields:
             raise operations.no_effect(manifest, option, f"takes {manifest.spec.noun}")
@@ -70,7 +70,7 @@ def check_effect(manifest: Manifest, request: contract.BaseRequest) -> None:
 def note(
     answer: UseCaseResult, fitted: Sequence[dict[str, Any]], request: contract.SeededRequest | None = None
 ) -> None:
-    """Note what was done to the items to fit them to the model, and the seed if one was given."""
+    """Add to the response the steps that fitted the items to the model, and the seed if one was given."""
     if fitted:
         answer.fields["fitted"] = list(fitted)
     if request is not None and request.seed is not None:
@@ -78,19 +78,19 @@ def note(
 
 
 def _note_chance(answer: UseCaseResult, task: str) -> None:
-    """Note that the same request gives another answer, if the graph of a task that was run draws random numbers itself."""
+    """Mark the response as not reproducible if the graph of a task that was run draws random numbers itself."""
     if task in answer.manifest.drawing:
         answer.fields["reproducible"] = False
 
 
 def first_latent(latents: operations.Latents) -> Array:
-    """Return the latents, or those of the first name."""
+    """Return the latents. If they have names, return those of the first name."""
     first: Array = next(iter(latents.values())) if isinstance(latents, dict) else latents
     return first
 
 
 def latent_fields(latents: operations.Latents | None) -> dict[str, Any]:
-    """Return the fields of an answer with latents: named ones if the model names them."""
+    """Return the response fields of latents: by name if the model names its latents."""
     if latents is None:
         return {}
     return {"named_latents" if isinstance(latents, dict) else "latents": latents}

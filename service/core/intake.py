@@ -6,7 +6,7 @@ from manifold.runtime.errors import Busy
 
 
 class Room:
-    """A number of requests that may be processed at once."""
+    """A limit of the requests that are processed at the same time."""
 
     def __init__(self, limit: int, name: str = "calls") -> None:
         self.limit, self.name, self.taken = limit, name, 0
@@ -15,7 +15,7 @@ class Room:
         """Count one more request. Raise Busy over the limit."""
         if self.taken >= self.limit:
             raise Busy(
-                f"{self.name}: the server is already processing {self.limit} (the limit). Retry after 1 s.",
+                f"{self.name}: the server is already processing {self.limit} of them (limit {self.limit}). Retry after 1 s.",
                 reason=self.name,
             )
         self.taken += 1

@@ -1,4 +1,4 @@
-"""Requests that are answered in this process, without a server: the same use cases, checks and answers."""
+"""Requests that are answered in this process, without a server: the same use cases, checks and responses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,14 @@ REQUEST_ID = "local"
 
 
 def answer(endpoint: str, fields: dict[str, Any], models: Path, device: str = "auto") -> bytes:
-    """Return the JSON with which the service would answer a request. Raises what the use case raises, and NotFound for an unknown endpoint."""
+    """Return the JSON of the service's response to a request. Raise the errors of the use case, and NotFound for an unknown endpoint."""
     case = use_cases.every.get(endpoint.removeprefix("/"))
     if case is None:
-        raise NotFound(f"endpoint: there is no {shown(endpoint)}", field="endpoint", valid=list(use_cases.every))
+        raise NotFound(
+            f"endpoint: there is no {shown(endpoint)}; choose one of the valid endpoints",
+            field="endpoint",
+            valid=list(use_cases.every),
+        )
     settings = read(models_dir=models, device=device, lazy=True, watch_seconds=0)
     return asyncio.run(_answer(case, validate(case.request, fields), settings))
 
@@ -31,9 +35,8 @@ def answer(endpoint: str, fields: dict[str, Any], models: Path, device: str = "a
 async def _answer(case: UseCase, request: Any, settings: Settings) -> bytes:
     registry = Registry(settings)
     for entry in registry.entries.values():
-        entry.state = (
-            "idle" if entry.state == "loading" else entry.state
-        )  # the one that is asked for is loaded, no other
+        # only the requested model is loaded
+        entry.state = "idle" if entry.state == "loading" else entry.state
     loading = asyncio.get_running_loop().create_future()
     loading.set_result(None)
     try:

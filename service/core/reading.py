@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-MANY = [kind.wire.many for kind in kinds.every]  # fields of a request with items
-FILES = "images"  # the field that files beside the fields are counted to
+MANY = [kind.wire.many for kind in kinds.every]  # request fields that contain items
+FILES = "images"  # the field to which uploaded files are added
 OPTIONS = [name for kind in kinds.every for name in kind.wire.options.model_fields]
-SINGLE = [kind.wire.one for kind in kinds.every]  # fields of an end of a path that hold an item
+SINGLE = [kind.wire.one for kind in kinds.every]  # fields of an end of a path that contain an item
 
 
 @dataclass(frozen=True)
 class Uploads:
-    """The files, or the array, beside the fields of a request."""
+    """The files, or the array, that a request contains beside its fields."""
 
     files: tuple[bytes, ...] = ()
     array: Array | None = None
     masks: tuple[bytes, ...] = ()
-    work: float = 0  # of reading the request that they came in, in bytes (service.aside)
+    work: float = 0  # cost of reading the request, in bytes (service.aside)
 
 
 class Reader:
-    """Reads requests within the settings' limits."""
+    """The reader of requests, which enforces the limits of the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -50,13 +50,13 @@ class Reader:
     async def items(
         self, manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads, *, unknown: bool = False, missing: bool = False
     ) -> Items:  # fmt: skip
-        """Read the items. `unknown` allows categories that training has never seen, `missing` missing values. Raises RequestError."""
+        """Read the items. `unknown` allows categories that training has never seen, `missing` allows missing values. Raise RequestError."""
         spec, field = manifest.spec, manifest.spec.wire.many
         self._refuse_others(manifest, request, uploads)
         if uploads.array is not None:
             for option in OPTIONS:
                 if option in request.model_fields_set:
-                    raise operations.no_effect(manifest, option, "reads numbers, which are not fitted")
+                    raise operations.no_effect(manifest, option, "reads numbers, which are not resized")
             read = await aside(functools.partial(spec.read_array, uploads.array, "body"), uploads.work)
             self.limit(len(read.data), field)
             return read
@@ -71,7 +71,7 @@ class Reader:
         return Reading(options, self.settings.max_pixels, unknown, missing)
 
     async def _read(self, spec: Kind, given: Sequence[Any], how: Reading, work: float) -> Items:
-        """Read items, those that take long in groups, so that the work ends if the client leaves, and other requests get their turn."""
+        """Read items. Slow kinds are read in groups, so that the work ends if the client disconnects, and other requests get their turn."""
         field, group = spec.wire.many, spec.wire.group
         if group is None:
             return await aside(functools.partial(spec.read, given, how, field), max(work, ROW * len(given)))
@@ -83,7 +83,7 @@ class Reader:
 
     @staticmethod
     def _refuse_others(manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads) -> None:
-        """Raise InvalidValue for items of another kind than the model's."""
+        """Raise InvalidValue for items of another kind than the model takes."""
         spec = manifest.spec
         other = next((name for name in MANY if name != spec.wire.many and getattr(request, name) is not None), None)
         if other is None and uploads.files and spec.wire.group is None:
@@ -94,7 +94,7 @@ class Reader:
     async def ends(
         self, manifest: Manifest, request: interpolate.InterpolateRequest, uploads: Uploads
     ) -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
-        """Read both ends of a path. Return them, and what was done to their items."""
+        """Read both ends of a path. Return them, and the steps that fitted their items to the model."""
         spec, how = manifest.spec, self._how(request)
         if all(getattr(end, spec.wire.one) is None for end in (request.from_, request.to)):
             for option in OPTIONS:
@@ -112,10 +112,11 @@ class Reader:
         return await aside(read, LARGE if slow else uploads.work)
 
     def limit(self, n: int, name: str) -> None:
-        """Raises TooLarge over the items a request may have."""
+        """Raise TooLarge for more items than a request may contain."""
         if n > self.settings.max_items:
             raise TooLarge(
-                f"{name}: {n} is over the limit of {self.settings.max_items} a request; ask in several", field=name
+                f"{name}: {n} is over the limit of {self.settings.max_items} items in a request; send several requests",
+                field=name,
             )
 
     def given(
@@ -123,12 +124,12 @@ class Reader:
     ) -> tuple[operations.Latents | None, Array | None]:
         """Read the latents and codes of a /sample request, by field or as a body of numbers."""
         if uploads.files:
-            raise InvalidValue("/sample takes no items; /reconstruct does", field=FILES)
+            raise InvalidValue("images: /sample takes no items; send them to /reconstruct", field=FILES)
         latents: Any = request.latents
         codes: Any = request.codes
         if uploads.array is not None:
             if latents is not None or codes is not None:
-                raise InvalidValue("latents: given twice, as a field and as the body", field="latents")
+                raise InvalidValue("latents: given twice, as a field and as the body; remove one", field="latents")
             is_codes = uploads.array.dtype.kind in "iu" and manifest.codes is not None
             latents, codes = (None, uploads.array) if is_codes else (uploads.array, None)
         named = self.latents(manifest, latents, request.named_latents, "latents")
@@ -137,19 +138,19 @@ class Reader:
     def latents(
         self, manifest: Manifest, one: Any, named: dict[str, Any] | None, field: str
     ) -> operations.Latents | None:
-        """Read latents (n, *shape), of one latent or by name. Raises UnsupportedTask for a model without such latents."""
+        """Read latents (n, *shape): one array, or arrays by name. Raise UnsupportedTask for a model without such latents."""
         given = named if one is None else {field: one}
         if given is None:
             return None
         before, dot, last = field.rpartition(".")
         by_name = f"{before}{dot}named_{last}"
         if one is not None and named is not None:
-            raise InvalidValue(f"{field}: given twice, also by name", field=field)
+            raise InvalidValue(f"{field}: given twice, also by name; remove one", field=field)
         if not given:
             names = (
-                f"; name {', '.join(manifest.latents)}, or leave it out"
+                f"; give some of {', '.join(manifest.latents)}, or remove the field"
                 if manifest.has_named_latents
-                else "; leave it out"
+                else "; remove the field"
             )
             raise InvalidValue(f"{by_name}: at least one is needed{names}", field=by_name)
         wanted = manifest.latents if manifest.has_named_latents else {field: manifest.space}
@@ -161,25 +162,33 @@ class Reader:
             read[name] = codecs.floats(values, latent.dims, place)
             self._not_empty(read[name], place)
         if len({len(values) for values in read.values()}) > 1:
-            raise InvalidValue(f"{by_name}: as many of each latent are needed", field=by_name)
+            raise InvalidValue(
+                f"{by_name}: the latents have different lengths; give the same number of each", field=by_name
+            )
         return read if manifest.has_named_latents else next(iter(read.values()), None)
 
     @staticmethod
     def _no_latent(manifest: Manifest, field: str, names: list[str]) -> ManifoldError:
         if manifest.has_named_latents:
             return InvalidValue(
-                f"{field}: {manifest.name} names its latents {', '.join(names)}", field=field, valid=names
+                f"{field}: {manifest.name} has the latents {', '.join(names)}; use these names",
+                field=field,
+                valid=names,
             )
         if manifest.space is not None:
-            return InvalidValue(f"{field}: {manifest.name} has one latent; give it as latents", field=field)
+            return InvalidValue(
+                f"{field}: {manifest.name} has one latent without a name; use the field latents", field=field
+            )
         return UnsupportedTask(
-            f"{manifest.name} has no latent; leave latents out", field=field, valid=operations.endpoints(manifest)
+            f"{field}: {manifest.name} has no latent; remove the latents",
+            field=field,
+            valid=operations.endpoints(manifest),
         )
 
     def _codes(self, manifest: Manifest, codes: Any) -> Array:
         if manifest.codes is None or "decode_codes" not in manifest.tasks:
             raise UnsupportedTask(
-                f"{manifest.name} does not decode codes; leave codes out",
+                f"codes: {manifest.name} does not decode codes; remove them",
                 field="codes",
                 valid=operations.endpoints(manifest),
             )
@@ -191,7 +200,7 @@ class Reader:
         return numbers.astype(np.int64)
 
     async def condition(self, manifest: Manifest, uploads: Uploads, stated: Any) -> Given | None:
-        """Read the condition that a request, or an end of a path, states. Large ones are read off the event loop."""
+        """Read the condition of a request or of an end of a path. Large conditions are read off the event loop."""
         if stated.condition is None and stated.conditions is None:
             return self.values(stated.class_, None)
         return await aside(
@@ -204,7 +213,9 @@ class Reader:
             return self.values(stated.class_, stated.condition, f"{prefix}condition")
         field = f"{prefix}conditions"
         if stated.class_ is not None or stated.condition is not None:
-            raise InvalidValue(f"{field}: class and condition are short forms of it; give one of them", field=field)
+            raise InvalidValue(
+                f"{field}: class and condition are short forms of it; give only one of them", field=field
+            )
         return BySeveral({
             name: self._part(manifest, name, part, f"{field}.{name}") for name, part in stated.conditions.items()
         })  # fmt: skip
@@ -214,7 +225,7 @@ class Reader:
         given = [key for key in ("class_", "values", "texts", *MANY) if getattr(part, key) is not None]
         if len(given) != 1:
             valid = ["class", "values", "texts", *MANY]
-            raise InvalidValue(f"{field}: one of {', '.join(valid)} is needed", field=field, valid=valid)
+            raise InvalidValue(f"{field}: exactly one of {', '.join(valid)} is needed", field=field, valid=valid)
         if part.texts is not None:
             self._not_empty(part.texts, f"{field}.texts")
             return ByText(tuple(part.texts), field)
@@ -231,18 +242,18 @@ class Reader:
 
     @staticmethod
     def _no_item(manifest: Manifest, name: str, field: str) -> InvalidValue:
-        """Return the error for items in place of another condition, or of one that the model lacks."""
+        """Return the error for items in place of another condition, or of a condition that the model lacks."""
         one = manifest.conditioned.get(name)
         if one is None:
             names = list(manifest.conditioned)
             conditioning = (
-                f"is conditioned on {', '.join(names)}" if names else "is not conditional; leave the conditions out"
+                f"is conditioned on {', '.join(names)}" if names else "is not conditional; remove the conditions"
             )
             return InvalidValue(f"{field}: {manifest.name} {conditioning}", field=field, valid=names)
         return InvalidValue(f"{field}: {manifest.name} takes {key_of(one)} here", field=field)
 
     async def target(self, manifest: Manifest, uploads: Uploads, request: Any, condition: Given | None) -> Given | None:
-        """Read the condition that items are decoded under, if it differs from the one that they have. Parts left out stay as they are."""
+        """Read the condition with which items are decoded, if it differs from their own. Conditions that are not given stay unchanged."""
         if request.target_conditions is None:
             return self.values(request.target_class, request.target_condition, "target_condition")
         read = functools.partial(self._target, manifest, request)
@@ -253,22 +264,22 @@ class Reader:
         field, parts = "target_conditions", request.target_conditions or {}
         if request.target_class is not None or request.target_condition is not None:
             raise InvalidValue(
-                f"{field}: target_class and target_condition are short forms of it; give one of them", field=field
+                f"{field}: target_class and target_condition are short forms of it; give only one of them", field=field
             )
         return BySeveral({name: self._part(manifest, name, part, f"{field}.{name}") for name, part in parts.items()})
 
     def values(self, class_: Choice | None, values: list[Any] | None, field: str = "condition") -> One | None:
-        """Return a class or the array of values; the operation checks its width. Raise InvalidValue for both."""
+        """Return a class or an array of values, whose width the operation checks. Raise InvalidValue if both are given."""
         of_class = field.replace("condition", "class")
         if values is None:
             return None if class_ is None else ByClass(class_, of_class)
         if class_ is not None:
-            raise InvalidValue(f"{field} and {of_class} exclude each other", field=field)
+            raise InvalidValue(f"{field}: not allowed together with {of_class}; give only one of them", field=field)
         return ByValues(_numbers(values, field), field)
 
     def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
         if not len(array):
-            raise InvalidValue(f"{name}: at least one is needed", field=name)
+            raise InvalidValue(f"{name}: it is empty; give at least one, or remove the field", field=name)
         self.limit(len(array), name)
 
     async def masked(self, manifest: Manifest, request: impute.ImputeRequest, uploads: Uploads) -> tuple[Items, Array]:
@@ -277,7 +288,7 @@ class Reader:
         given, n = [*(request.masks or ()), *uploads.masks], len(items.data)
         if len(given) not in (1, n):
             raise InvalidValue(
-                f"masks: {len(given)} for {n} {spec.noun}; one for each is needed, or one for all: a PNG that is white where the item is known",
+                f"masks: {len(given)} masks for {n} {spec.noun}; give one for each or one for all: a PNG that is white where the item is known",
                 field="masks",
             )
         given, how, group = given * (n if len(given) == 1 else 1), self._how(request), spec.wire.group or n
@@ -290,7 +301,7 @@ class Reader:
     def _end(
         self, manifest: Manifest, end: interpolate.End, name: str, how: Reading
     ) -> tuple[operations.End, tuple[dict[str, Any], ...]]:
-        """Read one end of a path. Return it, and what was done to its item."""
+        """Read one end of a path. Return it, and the steps that fitted its item to the model."""
         spec = manifest.spec
         given = [key for key in (*SINGLE, "latent", "named_latent", "seed") if getattr(end, key) is not None]
         condition = self.read_condition(manifest, end, f"{name}.")
@@ -325,6 +336,6 @@ def _numbers(values: list[Any], field: str) -> Array:
 
 
 def _weight(conditions: dict[str, contract.Condition] | None) -> float:
-    """Return the work of reading conditions, in bytes: items may take long, however few bytes they have."""
+    """Return the cost of reading conditions, in bytes (service.aside). Items may take long even if they are small."""
     heavy = any(getattr(part, name) is not None for part in (conditions or {}).values() for name in MANY)
     return LARGE if heavy else 0

@@ -1,8 +1,8 @@
-"""Files of rows that are scored: spooled to disk, scored chunk by chunk, and answered as lines of JSON meanwhile.
+"""Scoring of files of rows. A file is spooled to disk and scored in chunks, and the response streams lines of JSON.
 
-The answer is a line a row, in the file's order, as /anomaly-score gives items, with its `row`; a row that cannot be scored has its `error`.
-The last line holds the totals, the threshold and the calibration, and `warnings` about the file if there are any. What goes wrong before the
-first line is an error like any other; after it, the last line is that error.
+The response has one line for each row, in the file's order: the item of /anomaly-score and its `row`. A row that cannot be scored has an
+`error`. The last line contains the totals, the threshold, the calibration, and `warnings` about the file if there are any. An error before the
+first line is an ordinary error response. After the first line, the last line is the error.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from manifold.service.models.entries import Entry
 from manifold.service.telemetry.metrics import Metrics
 
 KINDS = ("csv", "parquet")
-ROWS = 2048  # of one run: another request waits no longer than for those
-IN_MEMORY = 8 * 2**20  # bytes of a file; the rest is spooled to the temporary folder
+ROWS = 2048  # rows of one run: another request waits for at most that many
+IN_MEMORY = 8 * 2**20  # bytes of a file that stay in memory; a larger file is spooled to the temporary folder
 
 
 async def score(
@@ -37,10 +37,12 @@ async def score(
     handling: Handling,
     metrics: Metrics,
 ) -> tuple[Entry, AsyncGenerator[bytes]]:
-    """Return the model, and the answer's lines for a file that comes in chunks. Raise a RequestError if nothing can be scored."""
+    """Return the model, and the lines of the response for a file in chunks. Raise a RequestError if nothing can be scored."""
     for name in (*MANY, "class_", "condition", "conditions", "inputs"):
         if getattr(fields, name) is not None:
-            raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
+            raise InvalidValue(
+                f"{name.rstrip('_')}: not allowed with a file of rows; remove it", field=name.rstrip("_")
+            )
     rule = rule_of(fields)
     entry, _ = await handling.entry(fields, "anomaly-score")
     assert entry.model is not None and entry.batcher is not None
@@ -56,8 +58,8 @@ async def score(
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
-    """Return a body as a file, at its start. Raise TooLarge, or Unavailable if the temporary folder has no room for it."""
-    spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
+    """Return a body as a file, at its start. Raise TooLarge, or Unavailable if the temporary folder is full."""
+    spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - its reader closes it
     size, waiting = 0, bytearray()
 
     async def write() -> None:
@@ -69,7 +71,7 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
-                raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
+                raise TooLarge(f"body: larger than the limit of {limit} bytes; split the file", field="body")
             waiting += chunk
             if len(waiting) >= LARGE:
                 await write()
@@ -77,7 +79,9 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
         spooled.seek(0)
     except OSError as error:
         later(spooled.close)
-        raise Unavailable(f"body: cannot be kept while it is read: {error.strerror}", field="body") from error
+        raise Unavailable(
+            f"body: cannot be written to the temporary folder: {error.strerror}; free disk space", field="body"
+        ) from error
     except BaseException:
         later(spooled.close)
         raise
@@ -85,9 +89,10 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
 
 
 async def _next(entry: Entry, parts: Iterator[scored_rows.ScoredRows | None]) -> scored_rows.ScoredRows | None:
-    """Return the next chunk, from the model's own worker, in turn with all other runs; None at the end.
+    """Return the next chunk, scored in the model's own thread, in turn with all other runs; None at the end.
 
-    Each chunk of a budget's first pass takes its own turn too, so that other requests go on and a client that has left ends the work.
+    Every chunk of the first pass of a budget takes its own turn too, so that other requests continue, and a client that disconnects ends the
+    work.
     """
     assert entry.batcher is not None
     while True:
@@ -97,7 +102,7 @@ async def _next(entry: Entry, parts: Iterator[scored_rows.ScoredRows | None]) ->
 
 
 def _step(parts: Iterator[scored_rows.ScoredRows | None]) -> tuple[bool, scored_rows.ScoredRows | None]:
-    """Return whether there was a step left, and its result."""
+    """Return whether another step remained, and its result."""
     for part in parts:
         return True, part
     return False, None
@@ -128,7 +133,7 @@ async def _lines(
         yield _line({
             "total": total.counts(), **threshold, **notes, **({"reproducible": False} if random else {}),
         })  # fmt: skip
-    except Exception as error:  # the status has been sent: the last line says what is wrong
+    except Exception as error:  # the status has been sent, so the last line reports the error
         metrics.erred(error)
         yield _line({"error": failures.in_stream(error)})
     finally:

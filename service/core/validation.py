@@ -1,4 +1,4 @@
-"""The check of a request's fields against its contract, with pydantic's first complaint as an error of this project."""
+"""The check of a request's fields against its contract. The first problem that pydantic finds becomes an error in this project's words."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from manifold.runtime.errors import InvalidValue, cut, shown
-
-# pydantic's complaints about the type of a value, as what is needed instead
-TYPES = {
-    "string_type": "a text", "int_type": "an integer", "float_type": "a number", "bool_type": "true or false", "list_type": "an array",
-    "dict_type": "an object", "model_type": "an object", "model_attributes_type": "an object",
-}  # fmt: skip
+from manifold.runtime import problems
+from manifold.runtime.errors import InvalidValue, cut
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -31,35 +26,24 @@ def validate(shape: type[R], fields: Any) -> R:
 
 
 def _explain(error: ValidationError, shape: type[BaseModel], fields: Any) -> InvalidValue:
-    """Return pydantic's first complaint as an error of this project: of a field with several legal types, what lies deepest in it."""
-    problems = [(_path(problem, fields), problem) for problem in error.errors(include_url=False)]
-    first = problems[0][0]
-    path = max((each for each, _ in problems if each[: len(first)] == first), key=len)
-    here = [problem for each, problem in problems if each == path]
+    """Return the first problem as an error of this project. For a field with several valid types, report the most deeply nested problem."""
+    found = [(_path(problem, fields), problem) for problem in error.errors(include_url=False)]
+    first = found[0][0]
+    path = max((each for each, _ in found if each[: len(first)] == first), key=len)
+    here = [problem for each, problem in found if each == path]
     problem, field = here[0], ".".join(map(str, path))
     if problem["type"] == "extra_forbidden":
         return _unknown(field, _names(shape) if len(path) == 1 else None)
-    if problem["type"] == "missing":
-        return InvalidValue(f"{cut(field)}: is missing", field=field)
-    valid = _literals(problem.get("ctx", {}))
-    given = problem["input"]
-    if needed := list(dict.fromkeys(TYPES[each["type"]] for each in here if each["type"] in TYPES)):
-        return InvalidValue(
-            f"{cut(field)}: {' or '.join(needed)} is needed, not {_word(given)}", field=field, valid=valid
-        )
-    repeated = (
-        f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
-    )
-    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{repeated}", field=field, valid=valid)
-
-
-def _word(value: Any) -> str:
-    """Return a value as JSON writes it, if it is null, true or false; else as messages repeat it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)
+    needed = list(dict.fromkeys(problems.NEEDED[each["type"]] for each in here if each["type"] in problems.NEEDED))
+    if needed:
+        said = f"{' or '.join(needed)} is needed, not {problems.word(problem['input'])}"
+    else:
+        said = problems.sentence(problem)
+    return InvalidValue(f"{cut(field)}: {said}", field=field, valid=problems.choices(problem))
 
 
 def _path(problem: Any, fields: Any) -> tuple[str | int, ...]:
-    """Return the path of a complaint within the fields that were sent, without the names of types that pydantic puts between."""
+    """Return the path of a problem within the fields that were sent, without the type names that pydantic inserts."""
     path: list[str | int] = []
     at = fields
     for place, part in enumerate(problem["loc"]):
@@ -77,11 +61,4 @@ def _names(shape: type[BaseModel]) -> list[str]:
 
 
 def _unknown(field: str, valid: list[str] | None) -> InvalidValue:
-    return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=valid)
-
-
-def _literals(context: Mapping[str, Any]) -> list[str] | None:
-    expected = context.get("expected")
-    return (
-        [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")] if isinstance(expected, str) else None
-    )
+    return InvalidValue(f"{cut(field)}: unknown field; remove it or correct its name", field=field, valid=valid)

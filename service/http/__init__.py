@@ -1,1 +1,1 @@
-"""The HTTP transport: the ASGI application, request bodies, replies, streams, connections and the page."""
+"""The HTTP transport: the ASGI application, request bodies, replies, streams, connections and pages."""

@@ -1,4 +1,4 @@
-"""Routes that need the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
+"""The routes that need the scope `admin`: reload keys and certificate, load and unload models, and calibrate a model on your own rows.
 
 Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (http/front.py).
 """
@@ -21,6 +21,9 @@ from manifold.service.aside import aside, later
 from manifold.service.core import contract, encoding, row_files
 from manifold.service.core.validation import validate
 from manifold.service.http.bodies import fields_of
+from manifold.service.http.statuses import BODY as BODY_STATUSES
+from manifold.service.http.statuses import also
+from manifold.service.http.tags import ADMINISTRATION
 from manifold.service.http.uploads import MEDIA_TYPES
 from manifold.service.models import describe
 from manifold.service.models.registry import Registry
@@ -31,7 +34,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-LOOK = 0.5  # seconds between two questions whether the client is still there
+LOOK = 0.5  # seconds between two checks whether the client is still connected
 
 BODY = {
     "required": True,
@@ -41,18 +44,22 @@ QUERY = [
     {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.pop("description")}
     for name, schema in contract.CalibrateRequest.model_json_schema()["properties"].items()
 ]
-READ_ONLY = (
-    "the folder of models cannot be written here: run `manifold calibrate` where it can, and start the service again"
-)
+READ_ONLY = "the service cannot write into the folder of models; run `manifold calibrate` where the folder is writable, and start the service again"
 
 
 def add(app: FastAPI, registry: Registry, security: Security) -> None:
-    """The routes."""
+    """Add the routes."""
     settings = registry.settings
     one_at_a_time = asyncio.Lock()
 
     @app.post(
-        "/admin/reload", response_model=contract.Reloaded, summary="Reads keys and certificate again.", tags=["admin"]
+        "/admin/reload",
+        response_model=contract.Reloaded,
+        tags=[ADMINISTRATION],
+        summary="Reload API keys and certificate",
+        openapi_extra=also(422),
+        description="Read the file of keys and the TLS certificate again. If one is wrong, the previous ones stay in force.",
+        response_description="The keys that are in force.",
     )
     async def reload() -> Response:
         try:
@@ -60,7 +67,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
                 await registry.cluster.everywhere("keys")
             else:
                 await security.reload_aside()
-        except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
+        except SettingsError as error:  # the installation is wrong, and only an administrator reads this
             raise InvalidValue(
                 f"{error.message}; the previous keys and certificate stay in force", field=error.field
             ) from None
@@ -75,8 +82,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         )
 
     @app.post(
-        "/admin/models/{name}/load", response_model=contract.ModelSummary, tags=["admin"],
-        summary="Takes over a model as it lies in its folder now: what is new or has changed is loaded, then swapped in.",
+        "/admin/models/{name}/load", response_model=contract.ModelSummary, tags=[ADMINISTRATION], summary="Load a model from its folder",
+        description="Load new and changed versions of a model, and then use them. If one cannot be loaded, the previous version stays in service.",
+        response_description="The model.", openapi_extra=also(404),
     )  # fmt: skip
     async def load(name: str) -> Response:
         registry.check_open()
@@ -85,8 +93,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
 
     @app.post(
-        "/admin/models/{name}/unload", response_model=contract.ModelSummary, tags=["admin"],
-        summary="Takes a model out of service, until it is loaded again; requests that it works on are answered.",
+        "/admin/models/{name}/unload", response_model=contract.ModelSummary, tags=[ADMINISTRATION], summary="Take a model out of service",
+        description="The model is unavailable until it is loaded again. Its running requests are answered.",
+        response_description="The model.", openapi_extra=also(404),
     )  # fmt: skip
     async def unload(name: str) -> Response:
         await registry.change("unload", name)
@@ -94,8 +103,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
 
     @app.post(
-        "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY, "parameters": QUERY},
-        summary="Calibrates a model of rows on a file of normal ones, as its next version, which is the latest from then on.",
+        "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=[ADMINISTRATION], summary="Calibrate a model on normal rows",
+        description="Calibrate a model of rows on a file of normal rows (CSV or Parquet), and publish it as the next version.",
+        response_description="The new version.", openapi_extra={"requestBody": BODY, "parameters": QUERY, **also(*BODY_STATUSES, 404, 409)},
     )  # fmt: skip
     async def calibrate(name: str, request: Request) -> Response:
         registry.check_open()
@@ -104,7 +114,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         kind = MEDIA_TYPES.get(content_type)
         if kind is None:
             raise UnsupportedMedia(
-                f"Content-Type: {cut(content_type) or 'nothing'} is not read; send a file of normal rows",
+                f"Content-Type: {cut(content_type) or 'nothing'} is not supported; send a file of normal rows of one of the valid types",
                 field="Content-Type", valid=list(MEDIA_TYPES),
             )  # fmt: skip
         entry = await registry.get(name, None)
@@ -133,7 +143,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
                 except OSError as error:
                     if error.errno == errno.EROFS:
                         raise UnsupportedTask(READ_ONLY, field="name") from error
-                    raise Unavailable(f"the version cannot be written: {error.strerror}") from error
+                    raise Unavailable(
+                        f"the new version cannot be written: {error.strerror}; check the disk of the folder of models"
+                    ) from error
         finally:
             later(file.close)
         made = await registry.adopt(name, int(done.folder.name))
@@ -146,7 +158,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
 
 
 async def _while_there(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:
-    """Return the result of work on a thread. The work is given a function that says whether the client has left."""
+    """Return the result of work in a thread. Pass it a function that returns whether the client has disconnected."""
     gone = threading.Event()
     future = asyncio.ensure_future(aside(lambda: work(gone.is_set), pool="models"))
     try:

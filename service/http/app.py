@@ -1,4 +1,4 @@
-"""The application: the routes of models, health and metrics, its start and its end. Use cases, pages and errors have files of their own."""
+"""The application: the routes of models, health and metrics, its start and its end. Use cases, pages and errors have their own files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from manifold.service.core import contract, encoding
 from manifold.service.core.handling import Handling
 from manifold.service.http import admin, endpoints, errors, openapi, pages
 from manifold.service.http.front import Front
+from manifold.service.http.statuses import also
+from manifold.service.http.tags import HEALTH, MODELS
 from manifold.service.inference.core import Core
 from manifold.service.inference.http import Routes
 from manifold.service.models import describe
 from manifold.service.models.following import Follower
-from manifold.service.models.registry import Registry
+from manifold.service.models.registry import SERVING, Registry
 from manifold.service.security import Security
 from manifold.service.settings import Settings
 from manifold.service.telemetry import tracing
@@ -33,19 +35,18 @@ from manifold.service.telemetry.tracing import Tracing
 
 log = structlog.get_logger()
 
-# allocations and generations after which Python collects garbage: requests leave no cycles
+# allocations and generations after which Python collects garbage: requests leave no reference cycles
 COLLECT = (20_000, 10, 10)
 
 
 def create_app(settings: Settings, registry: Registry | None = None) -> Front:
-    """Return the application. Models load in a thread once it has started, so that it answers /health/live at once."""
+    """Return the application. Models load in a thread after its start, so that it answers /health/live immediately."""
     security, traced = Security(settings), tracing.open_tracing(settings)
     registry = registry or Registry(settings)
     handling, metrics = Handling(registry, settings), Metrics(registry)
     app = FastAPIOffline(
         title="Manifold",
         version="0.1.0",
-        description="Deep generative models over HTTP.",
         lifespan=_lifespan(registry, traced),
         docs_url=None,
         redoc_url=None,
@@ -65,20 +66,25 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
 
 
 def _lifespan(registry: Registry, traced: Tracing | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """Return the start of the application, which loads the models, and its end, which waits for what still runs."""
+    """Return the start of the application, which loads the models, and its end, which waits for the last runs."""
     settings, began = registry.settings, time.perf_counter()
 
     def loaded(_: object) -> None:
         gc.set_threshold(*COLLECT)
-        gc.freeze()  # what is here stays: to traverse it again would stop the service for tens of milliseconds
+        gc.freeze()  # these objects stay: to traverse them again would stop the service for tens of milliseconds
         ready, reason = registry.readiness()
-        url = f"http://{settings.host}:{settings.port}/"
-        log.info(
-            "ready" if ready else "not ready", url=url, seconds=round(time.perf_counter() - began, 2), reason=reason
-        )
+        seconds = round(time.perf_counter() - began, 2)
+        if not ready:
+            log.warning("not ready", url=settings.url, seconds=seconds, reason=reason)
+            return
+        models = sum(entry.state in SERVING for entry in registry.shown)
+        log.info("ready", url=settings.url, seconds=seconds, models=models)
+        if settings.log_format == "text" and registry.cluster is None:
+            log.info(f"open {settings.url} in a browser; press Ctrl+C to stop")
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.info("loading", models=len(registry.latest), folder=str(settings.models_dir))
         loading = asyncio.ensure_future(aside(registry.load, pool="models"))
         loading.add_done_callback(loaded)
         following = asyncio.create_task(Follower(registry).run()) if settings.watch_seconds else None
@@ -96,7 +102,11 @@ def _lifespan(registry: Registry, traced: Tracing | None) -> Callable[[FastAPI],
 def _add_models(app: FastAPI, registry: Registry) -> None:
     default = registry.settings.default_model
 
-    @app.get("/models", response_model=contract.ModelList, summary="What there is, and its state.")
+    @app.get(
+        "/models", response_model=contract.ModelList, tags=[MODELS], summary="List the models",
+        description="All models of the service, with their states. An unavailable model has a `reason`, such as an extra that is not installed.",
+        response_description="The models.",
+    )  # fmt: skip
     async def models() -> Response:
         shown = registry.shown
         body = await aside(
@@ -104,18 +114,30 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
         )
         return Response(body, media_type=encoding.JSON)
 
-    @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
+    @app.get(
+        "/models/{name}", response_model=dict[str, Any], tags=[MODELS], summary="Describe a model", openapi_extra=also(404, 422),
+        description="The summary of GET /models, and the public part of the manifest: inputs, outputs, metrics and provenance.",
+        response_description="The description of the model.",
+    )  # fmt: skip
     async def model(name: str, version: int | None = None) -> Response:
         entry = await registry.described(name, version)
         body = await aside(lambda: encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}))
         return Response(body, media_type=encoding.JSON)
 
-    @app.get("/models/{name}/stats", response_model=contract.Stats, summary="What one model has done, and what waits.")
+    @app.get(
+        "/models/{name}/stats", response_model=contract.Stats, tags=[MODELS], summary="Report the load of a model", openapi_extra=also(404, 422),
+        description="The queue of a model, and the totals of its runs by task. The model is loaded if it is idle.",
+        response_description="The queue and the totals.",
+    )  # fmt: skip
     async def stats(name: str, version: int | None = None) -> Response:
         entry = await registry.get(name, version)
         return Response(encoding.dumps(describe.stats(entry)), media_type=encoding.JSON)
 
-    @app.get("/models/{name}/preview.png", response_class=FileResponse, summary="What the model makes, as a picture.")
+    @app.get(
+        "/models/{name}/preview.png", response_class=FileResponse, tags=[MODELS], summary="Show the preview of a model",
+        description="A picture of items that the model generates, made when the model was exported.", openapi_extra=also(404, 422),
+        responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}}, response_description="The picture.",
+    )  # fmt: skip
     async def preview(name: str, version: int | None = None) -> Response:
         path = registry.find(name, version).folder / "preview.png"
         status = await aside(lambda: describe.preview(path, "name"), pool="disk")
@@ -123,15 +145,21 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
 
 
 def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
-    @app.get("/health/live", response_model=contract.Health, summary="The process answers.")
+    @app.get(
+        "/health/live", response_model=contract.Health, tags=[HEALTH], summary="Report whether the process runs",
+        description="A liveness probe: 200 as soon as the process answers requests.", response_description="The process runs.",
+    )  # fmt: skip
     async def live() -> Response:
         return Response(encoding.dumps({"status": "live"}), media_type=encoding.JSON)
 
     @app.get(
         "/health/ready",
         response_model=contract.Health,
-        responses={503: {"model": contract.Health}},
-        summary="Whether the service is ready, with the reason if it is not.",
+        tags=[HEALTH],
+        responses={503: {"model": contract.Health, "description": "The service is not ready; `reason` says why."}},
+        summary="Report whether the service is ready",
+        description="A readiness probe: 200 if the service accepts requests. Models without an optional extra or a GPU do not count.",
+        response_description="The service is ready.",
     )
     async def ready(request: Request) -> Response:
         is_ready, reason = registry.readiness()
@@ -141,7 +169,11 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
             body |= {"reason": reason, "models": states}
         return Response(encoding.dumps(body), 200 if is_ready else 503, media_type=encoding.JSON)
 
-    @app.get("/metrics", response_class=Response, summary="For Prometheus.")
+    @app.get(
+        "/metrics", response_class=Response, tags=[HEALTH], summary="Return the metrics for Prometheus", openapi_extra=also(429),
+        description="docs/reference/metrics.md explains every metric.", response_description="The metrics, in Prometheus' text format.",
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )  # fmt: skip
     async def metrics_page() -> Response:
         cluster = registry.cluster
         page = await metrics.page_aside() if cluster is None else await cluster.metrics()

@@ -1,4 +1,4 @@
-"""The use cases over HTTP: for each path, a function from a request to its reply. Reading, handling and writing are done elsewhere."""
+"""The endpoints of the use cases over HTTP: for each path, a function from a request to its reply."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _endpoint(case: UseCase, handling: Handling, metrics: Metrics, settings: Set
         try:
             answer = await case.handle(handling, fields, files, deadline)
         finally:
-            if files.work >= LARGE:  # to free millions of numbers takes as long as to read them
+            if files.work >= LARGE:  # freeing millions of numbers takes as long as reading them
                 later(vars(fields).clear)
         write = functools.partial(_written, answer, media_type, request.request_id)
         body, spent = await aside(write, encoding.work(answer))
@@ -56,7 +56,7 @@ def _endpoint(case: UseCase, handling: Handling, metrics: Metrics, settings: Set
 
 
 def _written(answer: UseCaseResult, media_type: str, request_id: str) -> tuple[bytes, float]:
-    """Return the answer's bytes, and the milliseconds that it took to write them."""
+    """Return the bytes of the response, and the milliseconds that it took to write them."""
     began = time.perf_counter()
 
     def spent() -> float:
@@ -73,7 +73,7 @@ def _written(answer: UseCaseResult, media_type: str, request_id: str) -> tuple[b
 
 
 def _headers(answer: UseCaseResult) -> dict[str, str]:
-    """Return the headers of an answer, which say what a picture or an array cannot."""
+    """Return the headers of a response. A picture or an array has no other place for these fields."""
     headers = {"X-Model": answer.entry.name, "X-Model-Version": str(answer.entry.version)}
     if "seed" in answer.fields:
         headers |= {"X-Seed": str(answer.fields["seed"]), "X-First": str(answer.fields["first"])}

@@ -1,4 +1,4 @@
-"""The errors of the routes that are not use cases, in the same shape as theirs."""
+"""The errors of the routes that are not use cases, in the same form."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from manifold.runtime import problems
 from manifold.runtime.errors import ManifoldError, cut
 from manifold.service.core import use_cases
 from manifold.service.http import replies
@@ -30,15 +31,15 @@ def add(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def of_fastapi(request: Request, error: RequestValidationError) -> Response:
-        """Answer for path and query parameters of the GET routes."""
+        """Answer a request whose path or query parameter is invalid."""
         problem = error.errors()[0]
         name = str(problem["loc"][-1])
-        message = f"{name}: {problem['msg']}"
+        message = f"{cut(name)}: {problems.sentence(problem)}"
         return _respond(request, replies.refusal(422, request.state.request_id, "invalid_value", message, field=name))
 
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
-        """Answer a client that has left while it sent a body, which is no error of the service."""
+        """Answer a client that disconnected while it sent a body. This is not an error of the service."""
         return Response(status_code=GONE)
 
     @app.exception_handler(Exception)
@@ -62,9 +63,11 @@ def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
         headers = {"Allow": allowed.replace("GET", "GET, HEAD")}
     if status == 405:
         valid = headers.get("Allow", "").split(", ")
-        message = f"{cut(path)} does not take {cut(request.method)}"
+        message = f"{cut(path)} does not support {cut(request.method)}; use one of the valid methods"
     else:
         valid = sorted(posted | {route.path for route in app.routes if hasattr(route, "path")})
-        message = f"there is no {cut(path)}" if status == 404 else cut(str(error.detail), 200)
+        message = (
+            f"there is no {cut(path)}; choose one of the valid paths" if status == 404 else cut(str(error.detail), 200)
+        )
     kind = TYPES.get(status, "malformed")
     return replies.refusal(status, request.state.request_id, kind, message, valid=valid, headers=headers)

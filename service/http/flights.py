@@ -1,4 +1,4 @@
-"""Requests that are being answered, and the end of their work when the client has closed the connection."""
+"""The requests that are being answered. Their work ends when the client closes the connection."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ class Flight:
     gone: bool = False
 
     async def watch(self) -> None:
-        """Cancel the work if the client closes the connection. The body has been read, so that the next message is the end."""
+        """Cancel the work if the client closes the connection. The body has been read, so the next message is the end."""
         if await self.request.gone() and not self.over:
             self.gone = True
             self.task.cancel()
 
 
 class Flights:
-    """The requests that are being answered. Those that take long get a watcher; short ones cost nothing."""
+    """The set of requests that are being answered. Only requests that take long get a watcher."""
 
     def __init__(self) -> None:
         self._all: set[Flight] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, request: Incoming) -> Flight:
-        """Count a request of the current task as being answered."""
+        """Add the request of the current task."""
         task = asyncio.current_task()
         assert task is not None
         flight = Flight(task, request, time.monotonic())
@@ -48,7 +48,7 @@ class Flights:
         return flight
 
     def end(self, flight: Flight) -> None:
-        """Stop watching a request whose answer is sent, or whose client has left."""
+        """Remove a request that has been answered, or whose client has disconnected."""
         flight.over = True
         self._all.discard(flight)
         if flight.watcher is not None:

@@ -1,8 +1,8 @@
-"""The way of a request: an id kept or made, counted, timed, and, for the use cases, straight to their handlers.
+"""The entry of every request: its id, its admission, its metrics, and for use cases the way to their handlers.
 
-Pure ASGI. A use case needs nothing of a web framework's routing, validation and serialisation, which take longer than a small model; so
-POST requests to one go from here to its handler and back. Everything else goes on to the application behind. Before either, the request is
-admitted, by its key or, where no keys are needed, by its host and origin; nothing of its body has been read then.
+This is pure ASGI. The routing, validation and serialisation of a web framework take longer than a small model, so POST requests to use cases go
+from here directly to their handlers. All other requests go to the application behind. Before that, a request is admitted by its key or, without
+keys, by its host and origin. Nothing of its body has been read then.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from manifold.service.telemetry.tracing import CARRIED, Trace, Tracing
 
 log = structlog.get_logger()
 
-LOGGED = 200  # characters of a path in a log line or a trace
-GONE = 499  # the status in metrics and logs of a request whose client has left
+LOGGED = 200  # characters of a path that a log line or a trace contains
+GONE = 499  # the status in metrics and logs of a request whose client has disconnected
 
-# what is the same in every installation, or what probes and Prometheus ask for
+# routes without a key: content that is the same in every installation, probes, and metrics
 OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 )
 OPEN_BELOW = "/static-offline-docs/"
-# what probes ask under any name; where they ask under a foreign one, the answer is ready or not and nothing else
+# routes for probes, which may use any host name; under an unknown name, the response has no details
 HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 ADMIN = ("/admin/", "/v2/repository/models/")
-# an answer is data: no page may run, frame or guess at it, and nobody in between keep it
+# headers of responses, which are data: no page may run or frame them or guess their type, and no proxy may store them
 DATA = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-# to pages, besides; they have a policy and a cache-control of their own
+# further headers of pages, which have their own policy and cache-control
 PAGES = ((b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"))
 STRICT = (b"strict-transport-security", b"max-age=31536000")
 
@@ -65,17 +65,17 @@ Endpoint = Callable[[Incoming], Awaitable[Reply]]
 
 
 class Errors(Protocol):
-    """Writer of errors, in this project's form or in a protocol's."""
+    """A writer of errors: in the form of this project or of the Open Inference Protocol."""
 
     def of_error(self, error: ManifoldError, request_id: str, /) -> Reply:
         """Return the reply for an error that the client can read."""
 
     def unexpected(self, error: Exception, request_id: str, /) -> Reply:
-        """A bug."""
+        """Return the reply for a bug."""
 
 
 class Front:
-    """The application: use cases are answered here, the rest goes on with a request id and is counted."""
+    """The ASGI application. It answers use cases, passes all other requests on, and counts both."""
 
     def __init__(
         self, app: FastAPI, endpoints: Mapping[str, Endpoint], tensors: inference.Routes, registry: Registry, metrics: Metrics, security: Security
@@ -100,11 +100,11 @@ class Front:
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, held = time.perf_counter(), hold_from_now()
         request = Incoming(scope, receive, self.intake)
-        given = request.header(b"x-request-id") or ""  # joined by a comma and a space if it is there twice
+        given = request.header(b"x-request-id") or ""  # two values would be joined by a comma and a space
         request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         path, status, key = scope["path"], 500, None
-        if scope["method"] == "HEAD":  # the server behind `send` leaves the body out
+        if scope["method"] == "HEAD":  # the server behind `send` omits the body
             scope = {**scope, "method": "GET"}
         endpoint, route, errors = self._find(scope["method"], path)
         trace = self._trace(request, path) if self.tracing else None
@@ -122,7 +122,7 @@ class Front:
                 route = "other"
                 try:
                     status = await self._pass(scope, receive, send, request_id)
-                finally:  # after an error too: a path as it came would be a series of its own
+                finally:  # after an error too: an unknown path must not become a new label value
                     route = getattr(scope.get("route"), "path", route)
         finally:
             let_go(held)
@@ -132,7 +132,7 @@ class Front:
             self._note(request.scope, route, status, time.perf_counter() - began, request_id, key)
 
     def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:
-        """Return what answers a path, the name that it is counted under, and how its errors are written."""
+        """Return the endpoint of a path, its label in metrics, and the writer of its errors."""
         if path.startswith(inference.PREFIX) and path[len(inference.PREFIX) :][:1] in ("", "/"):
             return *self.tensors.find(method, path), inference
         return self.endpoints.get(path) if method == "POST" else None, path, replies
@@ -149,7 +149,7 @@ class Front:
         return self.tracing.begin(method, carried, **attributes)
 
     def _admit(self, path: str, request: Incoming) -> Key | None:
-        """Return the key under which a request goes on. Raise Malformed, Unauthorized, Forbidden or Busy."""
+        """Return the API key of a request that is admitted. Raise Malformed, Unauthorized, Forbidden or Busy."""
         request.check_repeated()
         admin = path.startswith(ADMIN)
         if self.security.needed:
@@ -172,15 +172,17 @@ class Front:
             raise Forbidden(NO_ADMIN, field="Authorization")
         if not _from_here(request):
             raise Forbidden(
-                "without API keys, admin routes answer requests from this machine alone, not through a proxy and not from a page; "
-                "use a key with the scope admin", field="Authorization",
+                "Authorization: without API keys, admin routes accept requests from this machine only, not through a proxy and not from a "
+                "web page; use a key with the scope admin", field="Authorization",
             )  # fmt: skip
 
     async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send, errors: Errors) -> int:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
-                if request.scope["path"] not in HEALTH:  # probes are answered, however much is in work
+                if (
+                    request.scope["path"] not in HEALTH
+                ):  # probes are answered even if too many requests are being processed
                     request.enter()
                 reply = await endpoint(request)
             except ManifoldError as error:
@@ -229,7 +231,7 @@ class Front:
             await send({"type": "http.response.body", "body": body})
             return reply.status
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        async with aclosing(body):  # whatever ends it, what it holds is let go now
+        async with aclosing(body):  # its resources are released however it ends
             async for line in body:
                 await send({"type": "http.response.body", "body": line, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -247,7 +249,7 @@ class Front:
 
 
 def _unless_cancelled(send: Send) -> Send:
-    """Return `send` without the report that the application was cancelled, as it is if a third signal cuts the end of the service short."""
+    """Wrap `send` so that it drops the report of a cancelled application, which a third signal to stop causes."""
 
     async def sent(message: Message) -> None:
         if not message.get("message", "").rstrip().endswith("CancelledError"):
@@ -257,7 +259,7 @@ def _unless_cancelled(send: Send) -> Send:
 
 
 def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Wrap an application in what pages of the named origins need. Such pages send keys as a header, never cookies."""
+    """Wrap an application in the CORS headers for the allowed origins. Their pages send keys as a header, never cookies."""
     return CORSMiddleware(
         app, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), max_age=600,
         allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Inference-Header-Content-Length"),
@@ -266,7 +268,7 @@ def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 def _from_here(request: Incoming) -> bool:
-    """Return whether a request comes from this machine, not through a proxy on it and not from a page whose name was made to point here."""
+    """Return whether a request comes from this machine, neither through a proxy nor from a page whose name resolves to this machine."""
     client, host = request.scope.get("client"), request.header(b"host") or ""
     return (
         client is not None

@@ -1,4 +1,4 @@
-"""A request to a use case over HTTP: the few things that are needed of it, without a framework's objects."""
+"""A request to a use case over HTTP, without the objects of a framework."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST = 86_400_000  # milliseconds of X-Deadline-Ms: a day
 
 
 class Incoming:
-    """One request. `read` is true once its body has been."""
+    """One request. `read` is true after its body has been read."""
 
     __slots__ = (
         "_entered",
@@ -41,7 +41,7 @@ class Incoming:
         self.repeated = "" if len(self.headers) == len(given) else self._join(given)
 
     def _join(self, given: list[tuple[bytes, bytes]]) -> str:
-        """Join the values of headers that are there several times. Return the name of one that must not be, or nothing."""
+        """Join the values of repeated headers. Return the name of a repeated header that must occur only once, or nothing."""
         values: dict[bytes, list[bytes]] = {}
         for name, value in given:
             values.setdefault(name, []).append(value)
@@ -51,49 +51,54 @@ class Incoming:
         )
 
     def check_repeated(self) -> None:
-        """Raise Malformed for a second value of a header that has one."""
+        """Raise Malformed for a repeated header that must occur only once."""
         if self.repeated:
-            raise Malformed(f"{self.repeated}: the header is there more than once; send it once", field=self.repeated)
+            raise Malformed(f"{self.repeated}: the header occurs more than once; send it once", field=self.repeated)
 
     def header(self, name: bytes) -> str | None:
-        """Return a header by its name in lower case."""
+        """Return a header by its name in lower case, or None."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     @property
     def content_type(self) -> str | None:
-        """Without its parameters, in lower case."""
+        """The content type in lower case, without parameters; None if absent."""
         value = self.header(b"content-type")
         return None if value is None else value.partition(";")[0].strip().lower()
 
     def deadline(self) -> int | None:
-        """Milliseconds of X-Deadline-Ms. Raises InvalidValue."""
+        """Return the value of X-Deadline-Ms in milliseconds, or None. Raise InvalidValue."""
         text = self.header(b"x-deadline-ms")
         if text is None:
             return None
         milliseconds = texts.whole(text, LONGEST)
         if not milliseconds:
             raise InvalidValue(
-                f"X-Deadline-Ms: {shown(text)} is not a whole number of milliseconds from 1 to {LONGEST}",
+                f"X-Deadline-Ms: {shown(text)} is not valid; use whole milliseconds from 1 to {LONGEST}",
                 field="X-Deadline-Ms",
             )
         return milliseconds
 
     def check_length(self, limit: int) -> None:
-        """Raises TooLarge where the request says that its body is."""
+        """Raise TooLarge if the declared length of the body is over the limit."""
         declared = self.header(b"content-length")
         if declared is not None and declared.isdecimal() and texts.whole(declared, limit) is None:
-            raise TooLarge(f"body: {shown(declared)} bytes are over the limit of {limit}", field="body")
+            raise TooLarge(
+                f"body: {shown(declared)} bytes are over the limit of {limit}; send less, or several requests",
+                field="body",
+            )
 
     async def body(self, limit: int) -> bytes:
-        """All of it, refused as soon as it is known to be too large."""
+        """Return the whole body. Raise TooLarge as soon as it is over the limit."""
         self.check_length(limit)
         chunks, size = [], 0
         while not self.read:
             chunk = await self._chunk()
             size += len(chunk)
             if size > limit:
-                raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
+                raise TooLarge(
+                    f"body: larger than the limit of {limit} bytes; send less, or several requests", field="body"
+                )
             if not self.read:
                 self._intake.hold(len(chunk))
                 self._held += len(chunk)
@@ -101,12 +106,12 @@ class Incoming:
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def enter(self) -> None:
-        """Count the request among those in work. Raise Busy where there are too many."""
+        """Count the request as being processed. Raise Busy if there are too many."""
         self._intake.calls.enter()
         self._entered = True
 
     def close(self) -> None:
-        """The request is over: its body is let go."""
+        """End the request: its body no longer counts."""
         self._intake.held -= self._held
         self._held = 0
         if self._entered:
@@ -114,7 +119,7 @@ class Incoming:
             self._entered = False
 
     async def chunks(self, in_memory: int) -> AsyncIterator[bytes]:
-        """It as it comes, of which so many bytes stay in memory."""
+        """Yield the body in chunks. At most `in_memory` of its bytes count as held in memory; the rest is spooled to disk."""
         while not self.read:
             chunk = await self._chunk()
             if self._held < in_memory and not self.read:
@@ -131,11 +136,11 @@ class Incoming:
         return content
 
     async def gone(self) -> bool:
-        """After the body: waits for the end of the connection, or of the answer."""
+        """Wait, after the body, until the connection or the response ends. Return whether the client has disconnected."""
         return bool((await self._receive())["type"] == "http.disconnect")
 
     def of_starlette(self, body: bytes) -> Request:
-        """Return the request in the framework's form, for its parsers of queries and forms."""
+        """Return the request as an object of Starlette, for its parsers of queries and forms."""
 
         async def again() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}

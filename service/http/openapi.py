@@ -1,4 +1,6 @@
-"""The OpenAPI document. FastAPI writes the routes that it parses; use cases parse their own bodies and are written here."""
+"""The OpenAPI document. FastAPI describes the routes that it parses. Use cases and the Open Inference Protocol parse their own bodies and are
+described here and in inference/described.py.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,10 @@ from manifold.runtime import codecs, imaging, kinds
 from manifold.service.aside import aside
 from manifold.service.core import contract, encoding, use_cases
 from manifold.service.core.use_cases.base import UseCase
-from manifold.service.http import bodies, streams, uploads
-from manifold.service.http.front import OPEN
-from manifold.service.http.replies import STATUS
+from manifold.service.http import bodies, statuses, streams, uploads
+from manifold.service.http.front import HEALTH, OPEN
+from manifold.service.http.tags import TAGS
+from manifold.service.inference import described
 
 Schema = dict[str, Any]
 
@@ -23,12 +26,38 @@ TEXT: Schema = {"schema": {"type": "string"}}
 KEY: Schema = {
     "type": "http",
     "scheme": "bearer",
-    "description": "where the service asks for keys; /admin needs the scope admin",
+    "description": "An API key, if the service requires keys. `manifold key NAME` makes one. Administration needs the scope `admin`.",
+}
+ABOUT = """Generate, edit and score images, rows and series with deep generative models.
+
+- Press **Try it out** and **Execute** to send a request. The examples work with the shipped models.
+- The header `Accept` selects the format of a response: JSON, one picture (`image/png`), or numbers (`application/x-npy`).
+- The same seed returns the same items: alone or in a batch, over REST, gRPC or from Python.
+- The header `X-Deadline-Ms` sets a deadline in milliseconds. `X-Request-ID` sets the id of a request, which responses and the log repeat.
+- Every error has the form `{"error": {"type", "message", "field", "valid", "request_id"}}`. The status 499 occurs in logs and metrics only: the
+  client disconnected before the response.
+"""
+SERVERS = [
+    {
+        "url": "./",
+        "description": "This service: the address, and the path prefix of a proxy, under which you opened this page.",
+    }
+]
+MODEL = "mnist-vae"  # the model in the examples of paths
+PARAMETERS: dict[str, Schema] = {
+    "name": {"description": "Name of a model, as in GET /models.", "example": MODEL},
+    "version": {"description": "Version of the model. By default, the highest version that is served."},
+}
+DRAWN: Schema = {  # headers of a picture or an array, which cannot hold fields
+    "X-Model": {"description": "Name of the model.", "schema": {"type": "string"}},
+    "X-Model-Version": {"description": "Version of the model.", "schema": {"type": "integer"}},
+    "X-Seed": {"description": "Seed of the random numbers, if any were used.", "schema": {"type": "integer"}},
+    "X-First": {"description": "Index of the first item, if random numbers were used.", "schema": {"type": "integer"}},
 }
 
 
 def add(app: FastAPI) -> None:
-    """Add the document, which is made when it is first asked for."""
+    """Add the document, which is made at its first request."""
 
     def openapi() -> Schema:
         if app.openapi_schema is None:
@@ -45,19 +74,39 @@ def add(app: FastAPI) -> None:
 
 
 def _document(app: FastAPI) -> Schema:
-    """Return FastAPI's document with the use cases first, errors and keys."""
-    schema: Schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    components = schema.setdefault("components", {})
-    components.setdefault("schemas", {}).update(_schemas())
-    components["securitySchemes"] = {"key": KEY}
-    schema["paths"] = {case.path: {"post": _operation(case)} for case in use_cases.every.values()} | schema["paths"]
-    refused = {"description": "Error", "content": {encoding.JSON: _json(contract.ErrorResponse)}}
+    """Return FastAPI's document with the use cases first, the Open Inference Protocol last, and errors and keys in each route."""
+    schema: Schema = get_openapi(
+        title=app.title, version=app.version, description=ABOUT, routes=app.routes, tags=TAGS, servers=SERVERS
+    )
+    schemas = {name: each for name, each in schema["components"]["schemas"].items() if "ValidationError" not in name}
+    schema["components"] = {
+        "schemas": {**schemas, **_schemas()},
+        "responses": {**statuses.responses(), **described.responses()},
+        "securitySchemes": {"key": KEY},
+    }
+    cases = {case.path: {"post": _operation(case)} for case in use_cases.every.values()}
+    schema["paths"] = cases | schema["paths"]
     for path, operations in schema["paths"].items():
         for operation in operations.values():
+            own = {status: each for status, each in operation["responses"].items() if status != "422"}
+            errors = statuses.references(_statuses(path, operation.pop(statuses.EXTRA, ())))
+            operation["responses"] = dict(sorted({**errors, **own}.items()))
+    schema["paths"] |= described.paths()
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                parameter |= PARAMETERS.get(parameter["name"], {})
             if path not in OPEN:
                 operation["security"] = [{"key": []}]
-                operation["responses"] |= {str(status): refused for status in sorted({*STATUS.values(), 500})}
     return schema
+
+
+def _statuses(path: str, own: tuple[int, ...]) -> set[int]:
+    """Return the error statuses of a route, those of all routes included. Probes are answered under every host name."""
+    every = {*statuses.ALWAYS, *own}
+    if path in HEALTH:
+        return every - {403}
+    return every if path in OPEN else {*every, *statuses.KEYED}
 
 
 def _schemas() -> Schema:
@@ -70,26 +119,38 @@ def _schemas() -> Schema:
         definition = shape.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= definition.pop("$defs", {})
         schemas[shape.__name__] = definition
+    for case in use_cases.every.values():
+        if case.examples:
+            schemas[case.request.__name__]["examples"] = [each.fields for each in case.examples.values()]
     return schemas
 
 
 def _operation(case: UseCase) -> Schema:
-    """Return the operation of a use case."""
-    content = {encoding.JSON: _json(case.response), **_pictures_out(case), codecs.NPY: BINARY}
+    """Return the operation of a use case. The first content type of the response is the one that /docs selects: a picture if there is one."""
+    response = {encoding.JSON: _json(case.response)}
+    first = _pictures_out(case)
+    ok: Schema = {
+        "description": "The result. The header Accept selects its format.",
+        "content": {**first, **response, **_streamed(case), codecs.NPY: BINARY},
+    }
     return {
-        "summary": case.summary,
+        "summary": case.summary.rstrip("."),
+        "description": f"{case.description}\n\nWithout a body, the fields are read from the query.".strip(),
         "operationId": case.name,
-        "tags": ["use cases"],
+        "tags": [case.tag],
         "requestBody": {"required": True, "content": _bodies(case)},
-        "responses": {"200": {"description": "OK", "content": content}},
+        "responses": {"200": {**ok, **({"headers": DRAWN} if first else {})}},
+        statuses.EXTRA: (*statuses.BODY, 404, 409, 504),
     }
 
 
 def _bodies(case: UseCase) -> Schema:
     """Return the bodies that a use case reads, by content type."""
+    examples = {name: {"summary": each.summary, "value": each.fields} for name, each in case.examples.items()}
     pictures = _pictures_in(case.request) if case.takes_files else {}
     tables = dict.fromkeys(uploads.MEDIA_TYPES, BINARY) if case.takes_row_files else {}
-    return {encoding.JSON: _json(case.request), **pictures, codecs.NPY: BINARY, **tables}
+    json = {**_json(case.request), **({"examples": examples} if examples else {})}
+    return {encoding.JSON: json, **pictures, codecs.NPY: BINARY, **tables}
 
 
 def _pictures_in(request: type[contract.BaseRequest]) -> Schema:
@@ -100,9 +161,11 @@ def _pictures_in(request: type[contract.BaseRequest]) -> Schema:
 
 
 def _pictures_out(case: UseCase) -> Schema:
-    pictures = dict.fromkeys(kinds.media_types(), BINARY) if case.gives_items else {}
-    streamed = {} if case.stream is None else dict.fromkeys(streams.MEDIA_TYPES, TEXT)
-    return {**pictures, **streamed}
+    return dict.fromkeys(kinds.media_types(), BINARY) if case.gives_items else {}
+
+
+def _streamed(case: UseCase) -> Schema:
+    return {} if case.stream is None else dict.fromkeys(streams.MEDIA_TYPES, TEXT)
 
 
 def _json(shape: type[Any]) -> Schema:

@@ -1,9 +1,9 @@
-"""Samples sent as they are made: NDJSON, or server-sent events with the same lines as their data.
+"""Streams of samples, sent as they are generated: NDJSON, or server-sent events with the same lines as their data.
 
-A line an item: its `item` (the index from the request's first on), its `image` (base64 PNG), `data` or `row`, and where there is one its
-`class`, `condition`, `latent` or `codes`. A model with several outputs has these under `items`, by role; `named_latents` and `conditions` are by
-name too. The last line has `total` and what every answer has. What goes wrong before the first line is an
-error like any other; after it, the last line is that error. An item is the same as in an answer that is sent whole.
+Every item has one line: its `item` (an index that starts at the request's `first`), its `image` (base64 PNG), `data` or `row`, and its `class`,
+`condition`, `latent` or `codes` if there is one. For models with several outputs, these are under `items` by role. `named_latents` and
+`conditions` are by name. The last line has `total` and the fields of every response. An error before the first line is an ordinary error
+response. After the first line, the last line is the error. An item is the same as in an ordinary response.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from manifold.service.telemetry.metrics import Metrics
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
 MEDIA_TYPES = (NDJSON, EVENTS)
-ITEMS = {
-    many: one for kind in kinds.every for many, one in kind.wire.by_item.items()
-}  # fields of items, and what a line calls them
+# response fields of items, and their names in a line
+ITEMS = {many: one for kind in kinds.every for many, one in kind.wire.by_item.items()}
 
 
 def respond(
@@ -36,13 +35,13 @@ def respond(
     request_id: str,
     metrics: Metrics,
 ) -> Reply:
-    """Return a stream of the items of an answer as they are made."""
+    """Return a reply that streams the items of a response as they are generated."""
     lines = _lines(parts, case, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
     return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 def items(answer: UseCaseResult, case: UseCase, request_id: str, start: int) -> Iterator[dict[str, Any]]:
-    """Yield the items of a part, the first of which has the index `start`."""
+    """Yield the lines of a part. Its first item has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
     columns = _columns(fields, {**ITEMS, **case.by_item})
     outputs = {role: _columns(made, ITEMS) for role, made in fields.get("items", {}).items()}
@@ -55,7 +54,7 @@ def items(answer: UseCaseResult, case: UseCase, request_id: str, start: int) -> 
 
 
 def _columns(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields that have a value for each item, by their name in a line."""
+    """Return the fields that have one value for each item, by their name in a line."""
     return {name: fields[key] for key, name in names.items() if key in fields}
 
 
@@ -72,7 +71,7 @@ def _value_at(values: Any, index: int) -> Any:
 
 
 def _alone(condition: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return a condition in its long form for one item of several."""
+    """Return the condition of one item in its long form."""
     return {form: values[index : index + 1] for form, values in condition.items()}
 
 
@@ -102,7 +101,7 @@ async def _lines(
             if "reproducible" in part.fields:
                 ending["reproducible"] = False
         yield write({"total": total, **ending, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
-    except Exception as error:  # the status has been sent: the last line says what is wrong
+    except Exception as error:  # the status has been sent, so the last line reports the error
         metrics.erred(error)
         yield write({"error": {**failures.in_stream(error, request_id), "request_id": request_id}})
     finally:

@@ -1,4 +1,4 @@
-"""Files of rows as bodies of /anomaly-score, by their content types, and the answer as lines of NDJSON."""
+"""Files of rows as bodies of /anomaly-score. The response is NDJSON, one line for each row."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ MEDIA_TYPES = {
 
 
 def kind_of(request: Incoming) -> str | None:
-    """Return csv or parquet if the body is a file of rows, else None."""
+    """Return csv or parquet if the body is a file of rows, otherwise None."""
     return MEDIA_TYPES.get(request.content_type or "")
 
 
 async def respond(request: Incoming, kind: str, handling: Handling, metrics: Metrics, settings: Settings) -> Reply:
-    """Return the scores of the body as lines. Raise a RequestError if nothing can be scored."""
+    """Return a reply with one line for each row. Raise a RequestError if nothing can be scored."""
     if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {cut(encoding)} is not read; send the file as it is", field="Content-Encoding"
+            f"Content-Encoding: {cut(encoding)} is not supported; send the file uncompressed", field="Content-Encoding"
         )
     fields = validate(ScoreRequest, bodies.query(request))
     limit = settings.max_upload_bytes

@@ -1,7 +1,8 @@
-"""The Open Inference Protocol, version 2 (KServe and Triton's), over REST and gRPC: each task of each model as a function of tensors.
+"""The Open Inference Protocol, version 2 (of KServe and Triton), over REST and gRPC: each task of each model as a function of tensors.
 
 tensors     datatypes; JSON and bytes to arrays and back
-targets     NAME and NAME.TASK: which task of which model, its metadata, its configuration, a legal example
-core        one inference, between the protocol and the runtime; counts what it does
-rest, rpc   the two transports, which only translate
+targets     NAME and NAME.TASK: the task of a model, its metadata, its configuration, a valid example
+core        one inference, between the protocol and the runtime, with statistics
+http, rpc   the two transports, which only translate
+described   the routes in the OpenAPI document
 """

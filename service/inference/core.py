@@ -1,4 +1,4 @@
-"""One inference between the protocol and the runtime, and what was counted of it. Knows neither HTTP nor protobuf."""
+"""Inference between the protocol and the runtime, and its statistics. This module knows neither HTTP nor protobuf."""
 
 from __future__ import annotations
 
@@ -31,60 +31,60 @@ from manifold.service.telemetry.metrics import Metrics
 Array = NDArray[Any]
 W = TypeVar("W")
 
-PARAMETERS = ("n", "seed", "first", "class", "prior", "temperature")  # of ours
-# of the protocol and of Triton: looked at elsewhere, or without a meaning here
+PARAMETERS = ("n", "seed", "first", "class", "prior", "temperature")  # the parameters of this service
+# parameters of the protocol and of Triton that are read elsewhere or ignored
 KNOWN = ("binary_data_output", "timeout", "priority", "headers")
-NOT_OFFERED = ("classification", "shared_memory_region")  # parameters of tensors
+NOT_OFFERED = ("classification", "shared_memory_region")  # parameters of tensors that are not supported
 SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 ROUTE = "infer"
-ID = 1000  # characters of an id, which the answer repeats
+ID = 1000  # largest length of an id, which the response repeats
 # the states of the protocol
 STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "READY"}
-IDLE = "loads when it is first asked for"
+IDLE = "it loads at its first request"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """An inference as a client asks for it."""
+    """The inference that a client requests."""
 
     model: str
     version: str
     parameters: Mapping[str, Any]
     inputs: Mapping[str, Array]
-    outputs: tuple[str, ...] | None = None  # all, where nothing is said
+    outputs: tuple[str, ...] | None = None  # by default all
     id: str = ""
-    raw: bytes | None = None  # instead of inputs: the rows of the one that must be given
+    raw: bytes | None = None  # instead of inputs: the rows of the only required input
 
 
 def check_id(text: Any) -> str:
-    """Return the id of a request. Raises Malformed for what is no text, and InvalidValue for one that is too long to be repeated."""
+    """Return the id of a request. Raise Malformed if it is not a text, and InvalidValue if it is too long."""
     if not isinstance(text, str):
-        raise Malformed("id: a text is needed", field="id")
+        raise Malformed(f"id: a text is needed, not {shown(text)}", field="id")
     if len(text) > ID:
-        raise InvalidValue(f"id: {len(text)} characters are over the limit of {ID}", field="id")
+        raise InvalidValue(f"id: {len(text)} characters are over the limit of {ID}; send a shorter id", field="id")
     return text
 
 
 @dataclass(frozen=True)
 class Inferred:
-    """Its answer, before it is written."""
+    """The result of an inference, before it is written."""
 
     target: Target
     id: str
     outputs: dict[str, Array]
-    parameters: dict[str, str | int | bool]  # of the answer: what chance was
+    parameters: dict[str, str | int | bool]  # parameters of the response: seed and drawn classes
 
 
 @dataclass
 class Times:
-    """Count of events, and their total time in nanoseconds."""
+    """The number of events, and their total time in nanoseconds."""
 
     count: int = 0
     ns: int = 0
 
     def add(self, ns: float) -> None:
-        """One more."""
+        """Add one event."""
         self.count += 1
         self.ns += int(ns)
 
@@ -94,10 +94,10 @@ PHASES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute
 
 @dataclass
 class Statistics:
-    """Statistics of one target since the start."""
+    """The statistics of one task since the start."""
 
-    inferences: int = 0  # rows of requests that were answered
-    last: int = 0  # of them, milliseconds since 1970
+    inferences: int = 0  # number of rows in answered requests
+    last: int = 0  # time of the last one, milliseconds since 1970
     times: dict[str, Times] = field(default_factory=lambda: {name: Times() for name in PHASES})
 
 
@@ -107,21 +107,21 @@ def server() -> dict[str, Any]:
 
 
 def of_one_line(error: ManifoldError) -> str:
-    """Return the message of an error with its valid values: the protocol has room for one text."""
+    """Return the message of an error with its valid values, because an error of the protocol is one text."""
     return f"{error.message}; valid: {', '.join(map(str, error.valid))}" if error.valid else error.message
 
 
 class Core:
-    """Operations that both transports call."""
+    """The operations that both transports call."""
 
     def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
         self.registry, self.settings, self.metrics = registry, settings, metrics
         self._statistics: dict[tuple[str, int, str], Statistics] = {}
 
     async def infer(self, asked: Asked, deadline_ms: int | None, began: float, write: Callable[[Inferred], W]) -> W:
-        """The answer as `write` puts it. `began` is when the request had come, by time.perf_counter().
+        """Return the response that `write` makes. `began` is the arrival of the request, by time.perf_counter().
 
-        Raises RequestError of one kind or another, Busy, Unavailable, DeadlineExceeded.
+        Raise RequestError, Busy, Unavailable or DeadlineExceeded.
         """
         self.registry.check_open()
         target = await targets.find(self.registry, asked.model, asked.version)
@@ -139,7 +139,11 @@ class Core:
         wanted = spec.roles if asked.outputs is None else asked.outputs
         for name in wanted:
             if name not in spec.roles:
-                raise InvalidValue(f"outputs: {target.name} has no {shown(name)}", field="outputs", valid=spec.roles)
+                raise InvalidValue(
+                    f"outputs: {target.name} has no output {shown(name)}; use one of the valid names",
+                    field="outputs",
+                    valid=spec.roles,
+                )
         n, choices, timeout = _choices(asked.parameters)
         given = asked.inputs if asked.raw is None else _of_bytes(target, asked.raw)
         rows = infer.rows_of(given, n, self.settings.max_items)
@@ -174,18 +178,20 @@ class Core:
         return self._statistics.setdefault(key, Statistics())
 
     async def metadata(self, name: str, version: str) -> dict[str, Any]:
-        """GET /v2/models/NAME."""
+        """Return the response of GET /v2/models/NAME."""
         target = await targets.find(self.registry, name, version, described=True)
         versions = self.registry.versions(target.entry.name)
-        return await aside(lambda: targets.metadata(target, versions))  # with an example, which may be a large image
+        return await aside(
+            lambda: targets.metadata(target, versions)
+        )  # it contains an example, which may be a large image
 
     async def config(self, name: str, version: str) -> dict[str, Any]:
-        """GET /v2/models/NAME/config."""
+        """Return the response of GET /v2/models/NAME/config."""
         target = await targets.find(self.registry, name, version)
         return await aside(lambda: targets.config(target))
 
     async def ready(self, name: str, version: str) -> bool:
-        """Return whether the model would answer. Raise UnknownModel."""
+        """Return whether the model answers requests. Raise UnknownModel."""
         model, task = targets.split(self.registry, name)
         entry = self.registry.find(model, targets.version_of(version))
         known = entry.manifest is not None and (task is None or task in entry.manifest.tasks)
@@ -205,7 +211,7 @@ class Core:
         ]
 
     def index(self, ready: bool) -> list[dict[str, str]]:
-        """The models that there are, each version with its state; or those alone that answer."""
+        """Return all versions of all models with their states. With `ready`, return only those that answer requests."""
         return [
             {
                 "name": name, "version": str(version), "state": STATES[entry.state],
@@ -216,17 +222,17 @@ class Core:
         ]  # fmt: skip
 
     async def load(self, name: str, parameters: Collection[str]) -> None:
-        """The model as it lies in its folder now. Raises InvalidValue, UnknownModel, Unavailable with what is wrong with it."""
+        """Load a model from its folder. Raise InvalidValue, UnknownModel, or Unavailable with the reason."""
         if parameters:
             raise InvalidValue(
-                f"parameters: {', '.join(parameters)}: models are loaded as they lie in their folder alone",
+                f"parameters: {cut(', '.join(parameters))}: not supported, because models are loaded from their folder only; remove them",
                 field="parameters",
             )
         self.registry.check_open()
         await self.registry.change("load", name)
 
     async def unload(self, name: str) -> None:
-        """Out of service until it is loaded again."""
+        """Take a model out of service until it is loaded again."""
         await self.registry.change("unload", name)
 
     def _stats(self, name: str, version: int, task: str) -> dict[str, Any]:
@@ -241,13 +247,13 @@ class Core:
 
 
 def _of_bytes(target: Target, content: bytes) -> dict[str, Array]:
-    """The input that bytes alone can mean: the one that must be given, or the only one."""
+    """Return the input for a body of bytes only: the only required input, or the only input."""
     inputs = target.spec.inputs
     needed = [tensor for tensor in inputs if not infer.is_optional(target.manifest, tensor)] or list(inputs)
     if len(needed) != 1:
         names = [tensor.role for tensor in needed]
         raise InvalidValue(
-            f"body: {target.name} takes more than one input; send them with their names", field="inputs", valid=names
+            f"body: {target.name} has several inputs; send them with their names", field="inputs", valid=names
         )
     size = math.prod(needed[0].shape) * np.dtype(needed[0].dtype).itemsize
     shape = (len(content) // size, *needed[0].shape)
@@ -255,17 +261,21 @@ def _of_bytes(target: Target, content: bytes) -> dict[str, Array]:
 
 
 def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]:
-    """`n`, what is said of inputs that are left out, and the request's own time limit in milliseconds."""
+    """Return `n`, the choices for inputs that are not given, and the time limit of the request in milliseconds."""
     for name, value in given.items():
         if name in SEQUENCES and value is not False and value not in (0, ""):
-            raise InvalidValue(f"{name}: models here keep no state between requests", field=name)
+            raise InvalidValue(
+                f"{name}: not supported, because models keep no state between requests; remove it", field=name
+            )
         if name not in PARAMETERS and name not in KNOWN and name not in SEQUENCES and not name.startswith("triton_"):
-            raise InvalidValue(f"parameters: {cut(name)} is not known", field=name, valid=PARAMETERS)
+            raise InvalidValue(
+                f"parameters: {cut(name)} is unknown; use one of the valid parameters", field=name, valid=PARAMETERS
+            )
     temperature, prior = given.get("temperature"), given.get("prior")
     if temperature is not None and not _is(temperature, int, float):
-        raise InvalidValue("temperature: a number above 0 is needed", field="temperature")
+        raise InvalidValue(f"temperature: a number above 0 is needed, not {shown(temperature)}", field="temperature")
     if prior is not None and not isinstance(prior, str):
-        raise InvalidValue("prior: the name of one is needed", field="prior")
+        raise InvalidValue(f"prior: the name of a prior is needed, not {shown(prior)}", field="prior")
     flag(given, "binary_data_output")
     _whole(given, "priority")
     timeout = _whole(given, "timeout")
@@ -284,26 +294,26 @@ def flag(parameters: Mapping[str, Any], name: str, otherwise: bool = False, fiel
 
 
 def refuse(parameters: Mapping[str, Any], field: str) -> None:
-    """Raise InvalidValue for parameters of a tensor that ask for what is not offered."""
+    """Raise InvalidValue for parameters of a tensor that are not supported."""
     for name in NOT_OFFERED:
         if parameters.get(name) is not None:
-            instead = "; send the data" if name == "shared_memory_region" else ""
+            instead = "send the data" if name == "shared_memory_region" else "remove it"
             offered = "shared memory" if name == "shared_memory_region" else name
-            raise InvalidValue(f"{field}: {offered} is not offered{instead}", field=field, valid=["binary_data"])
+            raise InvalidValue(f"{field}: {offered} is not supported; {instead}", field=field, valid=["binary_data"])
 
 
 def _whole(given: Mapping[str, Any], name: str) -> int | None:
-    """Return a parameter that is an integer. Raise InvalidValue for anything else: texts and numbers such as 5.0 are not converted."""
+    """Return a parameter that is an integer. Raise InvalidValue for anything else. Texts, and numbers such as 5.0, are not converted."""
     value = given.get(name)
     if value is None:
         return None
     if not _is(value, int) or not 0 <= value <= MAX_SEED:
-        raise InvalidValue(f"{cut(name)}: {shown(value)} is not a whole number from 0 to 2^63 - 1", field=name)
+        raise InvalidValue(f"{cut(name)}: {shown(value)} is not valid; use an integer from 0 to 2^63 - 1", field=name)
     return int(value)
 
 
 def _class(value: Any) -> Choice | None:
-    """A class by name or index; JSON in a text for one each, or for weights by name, as parameters are no lists."""
+    """Return a class by name or index. A text with JSON may list one for each item, or weights by name: parameters cannot be lists."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         read = texts.json_of(value, "class")
         if isinstance(read, dict) and all(_is(weight, int, float) for weight in read.values()):
@@ -312,19 +322,20 @@ def _class(value: Any) -> Choice | None:
             return read
     if value is not None and not _is(value, str, int):
         raise InvalidValue(
-            "class: a name or an index is needed, or JSON of several, or of weights, in a text", field="class"
+            f"class: {shown(value)} is not valid; use a name, an index, or a text with JSON: a list of them, or weights by name",
+            field="class",
         )
     chosen: Choice | None = value
     return chosen
 
 
 def _is(value: Any, *kinds: type) -> bool:
-    """Return whether a value is of one of the kinds, and not true or false, which are ints in Python."""
+    """Return whether a value has one of the types. True and false, which are ints in Python, do not count."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _random_parameters(target: Target, done: infer.Done) -> dict[str, str | int | bool]:
-    """Return the seed that makes the same items again and the classes that were drawn, and whether the graph draws random numbers itself."""
+    """Return the parameters of the response: the seed that reproduces the items, the drawn classes, and whether the graph is not reproducible."""
     filled, classes = done.filled, target.manifest.classes
     parameters: dict[str, str | int | bool] = {}
     if filled.seed is not None:

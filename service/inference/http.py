@@ -1,4 +1,4 @@
-"""The protocol over HTTP: paths under /v2, JSON with binary tensors behind it, and errors in the protocol's own shape."""
+"""The protocol over HTTP: paths under /v2, JSON that binary tensors may follow, and errors in the form of the protocol."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ STATUS = {
     errors.RequestError: 400, errors.Unauthorized: 401, errors.Forbidden: 403, errors.UnknownModel: 404, errors.NotFound: 404,
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.Busy: 503, errors.Unavailable: 503, errors.DeadlineExceeded: 503,
 }  # fmt: skip
-SMALL = 1400  # bytes of an answer that are not worth compressing: they go in one packet
+SMALL = 1400  # bytes: smaller responses are not compressed, because they fit into one packet
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
-# of a request; the name and the version of the model are in the path, and some clients repeat them
+# the fields of a request; some clients repeat the name and the version of the model, which are in the path
 FIELDS = ("id", "parameters", "inputs", "outputs", "model_name", "model_version")
 
 NEVER = re.compile(r";\s*q=0(\.0*)?\s*$")
@@ -65,10 +65,15 @@ NEVER = re.compile(r";\s*q=0(\.0*)?\s*$")
 Answering = Callable[..., Awaitable[Reply]]
 
 
+def status_of(error: ManifoldError) -> int:
+    """Return the status of the nearest class in the table; 500 if none is there."""
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+
+
 def of_error(error: ManifoldError, request_id: str) -> Reply:
-    """An error as the protocol has it: one text. What is valid is in it, as there is no other place."""
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-    reply = replies.of_error(error, request_id)  # logs what is no business of the client's
+    """Return the reply for an error in the form of the protocol: one text, which includes the valid values."""
+    status = status_of(error)
+    reply = replies.of_error(error, request_id)  # it logs errors that the client may not read
     message = failures.OPAQUE if status == 500 else of_one_line(error)
     headers = {name: value for name, value in reply.headers.items() if name != "Retry-After"}
     if status == 503:
@@ -82,13 +87,13 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
 
 
 def unexpected(error: Exception, request_id: str) -> Reply:
-    """A bug: the log has it."""
+    """Log a bug, and return the opaque reply for it."""
     replies.unexpected(error, request_id)
     return Reply(orjson.dumps({"error": failures.OPAQUE}), status=500, error="internal")
 
 
 class Routes:
-    """Table of the paths and the functions that answer them."""
+    """The table of paths and the functions that answer them."""
 
     def __init__(self, core: Core) -> None:
         self.core, self.settings = core, core.settings
@@ -115,7 +120,7 @@ class Routes:
         self._table = [(method, re.compile(pattern), label, answer) for method, pattern, label, answer in table]
 
     def find(self, method: str, path: str) -> tuple[Callable[[Incoming], Awaitable[Reply]], str]:
-        """Return what answers a path, and the label to count it under."""
+        """Return the function that answers a path, and its label in metrics."""
         for taken, pattern, label, answer in self._table:
             if match := pattern.fullmatch(path):
                 if method == taken:
@@ -123,7 +128,7 @@ class Routes:
                 return functools.partial(self._refuse, allowed="GET, HEAD" if taken == "GET" else taken), label
         return self._nothing, "other"
 
-    # --- what there is ---
+    # --- server and models ---
 
     async def _server(self, request: Incoming) -> Reply:
         return _json(server())
@@ -149,7 +154,7 @@ class Routes:
     async def _stats(self, request: Incoming, name: str = "", version: str = "") -> Reply:
         return _json({"model_stats": await self.core.stats(name, version)})
 
-    # --- what comes and goes ---
+    # --- repository ---
 
     async def _index(self, request: Incoming) -> Reply:
         fields = await self._fields(request)
@@ -160,12 +165,12 @@ class Routes:
         return _json({})
 
     async def _unload(self, request: Incoming, name: str) -> Reply:
-        await self._fields(request)  # of what it may hold, nothing applies: no model here depends on another
+        await self._fields(request)  # the body has no effect, because no model depends on another
         await self.core.unload(name)
         return _json({})
 
     async def _fields(self, request: Incoming) -> dict[str, Any]:
-        """A body that may be left out."""
+        """Return the fields of an optional body."""
         body = await request.body(self.settings.max_body_bytes)
         return await aside(lambda: json_object(body), JSON_WORK * len(body)) if body else {}
 
@@ -183,15 +188,15 @@ class Routes:
         write = functools.partial(_write, binary=binary, coding=_coding(request.header(b"accept-encoding")))
         return await self.core.infer(asked, request.deadline(), request.came, write)
 
-    # --- what there is not ---
+    # --- errors ---
 
     async def _refuse(self, request: Incoming, allowed: str) -> Reply:
-        body = orjson.dumps({"error": f"{cut(request.scope['path'])} takes {allowed}"})
+        body = orjson.dumps({"error": f"{cut(request.scope['path'])} does not support this method; use {allowed}"})
         return Reply(body, status=405, headers={"Allow": allowed}, error="method_not_allowed")
 
     async def _nothing(self, request: Incoming) -> Reply:
         raise NotFound(
-            f"there is no {cut(request.scope['path'])} here; the extensions are {', '.join(EXTENSIONS)}", field="path"
+            f"there is no {cut(request.scope['path'])}; the server supports the extensions {', '.join(EXTENSIONS)}", field="path"
         )  # fmt: skip
 
 
@@ -203,13 +208,15 @@ def _json(content: Mapping[str, Any], status: int = 200) -> Reply:
 
 
 def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked, Callable[[str], bool]]:
-    """The inference, and which of its outputs are wanted as bytes."""
+    """Return the inference, and a function that tells which outputs are written as bytes."""
     if head == "0":
-        return Asked(name, version, {}, {}, raw=body), lambda output: True  # the rows of one tensor and nothing else
+        return Asked(
+            name, version, {}, {}, raw=body
+        ), lambda output: True  # the body contains only the rows of one tensor
     size = _head_size(head, len(body))
     fields, tail = json_object(body[:size]), memoryview(body)[size:]
     if unknown := next((key for key in fields if key not in FIELDS), None):
-        raise InvalidValue(f"{cut(unknown)}: unknown field", field=unknown, valid=FIELDS)
+        raise InvalidValue(f"{cut(unknown)}: unknown field; remove it or correct its name", field=unknown, valid=FIELDS)
     parameters = _mapping(fields, "parameters")
     given, start = {}, 0
     for place, tensor in enumerate(_list(fields, "inputs")):
@@ -218,64 +225,68 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
         start += taken
         key = tensor["name"]
         if key in given:
-            raise Malformed(f"{field}: {shown(key)} is there twice", field=field)
+            raise Malformed(f"{field}: {shown(key)} occurs twice; send it once", field=field)
         given[key] = array
     if start != len(tail):
-        raise Malformed(f"body: {len(tail) - start} bytes after the last binary tensor", field="inputs")
+        raise Malformed(f"body: {len(tail) - start} bytes follow the last binary tensor; remove them", field="inputs")
     wanted, binary = _wanted(fields, flag(parameters, "binary_data_output"))
     return Asked(name, version, parameters, given, wanted, check_id(fields.get("id", ""))), binary
 
 
 def _head_size(text: str | None, whole: int) -> int:
-    """Bytes of JSON."""
+    """Return the number of bytes of JSON at the start of a body. Raise Malformed."""
     if text is None:
         return whole
     size = texts.whole(text, whole)
     if size is None:
-        raise Malformed(f"{HEAD}: {shown(text)}; a number of bytes from 0 to the body's {whole} is needed", field=HEAD)
+        raise Malformed(
+            f"{HEAD}: {shown(text)} is not valid; use the number of bytes of the JSON part, from 0 to {whole}",
+            field=HEAD,
+        )
     return size
 
 
 def _mapping(fields: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
     value = fields.get(name)
     if value is not None and not isinstance(value, dict):
-        raise Malformed(f"{where}{name}: an object is needed", field=where + name)
+        raise Malformed(f"{where}{name}: an object is needed, not {shown(value)}", field=where + name)
     return value or {}
 
 
 def _list(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    """Tensors, each an object with a name."""
+    """Return a list of tensors, each an object with a name. Raise Malformed."""
     value = fields.get(name)
     if value is None:
         return []
     if not isinstance(value, list) or not all(
         isinstance(each, dict) and isinstance(each.get("name"), str) for each in value
     ):
-        raise Malformed(f"{name}: a list of objects with a name is needed", field=name)
+        raise Malformed(f"{name}: not valid; use a list of objects with a name", field=name)
     return value
 
 
 def _input(tensor: dict[str, Any], tail: memoryview, field: str) -> tuple[Array, int]:
-    """The array of an input, and how much of the tail is its."""
+    """Return the array of an input, and the number of bytes of the tail that it uses."""
     parameters = _mapping(tensor, "parameters", f"{field}.")
     refuse(parameters, field)
     shape = tensors.check_shape(tensor.get("shape"), field)
     datatype = tensor.get("datatype", "")
     if (size := parameters.get("binary_data_size")) is None:
         if "data" not in tensor:
-            raise Malformed(f"{field}: data or binary_data_size is needed", field=field)
+            raise Malformed(f"{field}: it has no values; add data or binary_data_size", field=field)
         return tensors.from_values(tensor["data"], datatype, shape, field), 0
     if "data" in tensor:
-        raise Malformed(f"{field}: data and binary_data_size exclude each other", field=field)
+        raise Malformed(f"{field}: data and binary_data_size are both given; send only one of them", field=field)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail):
         raise Malformed(
-            f"{field}: binary_data_size {shown(size)}, but {len(tail)} bytes are left of the body", field=field
+            f"{field}: binary_data_size {shown(size)}, but the body has {len(tail)} more bytes; correct the size",
+            field=field,
         )
     return tensors.from_bytes(tail[:size], datatype, shape, field), size
 
 
 def _wanted(fields: dict[str, Any], otherwise: bool) -> tuple[tuple[str, ...] | None, Callable[[str], bool]]:
-    """Outputs, and which of them go as bytes."""
+    """Return the requested outputs, and a function that tells which of them are written as bytes."""
     outputs = _list(fields, "outputs")
     by_name = {}
     for output in outputs:
@@ -286,27 +297,32 @@ def _wanted(fields: dict[str, Any], otherwise: bool) -> tuple[tuple[str, ...] | 
 
 
 def _inflated(body: bytes, given: str | None, limit: int) -> bytes:
-    """The body as it was before its Content-Encoding, within the limit."""
+    """Return the decompressed body. Raise TooLarge over the limit, and Malformed if it cannot be decompressed."""
     coding = (given or "identity").lower()
     if coding == "identity":
         return body
     if coding not in ("gzip", "deflate"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {cut(coding)} is not read", field="Content-Encoding", valid=["gzip", "deflate"]
+            f"Content-Encoding: {cut(coding)} is not supported; use one of the valid encodings",
+            field="Content-Encoding",
+            valid=["gzip", "deflate"],
         )
     inflate = zlib.decompressobj(wbits=31 if coding == "gzip" else 15)
     try:
         content = inflate.decompress(body, limit + 1)
     except zlib.error as error:
-        raise Malformed(f"body: not {coding}: {error}", field="body") from None
+        raise Malformed(f"body: it is not valid {coding} ({error}); compress it again", field="body") from None
     if len(content) > limit:
-        raise TooLarge(f"body: over the limit of {limit} bytes when it is decompressed", field="body")
+        raise TooLarge(f"body: larger than the limit of {limit} bytes after decompression; send less", field="body")
     if not inflate.eof or inflate.unused_data:
-        raise Malformed(f"body: {coding} that is cut short, or has more behind it", field="body")
+        raise Malformed(
+            f"body: the {coding} data is truncated, or followed by more bytes; send exactly one compressed stream",
+            field="body",
+        )
     return content
 
 
-# --- answers ------------------------------------------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------------------------------------
 
 
 def _coding(accepted: str | None) -> str | None:
@@ -318,7 +334,7 @@ def _coding(accepted: str | None) -> str | None:
 
 
 def _write(made: Inferred, binary: Callable[[str], bool], coding: str | None) -> Reply:
-    """JSON, and behind it the outputs that go as bytes, in order; compressed where the client asks for it and it is worth it."""
+    """Return a reply: JSON, followed by the outputs that are written as bytes, in order. It is compressed if the client accepts it and it is large."""
     head: dict[str, Any] = {"model_name": made.target.name, "model_version": str(made.target.entry.version)}
     if made.id:
         head["id"] = made.id

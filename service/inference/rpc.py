@@ -1,4 +1,4 @@
-"""The protocol over gRPC: its messages to the core and back, and nothing else."""
+"""The protocol over gRPC: conversion of its messages for the core and back."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from manifold.service.telemetry.tracing import Tracing
 log = structlog.get_logger()
 
 Array = NDArray[Any]
-Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 NAME = "inference.GRPCInferenceService"
-OPEN = ("ServerLive", "ServerReady")  # need no key
-ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")  # need one with the scope admin
+OPEN = ("ServerLive", "ServerReady")  # the rpcs that need no key
+ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")  # the rpcs that need a key with the scope admin
 CODES = {
     errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT, errors.UnknownModel: grpc.StatusCode.NOT_FOUND, errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED, errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.Busy: grpc.StatusCode.UNAVAILABLE, errors.Unavailable: grpc.StatusCode.UNAVAILABLE, errors.DeadlineExceeded: grpc.StatusCode.UNAVAILABLE,
 }  # fmt: skip
-# of typed contents, the field of each datatype; FP16 goes as raw bytes alone
+# the field of typed contents for each datatype; FP16 is supported as raw bytes only
 CONTENTS = {
     "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
     "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
@@ -48,20 +48,20 @@ CONTENTS = {
 
 
 class InferenceServicer(stubs.GRPCInferenceServiceServicer):
-    """One method an rpc."""
+    """The gRPC service of the protocol: one method for each rpc."""
 
     def __init__(self, core: Core, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.core, self.registry, self.settings = core, core.registry, core.settings
         self.calls = Calls(NAME, CODES, metrics, tracing, of_one_line)
 
-    # --- what there is ---
+    # --- server and models ---
 
     async def ServerLive(self, message: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
-        """The process answers."""
+        """Return that the process runs."""
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, message: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
-        """Return what /health/ready says."""
+        """Return whether the service is ready."""
         return pb.ServerReadyResponse(ready=self.registry.readiness()[0])
 
     async def ServerMetadata(self, message: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
@@ -69,13 +69,13 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
         return pb.ServerMetadataResponse(**server())
 
     async def ModelReady(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
-        """Return whether a model would answer."""
+        """Return whether a model answers requests."""
         async with Call(self.calls, context, "ModelReady"):
             readable(message)
             return pb.ModelReadyResponse(ready=await self.core.ready(message.name, message.version))
 
     async def ModelMetadata(self, message: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:  # noqa: N802
-        """Tensors of a model."""
+        """Return the tensors of a model."""
         async with Call(self.calls, context, "ModelMetadata"):
             readable(message)
             metadata = await self.core.metadata(message.name, message.version)
@@ -91,7 +91,7 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
             return answer
 
     async def ModelConfig(self, message: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:  # noqa: N802
-        """A model in the terms of Triton's configuration."""
+        """Return a model in terms of Triton's configuration."""
         async with Call(self.calls, context, "ModelConfig"):
             readable(message)
             config = await self.core.config(message.name, message.version)
@@ -108,10 +108,10 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
             json_format.ParseDict({"model_stats": statistics}, answer)
             return answer
 
-    # --- what comes and goes ---
+    # --- repository ---
 
     async def RepositoryIndex(self, message: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:  # noqa: N802
-        """The models that there are."""
+        """Return all models with their states."""
         async with Call(self.calls, context, "RepositoryIndex"):
             readable(message)
             return pb.RepositoryIndexResponse(
@@ -121,7 +121,7 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
     async def RepositoryModelLoad(  # noqa: N802
         self, message: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """A model as it lies in its folder now."""
+        """Load a model from its folder."""
         async with Call(self.calls, context, "RepositoryModelLoad"):
             self._admit(context)
             await self.core.load(readable(message).model_name, message.parameters)
@@ -130,14 +130,14 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
     async def RepositoryModelUnload(  # noqa: N802
         self, message: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Out of service."""
+        """Take a model out of service."""
         async with Call(self.calls, context, "RepositoryModelUnload"):
             self._admit(context)
             await self.core.unload(readable(message).model_name)
             return pb.RepositoryModelUnloadResponse()
 
     def _admit(self, context: Context) -> None:
-        """Raise Forbidden without keys, unless loopback is trusted and the call comes from this machine. With keys, the gate has looked."""
+        """Raise Forbidden without keys, unless loopback is trusted and the call comes from this machine. The gate has checked keys."""
         if self.settings.authenticated:
             return
         if not self.settings.trust_loopback:
@@ -145,21 +145,21 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
         forwarded = any(str(key) in FORWARDED for key, _ in context.invocation_metadata() or ())
         if forwarded or not is_local(context.peer()):
             raise Forbidden(
-                "without API keys, models are loaded and unloaded from this machine alone, not through a proxy; use a key with the scope admin",
+                "authorization: without API keys, this machine alone may load and unload models, not through a proxy; use a key with the scope admin",
                 field="authorization",
             )  # fmt: skip
 
     # --- inference ---
 
     async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
-        """One inference."""
+        """Run one inference."""
         async with Call(self.calls, context, "ModelInfer"):
             return await self._infer(message, deadline(context))
 
     async def ModelStreamInfer(  # noqa: N802
         self, sent: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        """One after the other; an error is the answer of its request, unless the client asks for a status instead."""
+        """Run inferences in order. An error is the answer to its request, unless the client requests a status instead."""
         asked = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         ends = asked.get("triton_grpc_error") == "true"
         async with Call(self.calls, context, "ModelStreamInfer"):
@@ -171,7 +171,7 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
                         raise
                     self.calls.metrics.erred(error)
                     answer = pb.ModelStreamInferResponse(error_message=self._message_of(error))
-                    answer.infer_response.id = getattr(message, "id", "")[:ID]  # whose error it is
+                    answer.infer_response.id = getattr(message, "id", "")[:ID]  # the request of the error
                 yield answer
 
     def _message_of(self, error: ManifoldError) -> str:
@@ -187,28 +187,30 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
 
 
 def is_local(peer: str) -> bool:
-    """Return whether a call's peer, as gRPC writes it (ipv4:127.0.0.1:5, ipv6:%5B::1%5D:5, unix:...), is on this machine."""
+    """Return whether the peer of a call (ipv4:127.0.0.1:5, ipv6:%5B::1%5D:5, unix:...) is on this machine."""
     kind, _, address = unquote(peer).partition(":")
     return kind == "unix" or (kind in ("ipv4", "ipv6") and is_loopback(address.rpartition(":")[0]))
 
 
 def _read(message: pb.ModelInferRequest) -> Asked:
-    """The inference. Raises RequestError."""
+    """Return the inference that a message requests. Raise RequestError."""
     raw, given = message.raw_input_contents, {}
     if raw and len(raw) != len(message.inputs):
         raise Malformed(
-            f"raw_input_contents: {len(raw)} for {len(message.inputs)} inputs; one for each, or none", field="raw_input_contents"
+            f"raw_input_contents: {len(raw)} for {len(message.inputs)} inputs; send one for each, or none", field="raw_input_contents"
         )  # fmt: skip
     for place, tensor in enumerate(message.inputs):
         field = f"inputs[{place}]"
         if tensor.name in given:
-            raise Malformed(f"{field}: {shown(tensor.name)} is there twice", field=field)
+            raise Malformed(f"{field}: {shown(tensor.name)} occurs twice; send it once", field=field)
         refuse(_values(tensor.parameters), field)
         shape = tensors.check_shape(list(tensor.shape), field)
         if not raw:
             given[tensor.name] = _typed(tensor, shape, field)
         elif tensor.HasField("contents"):
-            raise Malformed(f"{field}: contents and raw_input_contents exclude each other", field=field)
+            raise Malformed(
+                f"{field}: contents and raw_input_contents are both given; send only one of them", field=field
+            )
         else:
             given[tensor.name] = tensors.from_bytes(raw[place], tensor.datatype, shape, field)
     for output in message.outputs:
@@ -221,26 +223,28 @@ def _read(message: pb.ModelInferRequest) -> Asked:
 
 
 def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], field: str) -> Array:
-    """An input as typed contents have it."""
+    """Return an input from typed contents. Raise RequestError."""
     kind = CONTENTS.get(tensor.datatype)
     if kind is None:
         raise InvalidValue(
-            f"{field}: {shown(tensor.datatype)} does not go as contents", field=field, valid=list(CONTENTS)
+            f"{field}: {shown(tensor.datatype)} is not supported as contents; use a valid type or raw_input_contents",
+            field=field,
+            valid=list(CONTENTS),
         )
     others = [descriptor.name for descriptor, _ in tensor.contents.ListFields() if descriptor.name != kind]
     if others:
-        raise Malformed(f"{field}: {tensor.datatype} goes into {kind}, not {others[0]}", field=field)
+        raise Malformed(f"{field}: {tensor.datatype} does not belong into {others[0]}; use {kind}", field=field)
     return tensors.from_values(list(getattr(tensor.contents, kind)), tensor.datatype, shape, field)
 
 
 def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
-    """Return parameters as values; one without a value is None."""
+    """Return the values of parameters. A parameter without a value is None."""
     kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
     return {name: None if kind is None else getattr(parameters[name], kind) for name, kind in kinds.items()}
 
 
 def _write(made: Inferred) -> pb.ModelInferResponse:
-    """The answer; its tensors as raw bytes, which every client reads."""
+    """Return the response. Its tensors are raw bytes, which every client can read."""
     message = pb.ModelInferResponse(
         model_name=made.target.name, model_version=str(made.target.entry.version), id=made.id
     )  # fmt: skip

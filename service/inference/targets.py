@@ -1,4 +1,4 @@
-"""Names of models in the protocol: NAME, for the task that a model is there for, and NAME.TASK for each of its tasks."""
+"""The names of models in the protocol: NAME for the main task of a model, and NAME.TASK for each of its tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLE_SEED = 7
 
 @dataclass(frozen=True)
 class Target:
-    """A task of a version of a model, under the name that it was asked for by."""
+    """A task of a version of a model, with the name that the client used."""
 
     name: str
     entry: Entry
@@ -37,7 +37,7 @@ class Target:
 
 
 async def find(registry: Registry, name: str, version: str, *, described: bool = False) -> Target:
-    """The target, ready; or, to be `described` alone, as far as its manifest says. Raises UnknownModel, or Unavailable with the reason."""
+    """Return the target, with a ready model or, if `described`, only its manifest. Raise UnknownModel or Unavailable."""
     model, task = split(registry, name)
     entry = await registry.described(model, version_of(version)) if described else None
     if entry is None or entry.state not in SERVING:
@@ -49,38 +49,43 @@ async def find(registry: Registry, name: str, version: str, *, described: bool =
     if task not in manifest.tasks:
         why = operations.why_not_encode(manifest) if task == "encode" else ""
         raise UnknownModel(
-            f"model: {model} has no task {shown(task)}{why}", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
+            f"model: {model} has no task {shown(task)}{why}; choose one of the valid names",
+            field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)],
         )  # fmt: skip
     return Target(name, entry, manifest, task)
 
 
 def split(registry: Registry, name: str) -> tuple[str, str | None]:
-    """The model, and the task where the name has one: names of models may have dots themselves, and win. Raises UnknownModel."""
+    """Return the model and the task of a name. The name of a model, which may contain dots, takes precedence. Raise UnknownModel."""
     if name in registry.latest:
         return name, None
     model, dot, task = name.rpartition(".")
     if dot and model in registry.latest:
         return model, task
-    raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(registry.latest))
+    raise UnknownModel(
+        f"model: there is no model {shown(name)}; choose one of the valid names",
+        field="model",
+        valid=list(registry.latest),
+    )
 
 
 def version_of(text: str) -> int | None:
-    """A version as the protocol has it; nothing is the latest."""
+    """Return a version from its text; None, the latest version, if it is empty. Raise InvalidValue."""
     if not text:
         return None
     version = texts.whole(text)
     if version is None:
-        raise InvalidValue(f"version: {shown(text)} is not a whole number from 0 to 2^63 - 1", field="version")
+        raise InvalidValue(f"version: {shown(text)} is not valid; use an integer from 0 to 2^63 - 1", field="version")
     return version
 
 
 def platform(manifest: Manifest) -> str:
-    """The protocol's name of a backend."""
+    """Return the protocol's name of a backend."""
     return PLATFORMS.get(manifest.backend, manifest.backend)
 
 
 def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
-    """GET /v2/models/NAME: tensors with the rows in front, which inputs may be left out, and a request that works as it is."""
+    """Return the response of GET /v2/models/NAME: tensors with the rows as first axis, optional inputs, and a request that works."""
     manifest, spec = target.manifest, target.spec
     return {
         "name": target.name, "versions": [str(version) for version in versions], "platform": platform(manifest),
@@ -94,7 +99,7 @@ def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
 
 
 def properties(target: Target) -> dict[str, str]:
-    """Return the properties that the protocol has no field for, as texts."""
+    """Return, as texts, the properties for which the protocol has no field."""
     manifest = target.manifest
     texts = {
         "task": target.task,
@@ -108,7 +113,7 @@ def properties(target: Target) -> dict[str, str]:
 
 
 def config(target: Target) -> dict[str, Any]:
-    """GET /v2/models/NAME/config, in the terms of Triton's model configuration."""
+    """Return the response of GET /v2/models/NAME/config, in terms of Triton's model configuration."""
     manifest, entry, spec = target.manifest, target.entry, target.spec
     assert entry.model is not None and entry.settings.max_rows is not None
     kind = "KIND_GPU" if entry.model.device == "cuda" else "KIND_CPU"
@@ -131,7 +136,7 @@ def config(target: Target) -> dict[str, Any]:
 
 
 def example(target: Target) -> str:
-    """A request's JSON that is legal: what must be given, of one row, and a seed for the rest where there is any."""
+    """Return the JSON of a valid request: one row of each required input, and a seed for the others if there are any."""
     manifest, spec = target.manifest, target.spec
     given = {tensor.role: tensor for tensor in spec.inputs if not infer.is_optional(manifest, tensor)}
     made = example_inputs(spec, manifest, 1)

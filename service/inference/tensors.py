@@ -1,4 +1,4 @@
-"""Tensors of the protocol and arrays: datatypes, JSON data, raw bytes (little-endian, row-major, BYTES with a length before each element)."""
+"""Conversion of the protocol's tensors to arrays and back: datatypes, JSON data, raw bytes (little-endian, row-major)."""
 
 from __future__ import annotations
 
@@ -20,40 +20,48 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"),
 }  # fmt: skip
 NAMES = {dtype.newbyteorder("="): name for name, dtype in DTYPES.items()}
-# the types of JSON values that each kind of array type takes; nothing is converted
+# the types of JSON values that each kind of array accepts; no value is converted
 TAKEN: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
-DIMENSIONS = 16  # more, numpy would refuse in words of its own
+DIMENSIONS = 16  # largest number; numpy would refuse more with its own message
 
 
 def name_of(dtype: str) -> str:
-    """The protocol's name of a manifest's dtype."""
+    """Return the protocol's name of a dtype."""
     return NAMES[np.dtype(dtype)]
 
 
 def check_shape(shape: object, field: str) -> tuple[int, ...]:
-    """A shape as the client says it. Raises Malformed."""
+    """Return the shape that a client states. Raise Malformed."""
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > DIMENSIONS:
-        raise Malformed(f"{field}: shape: a list of at most {DIMENSIONS} whole numbers is needed", field=field)
+        raise Malformed(
+            f"{field}: shape: {shown(shape)} is not valid; use a list of at most {DIMENSIONS} integers", field=field
+        )
     for size in shape:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**31:
-            raise Malformed(f"{field}: shape: {shown(size)} is not a whole number from 0 to {2**31 - 1}", field=field)
+            raise Malformed(
+                f"{field}: shape: {shown(size)} is not valid; use integers from 0 to {2**31 - 1}", field=field
+            )
     return tuple(shape)
 
 
 def dtype_of(datatype: object, field: str) -> np.dtype[Any]:
-    """The array type of a datatype. Raises InvalidValue for one that no model here takes."""
+    """Return the array type of a datatype. Raise InvalidValue for a datatype that is not supported."""
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise InvalidValue(f"{field}: datatype {shown(datatype)} is not taken", field=field, valid=list(DTYPES))
+        raise InvalidValue(
+            f"{field}: datatype {shown(datatype)} is not supported; use one of the valid types",
+            field=field,
+            valid=list(DTYPES),
+        )
     return DTYPES[datatype]
 
 
 def from_bytes(content: bytes | memoryview, datatype: str, shape: tuple[int, ...], field: str) -> Array:
-    """An array on the bytes themselves. Raises Malformed where they are not as many as the shape says."""
+    """Return an array that uses the bytes themselves. Raise Malformed if their number does not match the shape."""
     dtype = dtype_of(datatype, field)
     needed = math.prod(shape) * dtype.itemsize
     if len(content) != needed:
         raise Malformed(
-            f"{field}: {len(content)} bytes, but {datatype}{list(shape)} has {needed}", field=field
+            f"{field}: {len(content)} bytes, but {datatype}{list(shape)} needs {needed}; correct the data or the shape", field=field
         )  # fmt: skip
     array: Array = np.frombuffer(content, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="), copy=False)
@@ -67,19 +75,25 @@ def from_values(values: object, datatype: str, shape: tuple[int, ...], field: st
     """
     dtype = dtype_of(datatype, field)
     if datatype == "FP16":
-        raise InvalidValue(f"{field}: FP16 goes as binary data alone", field=field)
+        raise InvalidValue(f"{field}: FP16 is supported as binary data only; send binary data", field=field)
     if (
         not codecs.types_of(values) <= TAKEN[dtype.kind]
-    ):  # before numpy would give each value the room of the longest text
-        raise InvalidValue(f"{field}: data: not all values are {datatype}", field=field)
+    ):  # checked before numpy would allocate the size of the longest text for each value
+        raise InvalidValue(f"{field}: data: not all values are {datatype}; send only values of this type", field=field)
     if not isinstance(values, list):
         raise Malformed(f"{field}: data: a list of values is needed, not {shown(values)}", field=field)
     try:
         array: Array = np.asarray(values, np.float64 if dtype.kind == "f" else None)
     except ValueError:  # lists of different lengths
-        raise Malformed(f"{field}: data: not nested as the shape {list(shape)} says", field=field) from None
+        raise Malformed(
+            f"{field}: data: the nesting does not match the shape {list(shape)}; nest the lists as the shape, or send one flat list",
+            field=field,
+        ) from None
     if array.ndim == 1 and array.size != math.prod(shape):
-        raise Malformed(f"{field}: data: {array.size} values, but {list(shape)} has {math.prod(shape)}", field=field)
+        raise Malformed(
+            f"{field}: data: {array.size} values, but the shape {list(shape)} needs {math.prod(shape)}; correct the data or the shape",
+            field=field,
+        )
     if array.ndim != 1 and array.shape != shape:
         raise Malformed(
             f"{field}: data: nested as {list(array.shape)}, but the shape is {list(shape)}; nest the lists as the shape, or send one flat list",
@@ -88,14 +102,19 @@ def from_values(values: object, datatype: str, shape: tuple[int, ...], field: st
     with np.errstate(over="ignore"):
         typed = array.reshape(shape).astype(dtype.newbyteorder("="), copy=False) if _fits(array, dtype) else None
     if typed is None:
-        raise InvalidValue(f"{field}: data: not all values are {datatype}: some are beyond its range", field=field)
+        raise InvalidValue(
+            f"{field}: data: not all values are {datatype}: some are out of range; use another datatype", field=field
+        )
     if dtype.kind == "f" and (np.isinf(typed) & ~np.isinf(array.reshape(shape))).any():
-        raise InvalidValue(f"{field}: data: not all values are {datatype}: some are not finite in it", field=field)
+        raise InvalidValue(
+            f"{field}: data: not all values are {datatype}: some are too large to be finite; use another datatype",
+            field=field,
+        )
     return typed
 
 
 def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Return whether integers are in the range of an integer type."""
+    """Return whether all integers are in the range of an integer type."""
     if dtype.kind not in "iu" or not array.size:
         return True
     limits = np.iinfo(dtype)
@@ -103,5 +122,5 @@ def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
 
 
 def to_bytes(array: Array) -> bytes:
-    """Little-endian, row-major."""
+    """Return the bytes of an array: little-endian, row-major."""
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()

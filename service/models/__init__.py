@@ -1,1 +1,1 @@
-"""The models that the service holds: registry, versions, batching and queueing, descriptions."""
+"""The models of the service: registry, versions, batching and queueing, descriptions."""

@@ -1,11 +1,11 @@
-"""Rows of concurrent requests in one run: admission, deadlines, cancellation, and who pays for what goes wrong.
+"""Batching of concurrent requests: admission, deadlines, cancellation, and isolation of failures.
 
-One Batcher a model. A use case (a generator of runs, see runtime.operations) is driven here. A run goes at once where the engine is free;
-what arrives while it works is joined into the next run (models/queueing.py says how), so an idle service adds no delay and a busy one batches
-by itself. Since no item depends on its batch-mates, how rows are grouped can never be seen in an answer.
+Every model has one Batcher, which drives use cases (generators of runs, see runtime.operations). If the engine is idle, a run starts immediately.
+Requests that arrive while it is running are batched into the next run (models/queueing.py), so that an idle service adds no delay and a busy
+one batches without settings. No item depends on the other items of its batch, so batching never changes a response.
 
-Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.graphs.fixed_cost); the others run on the
-model's worker threads, outside the interpreter's lock. Nothing here waits for a run on the event loop, least of all `close`.
+A run that takes less time than a hop to a thread runs on the event loop, if the cost of its graph is fixed (runtime.graphs.fixed_cost). All other
+runs use the model's worker threads, outside the interpreter's lock. Nothing waits for a run on the event loop, and neither does `close`.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from manifold.service.telemetry import tracing
 Array = NDArray[Any]
 T = TypeVar("T")
 
-IN_PLACE = 0.001  # seconds of work: a run that is expected to take less does not leave the event loop
-SLOW = 0.005  # seconds of a core: a run that takes so much, and was not expected to, ends its task's runs in place
-SURPRISE = 4  # times the expected work, from which a slow run was not expected
-LONG = 0.02  # seconds: a run that is expected to take longer steps back behind the event loop and shorter runs
-NICE = 10  # how far, in the system's units: beside one busy thread it still gets a tenth of a core, and an idle core as a whole
-CALM = 64  # runs in a row below IN_PLACE, after which the task may run in place again
-LEAST_STEP = 4096  # bytes: what a row's part in the steps of a use case takes at least (service.aside)
-SWEEP = 0.05  # seconds between looks at deadlines
+IN_PLACE = 0.001  # seconds: a run that is expected to take less stays on the event loop
+SLOW = 0.005  # seconds of a core: after an unexpected run of this length, its task leaves the event loop
+SURPRISE = 4  # multiple of the expected time from which a slow run counts as unexpected
+LONG = 0.02  # seconds: a run that is expected to take longer has a lower priority than the event loop and shorter runs
+NICE = 10  # that priority, in the system's units: a tenth of a core beside a busy thread, or a whole idle core
+CALM = 64  # consecutive runs below IN_PLACE after which a task may use the event loop again
+LEAST_STEP = 4096  # smallest cost of a row in the steps of a use case, in bytes (service.aside)
+SWEEP = 0.05  # seconds between checks of deadlines
 
 
 @dataclass(slots=True)
 class RunTiming:
-    """Milliseconds of one request, summed over its runs."""
+    """The times of one request, in milliseconds, summed over its runs."""
 
     queue: float = 0.0
     compute: float = 0.0
@@ -61,12 +61,12 @@ class RunTiming:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """One run of the engine, for whoever counts them."""
+    """The record of one run of the engine, for metrics."""
 
     task: str
     rows: int
     requests: int
-    reason: str  # why it went then: `idle` engine, `full` batch, `next` after another run, `alone` after a failure
+    reason: str  # why it started then: `idle` engine, `full` batch, `next` after another run, `alone` after a failure
     seconds: float
     in_place: bool
     failed: bool
@@ -74,7 +74,7 @@ class Ran:
 
 @dataclass(slots=True)
 class Tally:
-    """Totals of the runs of a task."""
+    """The totals of the runs of a task."""
 
     runs: int = 0
     rows: int = 0
@@ -84,23 +84,23 @@ class Tally:
 
 
 class RunCosts:
-    """Seconds that a run takes: a moving mean for each task and power of two of rows."""
+    """An estimate of the seconds that a run takes: a moving mean for each task and power of two of rows."""
 
-    KEPT = 0.8  # of the mean, at each new run
+    KEPT = 0.8  # share of the old mean that each new run keeps
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[int, float]] = {}
-        self.a_row: dict[str, float] = {}  # seconds a row of each task, at the largest size that has been seen
+        self.a_row: dict[str, float] = {}  # seconds per row of each task, at the largest size seen
 
     def add(self, task: str, rows: int, seconds: float) -> None:
-        """A run of `rows` rows took so long."""
+        """Add the time of a run."""
         known, size = self._seconds.setdefault(task, {}), rows.bit_length()
         known[size] = self.KEPT * known.get(size, seconds) + (1 - self.KEPT) * seconds
         if size == max(known):
             self.a_row[task] = self.KEPT * self.a_row.get(task, seconds / rows) + (1 - self.KEPT) * seconds / rows
 
     def of(self, task: str, rows: int) -> float | None:
-        """Estimate the seconds of a run of so many rows, from the nearest size that has been seen; None before the first run."""
+        """Estimate the seconds of a run of `rows` rows from the nearest size seen. Return None before the first run."""
         known, size = self._seconds.get(task), rows.bit_length()
         if not known:
             return None
@@ -109,24 +109,24 @@ class RunCosts:
 
 
 class InPlace:
-    """The tasks that may run on the event loop. A task needs a graph of fixed cost, and leaves at its first slow run."""
+    """The tasks that may run on the event loop. Their graphs have a fixed cost. A slow run ends the permission."""
 
     def __init__(self, model: Model) -> None:
-        self.work = RunCosts()  # by a core's time: waits for the interpreter's lock are left out
+        self.work = RunCosts()  # time on a core, without waits for the interpreter's lock
         self._fixed = {
             name for name in model.manifest.tasks if model.device == "cpu" and model.runner.has_fixed_cost(name)
         }
-        self._wary: dict[str, int] = {}  # runs below IN_PLACE that a task needs before it may run in place again
+        self._wary: dict[str, int] = {}  # by task, runs below IN_PLACE needed before it may use the event loop again
 
     def allows(self, task: str, rows: int) -> bool:
-        """Return whether a run of so many rows is expected to be shorter than a hop to a thread."""
+        """Return whether a run is expected to be shorter than a hop to a thread."""
         if task not in self._fixed or task in self._wary:
             return False
         expected = self.work.of(task, rows)
         return expected is not None and expected < IN_PLACE
 
     def ran(self, task: str, rows: int, work: float) -> None:
-        """Note what a run of the task took of a core, in seconds."""
+        """Record the time that a run took on a core, in seconds."""
         if task in self._fixed:
             expected = self.work.of(task, rows) or 0.0
             if work > SLOW and work > SURPRISE * expected:
@@ -139,13 +139,13 @@ class InPlace:
 
 
 class Batcher:
-    """Runs the use cases of one model."""
+    """The runner of the use cases of one model."""
 
     def __init__(self, model: Model, settings: ModelSettings) -> None:
         assert settings.instances and settings.max_rows and settings.queue_rows and settings.queue_bytes
         self.model, self.instances = model, settings.instances
         self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
-        self.rows, self.bytes = 0, 0  # accepted and not yet answered
+        self.rows, self.bytes = 0, 0  # totals of requests that are queued or running
         self.listener: Callable[[Ran], None] = lambda ran: None
         self.costs, self.in_place = RunCosts(), InPlace(model)
         self.tallies = {name: Tally() for name in model.manifest.tasks}
@@ -160,24 +160,24 @@ class Batcher:
         name = model.manifest.name
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=name)
         self._long = ThreadPoolExecutor(settings.instances, thread_name_prefix=f"{name}-long", initializer=_step_back)
-        self.running: set[Future[Any]] = set()  # in its threads, for requests that wait and for those that have left
+        self.running: set[Future[Any]] = set()  # in its threads, also for clients that have disconnected
         self._free = settings.instances
         self._scheduled = False
-        self._turn = True  # of borrowed work, where both wait
-        self._until = 0.0  # when the last run that has begun is expected to end, on the monotonic clock
+        self._turn = True  # whether borrowed work goes first if both wait
+        self._until = 0.0  # expected end of the run that started last, on the monotonic clock
         self._reason = "idle"
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    # --- what use cases call ---
+    # --- called by use cases ---
 
     async def drive(
         self, steps: Generator[Run, Outputs, T], rows: int, deadline: float, work: float = 0
     ) -> tuple[T, RunTiming]:
-        """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock; `work` is what its first step takes at least, in
+        """Run a use case of `rows` rows to its end. `deadline` is on the monotonic clock. `work` is the smallest cost of its first step, in
         bytes (service.aside).
 
-        Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
+        Raise Busy immediately if the queue is full or too slow for the deadline, and DeadlineExceeded if a run would start too late.
         """
         if self._has_lengths:
             steps = lengths.bucketed(self.model.manifest, steps)
@@ -188,7 +188,7 @@ class Batcher:
             while True:
                 step = functools.partial(self._step, steps, parts)
                 size = max(work, rows * self._step_bytes)
-                run, run_rows = step() if size < LARGE else await aside(step, size)  # small steps pay for no coroutine
+                run, run_rows = step() if size < LARGE else await aside(step, size)  # small steps avoid a coroutine
                 work = 0
                 if not isinstance(run, Run):
                     return run, timing
@@ -197,7 +197,7 @@ class Batcher:
                 self.bytes += held
                 if parts is None and self.bytes > max(self.queue_bytes, held):
                     raise self._busy(
-                        "bytes", f"{self.bytes >> 20} MiB are queued, the limit is {self.queue_bytes >> 20}"
+                        "bytes", f"{self.bytes >> 20} MiB of inputs are queued (limit {self.queue_bytes >> 20} MiB)"
                     )
                 parts = await self._run(run, run_rows, deadline, timing)
         finally:
@@ -205,25 +205,27 @@ class Batcher:
             self.bytes -= held
 
     async def borrow(self, call: Callable[[], T]) -> T:
-        """Anything else on one of the model's threads, in turn with the runs."""
+        """Return `call()`, which runs in one of the model's threads, in turn with the runs."""
         if self._closed:
-            raise Unavailable("the service is stopping", field="model")
+            raise Unavailable("the service is stopping; retry after a moment, or use another replica", field="model")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asides.append((call, future))
         self._schedule()
         return await future
 
     def close(self) -> None:
-        """Refuse what waits, now and from now on. What runs ends in its threads (`running`); nobody waits for it here."""
+        """Refuse queued and new work. Runs end in their threads (`running`); this function does not wait for them."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         for work in self._queue.drain():
-            work.fail(Unavailable("the service is stopping"))
+            work.fail(Unavailable("the service is stopping; retry after a moment, or use another replica"))
         while self._asides:
             _, future = self._asides.popleft()
             if not future.done():
-                future.set_exception(Unavailable("the service is stopping"))
+                future.set_exception(
+                    Unavailable("the service is stopping; retry after a moment, or use another replica")
+                )
         for pool in (self._pool, self._long):
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -231,36 +233,36 @@ class Batcher:
 
     def _admit(self, rows: int, deadline: float) -> None:
         if self._closed:
-            raise Unavailable("the service is stopping", field="model")
+            raise Unavailable("the service is stopping; retry after a moment, or use another replica", field="model")
         if not self.rows:
             return
         if self.rows + rows > self.queue_rows:
-            raise self._busy("rows", f"{self.rows} rows are queued, the limit is {self.queue_rows}")
+            raise self._busy("rows", f"{self.rows} rows are queued (limit {self.queue_rows})")
         wait, allowed = self.wait(), deadline - time.monotonic()
         if self.queue_ms is not None:
             allowed = min(allowed, self.queue_ms / 1000)
         if wait > allowed:
             raise self._busy(
                 "wait",
-                f"the rows that are queued will take {1000 * wait:.0f} ms, and {1000 * max(allowed, 0):.0f} are allowed",
+                f"the queue will take {1000 * wait:.0f} ms, but this request may wait for {1000 * max(allowed, 0):.0f} ms",
             )
 
     def wait(self) -> float:
-        """Seconds until what is queued now will have gone to the engine, by what runs have taken so far."""
+        """Estimate the seconds until all queued rows have been sent to the engine, from the times of earlier runs."""
         a_row = self.costs.a_row
         queued = sum([rows * a_row.get(task, 0.0) for task, rows in self._queue.rows.items()]) / self.instances
         return queued if self._free else queued + max(0.0, self._until - time.monotonic())
 
     def _busy(self, reason: str, what: str) -> Busy:
         seconds = max(1, math.ceil(self.wait()))
-        return Busy(f"{self.model.manifest.name}: {what}; try again in {seconds} s", retry_after=seconds, reason=reason)
+        return Busy(f"{self.model.manifest.name}: {what}. Retry after {seconds} s.", retry_after=seconds, reason=reason)
 
     # --- one use case ---
 
     def _step(self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None) -> tuple[Run | T, int]:
-        """Return the use case's next run with its rows, or its result and 0. `parts` are the outputs of the run before, in pieces.
+        """Return the use case's next run with its number of rows, or its result and 0. `parts` are the outputs of the previous run, in pieces.
 
-        Noise is drawn here, outputs are joined and combined, and the inputs of a run are checked: off the event loop if there is much of it.
+        This step draws noise, joins and combines outputs, and checks the inputs of a run. Large steps run off the event loop.
         """
         try:
             run = next(steps) if parts is None else steps.send(joined(parts))
@@ -270,8 +272,8 @@ class Batcher:
         return run, self.model.runner.check(run.task, run.inputs)
 
     async def _run(self, run: Run, rows: int, deadline: float, timing: RunTiming) -> list[Outputs]:
-        if self._closed:  # since the request was admitted
-            raise Unavailable("the service is stopping", field="model")
+        if self._closed:  # it was closed after the request was admitted
+            raise Unavailable("the service is stopping; retry after a moment, or use another replica", field="model")
         loop = asyncio.get_running_loop()
         work = Work(run.task, run.inputs, rows, time.monotonic(), deadline, loop.create_future())
         if self._has_lengths:
@@ -291,7 +293,7 @@ class Batcher:
     # --- the queue and the engine ---
 
     def _schedule(self) -> None:
-        """After the callbacks that are due now: requests that arrived together go together."""
+        """Dispatch after the callbacks that are due now, so that requests that arrived together run together."""
         if self._free and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._dispatch)
@@ -302,7 +304,7 @@ class Batcher:
         self._scheduled = False
         while self._free and not self._closed:
             if self._asides and (self._turn or not self._queue):
-                self._turn = False  # the next one is a run's, so that a row of uploads does not keep requests out
+                self._turn = False  # the next turn is a run's, so that many uploads do not block requests
                 self._start_aside(*self._asides.popleft())
                 continue
             self._turn = True
@@ -318,7 +320,7 @@ class Batcher:
             if self.in_place.allows(task, rows):
                 self._land(batch, self._attempt(batch), in_place=True)
                 if self._queue or self._asides:
-                    self._schedule()  # not at once: the event loop has others to serve
+                    self._schedule()  # later, because the event loop has other work
                 else:
                     self._reason = "idle"
                 return
@@ -336,7 +338,7 @@ class Batcher:
         loop, future = asyncio.get_running_loop(), pool.submit(call)
 
         def back(done: Future[T]) -> None:
-            with suppress(RuntimeError):  # the event loop has ended, and with it whoever waited
+            with suppress(RuntimeError):  # the event loop has ended, and every waiting request with it
                 loop.call_soon_threadsafe(arrive, done)
 
         def arrive(done: Future[T]) -> None:
@@ -350,38 +352,42 @@ class Batcher:
         self._free += 1
         if attempt.cancelled():
             for piece in batch:
-                piece.work.fail(Unavailable("the service is stopping"))
+                piece.work.fail(Unavailable("the service is stopping; retry after a moment, or use another replica"))
             return
         self._land(batch, attempt.result(), in_place=False)
         self._schedule()
 
     def _start_aside(self, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
-        if future.done():  # who asked for it has left
+        if future.done():  # its client has disconnected
             return
         self._free -= 1
 
         def back(done: Future[Any]) -> None:
             self._free += 1
             if not future.done():
-                error = Unavailable("the service is stopping") if done.cancelled() else done.exception()
+                error = (
+                    Unavailable("the service is stopping; retry after a moment, or use another replica")
+                    if done.cancelled()
+                    else done.exception()
+                )
                 future.set_result(done.result()) if error is None else future.set_exception(error)
             self._schedule()
 
         self._submit(self._pool, call, back)
 
     def _attempt(self, batch: list[Piece]) -> Attempt:
-        """The run itself, wherever it runs."""
+        """Run a batch, on the event loop or in a thread."""
         began, working = time.monotonic(), time.thread_time()
         try:
             computed = self.model.runner.compute(batch[0].work.task, joined([each.inputs for each in batch]))
             outputs: Outputs | Exception = computed
             shares = _shares_of(batch, computed)
-        except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
+        except Exception as error:  # any error of a graph is reported to the requests in the batch
             outputs, shares = error, []
         return Attempt(outputs, shares, began, time.monotonic(), time.thread_time() - working)
 
     def _land(self, batch: list[Piece], attempt: Attempt, *, in_place: bool) -> None:
-        """Hands outputs out; where the run failed, everybody's rows run again by themselves."""
+        """Pass the outputs to the requests. If the run failed, the rows of each request run again alone."""
         task, rows = batch[0].work.task, sum(piece.stop - piece.start for piece in batch)
         seconds = attempt.ended - attempt.began
         reason = "full" if rows == self._most[task] else self._reason
@@ -392,7 +398,7 @@ class Batcher:
         failed = isinstance(attempt.outputs, Exception)
         self._count(Ran(task, rows, len(batch), reason, seconds, in_place, failed))
         if isinstance(attempt.outputs, Exception):
-            if len(batch) == 1 or self._closed:  # what is put back now would never run
+            if len(batch) == 1 or self._closed:  # work that is put back now would never run
                 for piece in batch:
                     piece.work.fail(attempt.outputs)
             else:
@@ -420,7 +426,7 @@ class Batcher:
     # --- deadlines ---
 
     def _sweep(self) -> None:
-        """Ends what waits beyond its deadline, though the engine may be busy for long."""
+        """End work whose deadline has passed, even if the engine is busy for a long time."""
         self._sweeper = None
         self._drop_late(list(self._queue))
         if self.rows:
@@ -433,31 +439,33 @@ class Batcher:
                 waited = 1000 * (now - work.asked)
                 work.fail(
                     DeadlineExceeded(
-                        f"the deadline passed after {waited:.0f} ms in the queue; ask for less, or allow more by X-Deadline-Ms"
+                        f"the deadline passed after {waited:.0f} ms in the queue; request less, or allow more time with X-Deadline-Ms"
                     )
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Result of a run, or the exception that it raised, when (seconds on the monotonic clock), and its thread's time on a core."""
+    """The result of a run or the exception that it raised, its start and end (monotonic clock, s), and its time on a core (s)."""
 
     outputs: Outputs | Exception
-    shares: list[tuple[Outputs, str | None]]  # of each piece, with the role of an output of it that is not finite
+    shares: list[
+        tuple[Outputs, str | None]
+    ]  # for each piece: its outputs, and the role of an output that is not finite
     began: float
     ended: float
     work: float
 
 
 def _step_back() -> None:
-    """Lower the priority of this thread, where the system has priorities of threads. It cannot be raised again."""
+    """Lower the priority of this thread, if the system supports that. It cannot be raised again."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str | None]]:
-    """Each piece's rows of the outputs, and the role of an output that is not finite in these rows."""
+    """Return the outputs of each piece, and the role of an output that is not finite in its rows."""
     strange = not_finite(outputs)
     if len(batch) == 1:
         return [(outputs, strange)]
@@ -471,7 +479,7 @@ def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str 
 
 
 def _step_bytes(manifest: Manifest) -> float:
-    """Return the work of a use case's steps between its runs for a row, in bytes (service.aside): numbers are drawn, the others are copied."""
+    """Return the cost of a row in the steps between runs, in bytes (service.aside): noise is drawn, all other values are copied."""
     drawn, copied = 0, 0
     for task in manifest.tasks.values():
         noise = sum(_bytes(tensor) for tensor in task.inputs if tensor.source in RANDOM)

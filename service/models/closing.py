@@ -1,6 +1,6 @@
 """Models that are out of service while their last runs end.
 
-A run cannot be stopped, and its request may have left long ago. It ends in its thread, and until then the model's memory counts.
+A run cannot be stopped, even if its client has disconnected. It ends in its thread, and the model's memory counts until then.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class ClosedModel:
-    """The parts that a closed model still holds."""
+    """A closed model whose last runs have not ended."""
 
     name: str
-    weight: int  # bytes of its graphs
-    parts: list[Any]  # its batcher and its model, which nobody else holds
+    weight: int  # size of its graphs, bytes
+    parts: list[Any]  # its batcher and its model; no other object refers to them
     running: set[Future[Any]]
 
 
 class Closing:
-    """The models of a registry whose last runs have not ended."""
+    """The closed models of a registry whose last runs have not ended."""
 
     def __init__(self) -> None:
         self._held: set[ClosedModel] = set()
@@ -44,11 +44,11 @@ class Closing:
 
     @property
     def weight(self) -> int:
-        """The bytes of their graphs."""
+        """The size of their graphs, in bytes."""
         return sum(held.weight for held in self._held)
 
     def begin(self, name: str, weight: int, parts: list[Any]) -> None:
-        """Close a batcher and free it with its model, which are the `parts`: in a thread, now or after the last run."""
+        """Close a batcher, and free it with its model in a thread, now or after the last run. `parts` contains both."""
         batcher: Batcher = parts[0]
         batcher.close()
         running = set(batcher.running)
@@ -62,7 +62,7 @@ class Closing:
         loop = asyncio.get_running_loop()
 
         def ended(run: Future[Any]) -> None:
-            with suppress(RuntimeError):  # the event loop has ended: so has the process, nearly
+            with suppress(RuntimeError):  # the event loop has ended, and the process is about to end
                 loop.call_soon_threadsafe(self._run_ended, held, run)
 
         for run in list(running):
@@ -74,11 +74,11 @@ class Closing:
             self._held.discard(held)
             if not self._held:
                 self._none.set()
-            # by the event loop's next turn, nothing else refers to them
+            # at the next turn of the event loop, nothing else refers to them
             asyncio.get_running_loop().call_soon(later, held.parts.clear)
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until the last runs have ended, at most so long. Return whether they have."""
+        """Wait until the last runs have ended, for at most `seconds`. Return whether they have ended."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._none.wait()

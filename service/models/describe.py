@@ -1,4 +1,4 @@
-"""Descriptions of a model: a line of the list, the manifest's public part, what it has done."""
+"""Descriptions of a model: its summary, the public part of its manifest, and its statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from manifold.service.models.entries import Entry
 
 
 def summary(entry: Entry, default: str | None) -> dict[str, Any]:
-    """A line of GET /models."""
+    """Return the summary of a model for GET /models."""
     manifest, model = entry.manifest, entry.model
     return {
         "name": entry.name, "version": entry.version, "family": manifest.family if manifest else "", "description": manifest.description if manifest else "",
@@ -30,12 +30,12 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
 
 
 def _data(spec: Kind) -> dict[str, Any]:
-    """Return what a client needs to know of items, and how to ask for them: their field in JSON, and the media types of a file with them."""
+    """Return the description of items for clients: the data spec, the name of their field in JSON, and the media types of a file with them."""
     return {**spec.summary(), "field": spec.wire.many, "media_types": list(spec.wire.media_types)}
 
 
 def _items(manifest: Manifest) -> dict[str, Any] | None:
-    """Return the items by output, as answers have them; None for a model with one output."""
+    """Return the descriptions of items by output; None for a model with one output."""
     return {role: _data(spec) for role, spec in manifest.items.items()} if len(manifest.items) > 1 else None
 
 
@@ -50,7 +50,7 @@ def _condition(one: Classes | Values | Text | Item) -> dict[str, Any]:
 
 
 def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the numbers that a request may state: one task may take another default, or range, than the next."""
+    """Return the numeric inputs that a request may state. Default and range may differ between tasks."""
     return [
         {
             "name": tensor.role, "task": name, "kind": tensor.source,
@@ -63,7 +63,7 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _is_reproducible(entry: Entry) -> bool | None:
-    """Return whether all graphs are reproducible; None if neither loading nor the manifest says so."""
+    """Return whether all graphs are reproducible; None before that is known."""
     if entry.manifest is None:
         return None
     if entry.manifest.drawing:
@@ -72,7 +72,7 @@ def _is_reproducible(entry: Entry) -> bool | None:
 
 
 def preview(path: Path, field: str) -> os.stat_result:
-    """Return the status of a model's preview, which can be read. Raises NotFound if there is none, and Unavailable if it cannot be read."""
+    """Return the file status of a model's preview. Raise NotFound if there is none, and Unavailable if it cannot be read."""
     name = path.parent.parent.name
     try:
         status = path.stat()
@@ -80,14 +80,14 @@ def preview(path: Path, field: str) -> os.stat_result:
             raise FileNotFoundError
         path.open("rb").close()
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"{name} has no preview", field=field) from None
+        raise NotFound(f"{name} has no preview; it is made when a model is exported", field=field) from None
     except OSError as error:
         raise Unavailable(f"the preview of {name} cannot be read: {error.strerror}", field=field) from None
     return status
 
 
 def stats(entry: Entry) -> dict[str, Any]:
-    """Return the answer of GET /models/{name}/stats."""
+    """Return the response of GET /models/{name}/stats."""
     batcher = entry.batcher
     assert batcher is not None and entry.model is not None
     tasks = {
@@ -104,7 +104,7 @@ def stats(entry: Entry) -> dict[str, Any]:
 
 
 def public(entry: Entry) -> dict[str, Any]:
-    """The manifest without what only the loader needs."""
+    """Return the manifest without the fields that only the loader needs."""
     if entry.manifest is None:
         return {}
     return entry.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "golden"})

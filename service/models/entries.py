@@ -1,8 +1,8 @@
-"""One version of one model as the service holds it: its state, who uses it, and how it comes and goes.
+"""One version of one model in the service: its state, the requests that use it, and how it is loaded and closed.
 
-An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them has been answered. A
-request holds what it has got from the registry until it is over: `hold_from_now` and `let_go` are around each. Closing waits for nothing:
-what runs ends in its thread (models/closing.py). What has finished loading after its entry was taken out is closed at once.
+An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them is answered. A request
+holds the entries that it got from the registry until it ends (`hold_from_now`, `let_go`). Closing waits for nothing: runs end in their threads
+(models/closing.py). A model that finishes loading after its entry was taken out of service is closed immediately.
 """
 
 from __future__ import annotations
@@ -41,46 +41,52 @@ _held: ContextVar[list[Entry] | None] = ContextVar("held", default=None)
 
 @dataclass(eq=False)
 class Entry:
-    """States: `idle` (loads when it is first asked for), `loading`, `ready`, `unavailable` with the reason."""
+    """One version of a model. States: `idle` (loads at its first request), `loading`, `ready`, `unavailable` with the reason."""
 
     name: str
     version: int
     folder: Path
     settings: ModelSettings
     state: str = "loading"
-    reason: str | None = None  # why it is unavailable; of a ready one, why what lies in its folder now is not served
-    expected: bool = False  # unavailable by choice: the service is ready without it
+    reason: str | None = (
+        None  # why it is unavailable; if it is ready, why the changed version in its folder is not served
+    )
+    expected: bool = False  # unavailable by choice of the installation: the service is ready without it
     manifest: Manifest | None = None
     model: Model | None = None
     batcher: Batcher | None = field(default=None, repr=False)
-    endpoints: list[str] = field(default_factory=list)  # what it can be asked for, once it is loaded
-    stamp: Stamp = ()  # of its files when they were looked at last
-    weight: int = 0  # bytes of its graphs
-    used: float = 0.0  # when it was asked for last, on the monotonic clock
-    users: int = 0  # requests that hold it
-    wanted: int = 0  # requests that wait until it has woken up
-    retired: bool = False  # out of service: closes with its last request
-    closing: Closing = field(default_factory=Closing, repr=False)  # takes what the entry held when it closes
-    _changing: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)  # loads are in threads
+    endpoints: list[str] = field(default_factory=list)  # the endpoints that this model supports
+    stamp: Stamp = ()  # state of its files at the last check
+    weight: int = 0  # size of its graphs, bytes
+    used: float = 0.0  # time of its last request, on the monotonic clock
+    users: int = 0  # number of requests that hold it
+    wanted: int = 0  # number of requests that wait until it is loaded
+    retired: bool = False  # out of service: it closes with its last request
+    closing: Closing = field(
+        default_factory=Closing, repr=False
+    )  # receives the model and the batcher when the entry closes
+    _changing: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)  # models load in threads
 
     def look(self, settings: Settings) -> None:
-        """Reads the manifest. Raises ManifoldError."""
+        """Read the manifest. Raise ManifoldError."""
         self.stamp = stamp(self.folder)
         self.manifest = manifests.read(self.folder)
         if settings.require_checksums and not self.manifest.files:
-            raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
+            raise ArtifactError(
+                "its manifest has no checksums, but MANIFOLD_REQUIRE_CHECKSUMS is set; add them with `manifold check --seal`"
+            )
         self.endpoints = operations.endpoints(self.manifest)
         self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 
     def load(self, settings: Settings, listener: Listener) -> None:
-        """Load the artifact. What goes wrong becomes the entry's reason; a model that nobody waits for any more is freed."""
+        """Load the artifact. An error becomes the entry's reason. A model that was taken out of service meanwhile is freed."""
         with self.failing():
             self._check_wanted()
             self.look(settings)
             model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
             with self._changing:
                 self._check_wanted()
-                if self.manifest is not None:  # with what loading has found out
+                if self.manifest is not None:  # with the random operators that loading has found
                     self.manifest = self.manifest.with_drawing(model.manifest.drawing)
                     priors.load(self.folder, self.manifest)
                 self.model, self.batcher = model, Batcher(model, self.settings)
@@ -88,35 +94,40 @@ class Entry:
                 self.state, self.reason = "ready", None
 
     def _check_wanted(self) -> None:
-        """Raise Unavailable if the entry was taken out of service before its model was there."""
+        """Raise Unavailable if the entry was taken out of service before its model was loaded."""
         if self.retired:
-            raise Unavailable("unloaded while it was loading", expected=True)
+            raise Unavailable("it was unloaded while it was loading; load it again", expected=True)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Makes the entry unavailable where the block raises an error."""
+        """Make the entry unavailable if the block raises an error."""
         try:
             yield
         except ManifoldError as error:
             self.state, self.reason = "unavailable", self._public(error.message)
             self.expected = isinstance(error, Unavailable) and error.expected
-            log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+            # a missing extra is a choice of the installation; a missing device was requested by a setting
+            stated = {"model": self.name, "version": self.version, "reason": error.message}
+            if self.expected and error.field != "device":
+                log.info("optional model not loaded", **stated)
+            else:
+                log.warning("model unavailable", **stated)
         except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
             self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
             log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
-        except Exception as error:  # a broken artifact must not take the others down with it
+        except Exception as error:  # a broken artifact must not stop the others
             self.state, self.reason = "unavailable", self._public(f"{type(error).__name__}: {error}")
             log.exception("model failed to load", model=self.name, version=self.version)
 
     def _public(self, reason: str) -> str:
-        """Return a reason as clients read it: with names of files, and not where they are on this machine. The log has the whole."""
+        """Return a reason for clients: with the names of files, without their folders. The log contains the whole reason."""
         root = self.folder.parent.parent
         for folder in {f"{root}/", f"{root.absolute()}/", f"{root.resolve()}/"}:
             reason = reason.replace(folder, "")
         return FOLDERS.sub("", reason)
 
     def hold(self) -> None:
-        """Hold the entry for a request until the request is over."""
+        """Hold the entry for a request until the request ends."""
         self.used = time.monotonic()
         held = _held.get()
         if held is not None:
@@ -124,14 +135,14 @@ class Entry:
             held.append(self)
 
     def retire(self) -> None:
-        """Give the entry to no request any more, and close it with the last request that holds it."""
+        """Take the entry out of service, and close it with the last request that holds it."""
         with self._changing:
             self.retired = True
         if not self.users:
             self.close()
 
     def close(self) -> None:
-        """Let go of threads and graphs. What waits is refused; what runs ends in its thread, and its memory counts until then."""
+        """Release threads and graphs. Queued requests are refused. Runs end in their threads, and their memory counts until then."""
         if self.batcher is None:
             return
         self.batcher.listener = _nobody
@@ -140,7 +151,7 @@ class Entry:
         self.closing.begin(self.name, self.weight, parts)
 
     def sleep(self) -> None:
-        """Back to where it is loaded when it is asked for."""
+        """Unload the model. It loads again at its next request."""
         self.close()
         self.state = "idle"
 
@@ -152,28 +163,28 @@ class Entry:
 
 
 def _nobody(ran: Ran) -> None:
-    """Hears of runs that nobody counts."""
+    """Ignore a run that is not counted."""
 
 
 def hold_from_now() -> list[Entry]:
-    """Return the list that collects what the request of this context holds; `let_go` of it when the request is over."""
+    """Return a list that collects the entries that the request of this context holds. Pass it to `let_go` when the request ends."""
     held: list[Entry] = []
     _held.set(held)
     return held
 
 
 def let_go(held: list[Entry]) -> None:
-    """The request is over."""
+    """Release the entries that a request holds."""
     while held:
         held.pop()._let_go()
 
 
 def stamp(folder: Path) -> Stamp:
-    """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
+    """Return names, sizes, times and modes of an artifact's files, to notice changes. Empty if there is no folder."""
     try:
         files = [(name, entry.stat()) for name, entry in repository.everything(folder)]
     except FileNotFoundError:
         return ()
-    except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
+    except OSError as error:  # differs from a missing folder, so that becoming readable is a change
         return (("", error.errno or 0, 0, 0),)
     return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))

@@ -1,4 +1,4 @@
-"""The folder of models while the service runs: it is polled, and what has changed is loaded."""
+"""The folder of models while the service runs. It is polled, and changed models are loaded."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = structlog.get_logger()
 
 
 class Follower:
-    """The task that keeps a registry as the folder of models is."""
+    """A task that updates a registry when the folder of models changes."""
 
     def __init__(self, registry: Registry) -> None:
         self.registry, self.settings = registry, registry.settings
 
     async def run(self) -> None:
-        """Poll the folder every `watch_seconds`, and load what has changed, until this task is cancelled."""
-        last_error = None  # what was wrong with the folder itself at the last poll
+        """Poll the folder every `watch_seconds` and load changed models, until this task is cancelled."""
+        last_error = None  # the error of the folder itself at the last poll
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
@@ -35,7 +35,7 @@ class Follower:
                     try:
                         await self.registry.refresh(name)
                     except (ManifoldError, OSError) as error:
-                        log.warning("not taken over", model=name, reason=str(error))
+                        log.warning("changed model not loaded", model=name, reason=str(error))
                 last_error = None
             except ManifoldError as error:
                 if error.message != last_error:
@@ -43,23 +43,27 @@ class Follower:
                         "the folder of models cannot be read: all models stay as they are", reason=error.message
                     )
                 last_error = error.message
-            except Exception:  # whatever goes wrong once, the folder is polled again
-                log.exception("the folder of models could not be looked at")
+            except Exception:  # after any error, the folder is polled again
+                log.exception("the folder of models could not be checked")
 
     async def _changed(self) -> tuple[list[str], dict[str, str]]:
-        """Return the names of models whose folders have changed, and why others cannot be read any more.
+        """Return the names of models whose folders have changed, and the reasons why others have become unreadable.
 
-        Raise ArtifactError if the folder of models cannot be read, or is suddenly empty, as it is if its disk is not mounted.
+        Raise ArtifactError if the folder of models cannot be read, or is suddenly empty, for example because its disk is not mounted.
         """
         listing = await self._survey()
         versions, unreadable, latest = listing.versions, listing.unreadable, self.registry.latest
         if latest and not versions and not unreadable:
-            raise ArtifactError(f"{self.settings.models_dir}: holds no models any more")
+            raise ArtifactError(
+                f"{self.settings.models_dir}: no longer contains models; check whether its disk is mounted"
+            )
         names = sorted({*versions, *latest} - self.registry.unloaded - set(unreadable))
         allowed = {name: self.registry.allowed(name, versions.get(name, [])) for name in names}
         stamps = await aside(lambda: self._stamps(allowed), pool="disk")
         changed = [name for name in names if name not in self.registry.unloaded and self._differs(name, stamps[name])]
-        if changed and await self._survey() != listing:  # it changes at this moment: the next poll sees all of it
+        if (
+            changed and await self._survey() != listing
+        ):  # the folder is changing now; the next poll will see the whole change
             return [], {}
         return changed, {name: why for name, why in unreadable.items() if self.registry.unreadable.get(name) != why}
 

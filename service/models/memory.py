@@ -1,6 +1,6 @@
 """The memory budget: which models are unloaded so that another one can load.
 
-Only graphs count, by the size of their files. A closed model takes its room until its last run has ended.
+Only graphs count, by the size of their files. A closed model counts until its last run has ended.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from manifold.service.settings import Settings
 
 log = structlog.get_logger()
 
-POLL = 0.02  # seconds between two tries to make room
-PATIENCE = 2.0  # seconds to wait for models that are working, before a model loads beyond the budget
+POLL = 0.02  # seconds between two attempts to free memory
+PATIENCE = 2.0  # seconds to wait for models that are running, before a model loads beyond the budget
 
 
 class Memory:
     """The memory that the graphs of loaded models take, within `settings.memory_bytes` if that is set."""
 
     def __init__(self, settings: Settings, entries: Mapping[tuple[str, int], Entry], closing: Closing) -> None:
-        """`entries` are the registry's own, as they change."""
+        """Keep a reference to `entries`, which the registry changes."""
         self.settings, self.entries, self.closing = settings, entries, closing
         self._turn = asyncio.Lock()
 
     @contextlib.asynccontextmanager
     async def room_for(self, coming: Entry) -> AsyncIterator[None]:
-        """Make room for a model, which loads inside the block. With a budget, one model loads at a time."""
+        """Free memory for a model, which loads inside the block. With a budget, one model loads at a time."""
         budget = self.settings.memory_bytes
         if budget is None:
             yield
@@ -44,7 +44,7 @@ class Memory:
             yield
 
     async def _wait_for_room(self, coming: Entry, budget: int) -> None:
-        """Wait a moment for models that are working, and longer for the last runs of models that are closed."""
+        """Wait a moment for models that are running, and longer for the last runs of closed models."""
         if not coming.weight:
             coming.weight = sum(size for _, size, *_ in await aside(lambda: stamp(coming.folder), pool="disk"))
         began = time.monotonic()
@@ -55,13 +55,13 @@ class Memory:
             await asyncio.sleep(POLL)
 
     def _may_get_room(self, waited: float) -> bool:
-        """Return whether to wait any longer. A closed model frees its room for certain; a working model may not."""
+        """Return whether to keep waiting. A closed model will certainly free its memory; a running model may not."""
         if self.closing.weight:
             return waited < self.settings.deadline_ms / 1000
         return waited < PATIENCE and any(entry.state == "ready" for entry in self.entries.values())
 
     def _make_room(self, coming: Entry, budget: int) -> bool:
-        """Unload idle models as far as needed, the least recently used first. Return whether there is room."""
+        """Unload models without requests as far as needed, the least recently used first. Return whether the budget suffices."""
         awake = [entry for entry in self.entries.values() if entry.state == "ready" and entry is not coming]
         over = coming.weight + self.closing.weight + sum(entry.weight for entry in awake) - budget
         for entry in sorted(awake, key=lambda entry: entry.used):
@@ -71,5 +71,5 @@ class Memory:
                 before = self.closing.weight
                 entry.sleep()
                 over -= entry.weight - (self.closing.weight - before)
-                log.info("put to sleep", model=entry.name, version=entry.version, bytes=entry.weight)
+                log.info("unloaded to free memory", model=entry.name, version=entry.version, bytes=entry.weight)
         return over <= 0

@@ -1,8 +1,8 @@
-"""Rows that wait for one model: who goes next, and with how many rows. No threads and no event loop in here.
+"""The queue of one model: which requests go into the next batch, and with how many rows. It uses no threads and no event loop.
 
-Runs of the same task are joined. Tasks take turns. Half of a batch goes to the oldest requests, which so always get on, and half to those with
-the fewest rows left, which keeps the mean wait short (Schrage, 1968, on the shortest remaining time): a request of one row never waits for the
-end of one of a thousand, and requests of one size go whole, first come first served.
+Runs of the same task are batched. Tasks take turns. Half of a batch goes to the oldest requests, so that they always make progress, and half to
+those with the fewest rows left, which keeps the mean wait short (Schrage, 1968, on the shortest remaining time). A request with one row never
+waits for the end of a request with a thousand. Requests of equal size are run whole, first come, first served.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Array = NDArray[Any]
 Outputs = dict[str, Array]
 Line = str | tuple[str, int]  # a task, and the length of its free axes if it has any
 
-WINDOW = 2  # times the rows of a batch: as many of the oldest requests are looked at
+WINDOW = 2  # multiple of the batch size: number of oldest requests that are considered
 
 
 @dataclass(eq=False, slots=True)
@@ -33,30 +33,30 @@ class Work:
     asked: float  # seconds on the monotonic clock
     deadline: float
     done: asyncio.Future[list[Outputs]]  # in pieces, in the order of the rows
-    length: int | None = None  # of free axes, which all inputs of a run share
-    taken: int = 0  # rows that have gone to the engine
+    length: int | None = None  # length of free axes, which all inputs of a run share
+    taken: int = 0  # rows that have been sent to the engine
     back: int = 0  # rows that have come back
-    began: float | None = None  # when the first of them went
-    compute: float = 0.0  # seconds of the runs it was part of
+    began: float | None = None  # when the first row was sent, seconds
+    compute: float = 0.0  # time of the runs that contained its rows, seconds
     pieces: list[tuple[int, Outputs]] = field(default_factory=list)
 
     @property
     def line(self) -> Line:
-        """The runs that it can be joined with."""
+        """The key of the runs that it can be batched with."""
         return self.task if self.length is None else (self.task, self.length)
 
     @property
     def over(self) -> bool:
-        """True if nobody waits for it any more."""
+        """True if it has ended or its client has disconnected."""
         return self.done.done()
 
     def fail(self, error: BaseException) -> None:
-        """Ends it with an error, unless it has ended before."""
+        """End it with an error, unless it has ended already."""
         if not self.done.done():
             self.done.set_exception(error)
 
     def receive(self, start: int, outputs: Outputs) -> None:
-        """Rows have come back, in any order; the last ones end it."""
+        """Add the outputs of some rows, in any order. The last rows end it."""
         self.pieces.append((start, outputs))
         self.back += len(next(iter(outputs.values())))
         if self.back == self.rows and not self.done.done():
@@ -66,7 +66,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows start .. stop - 1 of a request's run."""
+    """A part of a request's run: rows start .. stop - 1."""
 
     work: Work
     start: int
@@ -74,19 +74,21 @@ class Piece:
 
     @property
     def inputs(self) -> Mapping[str, Array]:
-        """Its rows of every input."""
+        """The rows of every input."""
         if self.stop - self.start == self.work.rows:
             return self.work.inputs
         return {role: array[self.start : self.stop] for role, array in self.work.inputs.items()}
 
 
 class Queue:
-    """Work by task, in turn."""
+    """A queue of work by task. Tasks take turns."""
 
     def __init__(self) -> None:
         self._by_task: OrderedDict[Line, dict[int, Work]] = OrderedDict()  # lines, oldest first
-        self._again: deque[Piece] = deque()  # to be run alone: the batch they were in has failed
-        self.rows: dict[str, int] = {}  # by task, not gone to the engine; cancelled ones count until they are seen
+        self._again: deque[Piece] = deque()  # to run alone, because their batch has failed
+        self.rows: dict[
+            str, int
+        ] = {}  # by task, not sent to the engine yet; cancelled rows count until they are noticed
 
     def __bool__(self) -> bool:
         return bool(self._by_task or self._again)
@@ -96,16 +98,16 @@ class Queue:
             yield from line.values()
 
     def put(self, work: Work) -> None:
-        """At the end of its task's line."""
+        """Add work at the end of the line of its task."""
         self._by_task.setdefault(work.line, {})[id(work)] = work
         self.rows[work.task] = self.rows.get(work.task, 0) + work.rows
 
     def put_alone(self, pieces: list[Piece]) -> None:
-        """To be run next, each by itself."""
+        """Run these pieces next, each alone."""
         self._again.extend(pieces)
 
     def take(self, limit: Callable[[str], int]) -> list[Piece]:
-        """The next batch, of one task and at most `limit(task)` rows; empty where nothing waits."""
+        """Return the next batch: pieces of one task, at most `limit(task)` rows. Empty if the queue is empty."""
         while self._again:
             piece = self._again.popleft()
             if not piece.work.over:
@@ -122,13 +124,13 @@ class Queue:
                     del line[id(work)]
             self.rows[task] -= sum(piece.stop - piece.start for piece in pieces)
             if line:
-                self._by_task[key] = line  # at the end: the other tasks' turn comes first
+                self._by_task[key] = line  # at the end, because the other tasks take their turn first
             if pieces:
                 return pieces
         return []
 
     def drain(self) -> list[Work]:
-        """Everything that waits, taken out."""
+        """Remove and return all work in the queue."""
         waiting = [*self, *(piece.work for piece in self._again)]
         self._by_task.clear()
         self._again.clear()
@@ -137,7 +139,7 @@ class Queue:
 
 
 def _shares(line: dict[int, Work], limit: int) -> list[Piece]:
-    """Pieces of at most `limit` rows together: half of them the oldest's, half the shortest's; what one half leaves, the other takes."""
+    """Return pieces of at most `limit` rows: half for the oldest requests, half for the shortest. One half may use rows that the other leaves."""
     waiting = list(islice(line.values(), WINDOW * limit))
     shares: dict[int, int] = {}
     left = limit

@@ -1,7 +1,7 @@
-"""The models a service holds, by name and version, and how they change while it runs.
+"""The models of a service, by name and version, and how they change while it runs.
 
-What is new is loaded, verified and warmed up beside what serves; then requests get the new one, and the old one is closed when its last
-request has been answered. What cannot be loaded changes nothing but a reason in /models.
+A new version is loaded, verified and warmed up beside the version in service. Then requests get the new version, and the old one is closed
+when its last request is answered. A version that cannot be loaded changes only a reason in /models.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from manifold.service.settings import Settings, SettingsError, nearest
 log = structlog.get_logger()
 
 MOST_AT_ONCE = (
-    4  # models that load side by side: each tries its kernels on a batch of 64, which takes memory for a moment
+    4  # models that load at the same time: each runs a batch of 64 to try its kernels, which takes memory for a moment
 )
-SERVING = ("ready", "idle")  # states of what answers when it is asked
+SERVING = ("ready", "idle")  # states of models that answer requests
 POLL = 0.02  # seconds between polls of a version that is still loading
 UNKNOWN = 0  # the version of a model whose folder cannot be read
-UNLOADED = "unloaded; load it again with POST /v2/repository/models/NAME/load"
+UNLOADED = "it was unloaded; load it again with POST /v2/repository/models/NAME/load"
 
 
 class Registry:
-    """Every model's latest version; others that the settings allow load when they are first asked for."""
+    """The latest version of every model. Other versions that the settings allow load at their first request."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.entries: dict[tuple[str, int], Entry] = {}
         self.latest: dict[str, int] = {}
-        self.listener: Listener = lambda entry, ran: None  # hears of every run
-        self.leaving = False  # told to stop: not ready any more
-        self.stopped_at = math.inf  # and no new work either, from then on, on the monotonic clock
-        self.cluster: Cluster | None = None  # the other workers, where there are any
+        self.listener: Listener = lambda entry, ran: None  # called after every run
+        self.leaving = False  # a signal to stop was received: the service reports not-ready
+        self.stopped_at = math.inf  # when the service stopped accepting requests, on the monotonic clock
+        self.cluster: Cluster | None = None  # the other worker processes, if there are any
         self.closing = Closing()
-        self.drained = False  # whether no run and no load was left over when the service ended
-        self.unloaded: set[str] = set()  # names of models that stay out of service until they are loaded again
-        self.unreadable: dict[str, str] = {}  # why the folder of a model could not be read the last time, by name
+        self.drained = False  # whether all runs and loads had ended when the service ended
+        self.unloaded: set[str] = set()  # names of models that are out of service until they are loaded again
+        self.unreadable: dict[str, str] = {}  # by name, why the folder of a model could not be read at the last check
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waking: dict[Entry, asyncio.Task[None]] = {}
         self.memory = Memory(settings, self.entries, self.closing)
@@ -75,7 +75,7 @@ class Registry:
         return Entry(name, version, folder, self.settings.of_model(name), state, closing=self.closing)
 
     def show_unreadable(self, name: str, reason: str) -> None:
-        """Show a model whose folder cannot be read as unavailable. One that is loaded already goes on serving."""
+        """Show a model whose folder cannot be read as unavailable. If it is loaded already, it stays in service."""
         self.unreadable[name] = reason
         log.warning("model cannot be read", model=name, reason=reason)
         if name not in self.latest:
@@ -84,12 +84,12 @@ class Registry:
             self.latest[name] = UNKNOWN
 
     def allowed(self, name: str, present: list[int]) -> list[int]:
-        """Return the versions that the settings allow, of those that were found."""
+        """Return those of the versions found that the settings allow."""
         return versions.parse(self.settings.of_model(name).versions or "all").choose(present)
 
     @property
     def stopped(self) -> bool:
-        """True if the service takes no new work."""
+        """True if the service accepts no more requests."""
         return self.stopped_at < math.inf
 
     @stopped.setter
@@ -97,17 +97,17 @@ class Registry:
         if value != self.stopped:
             self.stopped_at = time.monotonic() if value else math.inf
 
-    # --- the start and the end ---
+    # --- start and end ---
 
     def load(self) -> None:
-        """Loads the latest version of every model, the default first, as many at once as there are cores; lazily, looks at them."""
+        """Load the latest version of every model, the default model first, several at a time. With lazy loading, only verify them."""
         names = [name for name, version in self.latest.items() if name not in self.unloaded and version != UNKNOWN]
         names.sort(key=lambda name: name != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
             list(pool.map(self._load_first, names))
 
     def _load_first(self, name: str) -> None:
-        """The latest version, or the one before where it is broken. Nothing once the service is told to stop."""
+        """Load the latest version of a model, or an earlier one if it is broken. Do nothing after a signal to stop."""
         if self.leaving:
             return
         highest = self.latest[name]
@@ -121,11 +121,11 @@ class Registry:
                 self._verify(entry)
             else:
                 entry.load(self.settings, self.listener)
-            if entry.retired:  # unloaded, or replaced, while it was loading: what took its place stays
+            if entry.retired:  # it was unloaded or replaced while it was loading: its replacement stays
                 return
             if entry.state != "unavailable" or entry.expected:
                 return
-        self.latest[name] = highest  # none can be served: its reason is the model's
+        self.latest[name] = highest  # no version can be served: the highest one has the reason
 
     def verify(self) -> None:
         """Verify the version of every model that would be loaded, without loading it."""
@@ -134,7 +134,7 @@ class Registry:
                 self._verify(self.entries[name, version])
 
     def _verify(self, entry: Entry) -> None:
-        """All that can be told without loading it."""
+        """Check everything that can be checked without loading the model."""
         with entry.failing():
             entry.look(self.settings)
             assert entry.manifest is not None
@@ -143,47 +143,51 @@ class Registry:
             entry.state = "idle"
 
     def close(self) -> None:
-        """Refuse what waits. What runs ends in its threads, and what is still loading is closed when it has loaded."""
+        """Refuse queued requests. Runs end in their threads, and models that are still loading are closed when they have loaded."""
         for entry in list(self.entries.values()):
             entry.retire()
             entry.close()
 
     async def drain(self, loading: asyncio.Future[None]) -> bool:
-        """Wait, after `close`, for what still runs and loads: `drain_seconds` from the service's stop. Return whether it has ended."""
+        """Wait, after `close`, for the last runs and loads, until `drain_seconds` after the stop. Return whether they have ended."""
         until = min(self.stopped_at, time.monotonic()) + self.settings.drain_seconds
         await asyncio.wait([loading], timeout=max(0.0, until - time.monotonic()))
         ended = await self.closing.wait(max(0.0, until - time.monotonic()))
         self.drained = ended and loading.done()
         if not self.drained:
-            log.warning("ends without what has not ended", runs_of=self.closing.names, loading=not loading.done())
+            log.warning(
+                "ending before the last runs and loads have ended",
+                runs_of=self.closing.names,
+                loading=not loading.done(),
+            )
         return self.drained
 
-    # --- what requests ask ---
+    # --- lookup for requests ---
 
     @property
     def shown(self) -> list[Entry]:
-        """The entries of GET /models: the latest of each name, and other versions that were asked for."""
+        """The entries of GET /models: the latest version of each model, and other versions that were requested."""
         latest = set(self.latest.items())
-        # a copy: threads read it too
+        # a copy, because threads read the entries too
         return [entry for key, entry in list(self.entries.items()) if entry.state != "idle" or key in latest]
 
     async def get(self, name: str | None, version: int | None) -> Entry:
-        """A ready entry with its model, held for the request. Raises UnknownModel, or Unavailable with the reason."""
+        """Return a ready entry, held for the request. Raise UnknownModel, or Unavailable with the reason."""
         entry = await self.awake(name, version)
         if entry.state == "loading":
-            raise Unavailable(f"{entry.name} is still loading; try again in a moment", field="model")
+            raise Unavailable(f"{entry.name} is still loading; retry after a moment", field="model")
         if entry.state != "ready":
             raise Unavailable(f"{entry.name} is unavailable: {entry.reason}", field="model")
         entry.hold()
         return entry
 
     async def described(self, name: str | None, version: int | None) -> Entry:
-        """The entry, with its manifest where it can be had; it is loaded for it only where it has never been looked at."""
+        """Return an entry with its manifest, if it can be read. The model is loaded only if its manifest has never been read."""
         entry = self.find(name, version)
         return entry if entry.manifest is not None else await self.awake(entry.name, entry.version)
 
     async def awake(self, name: str | None, version: int | None) -> Entry:
-        """The entry, loaded now if it was idle; in whatever state it is then."""
+        """Return the entry in any state. An idle model is loaded first."""
         entry = self.find(name, version)
         while entry.state == "idle":
             task = self._waking.get(entry)
@@ -191,7 +195,7 @@ class Registry:
                 task = self._waking[entry] = asyncio.create_task(self._wake(entry))
             entry.wanted += 1
             try:
-                # the others who wait for it are not to suffer from one who does not any more
+                # other requests wait for the same task, so one that is cancelled must not cancel it
                 await asyncio.shield(task)
             finally:
                 entry.wanted -= 1
@@ -203,28 +207,28 @@ class Registry:
             entry.used = time.monotonic()
             async with self.memory.room_for(entry):
                 await aside(functools.partial(entry.load, self.settings, self.listener), pool="models")
-            if entry.retired:  # meanwhile: it has closed itself
+            if entry.retired:  # it was taken out of service meanwhile, and has closed itself
                 return
             if entry.state == "unavailable" and not entry.expected and self.latest.get(entry.name) == entry.version:
-                self._elect(entry.name)  # those who wait get the version before
+                self._elect(entry.name)  # the requests that wait get an earlier version
         finally:
             del self._waking[entry]
 
     def find(self, name: str | None, version: int | None) -> Entry:
-        """The entry, in whatever state."""
+        """Return the entry, in any state. Raise UnknownModel."""
         names = list(self.latest)
         if name is None:
             name = self.settings.default_model
             if name is None or name not in self.latest:
-                raise UnknownModel(
-                    "model: say which model; the settings name no default that is there", field="model", valid=names
-                )
+                raise UnknownModel("model: the service has no default model; name a model", field="model", valid=names)
         if name not in self.latest:
-            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=names)
+            raise UnknownModel(
+                f"model: there is no model {shown(name)}; choose one of the valid names", field="model", valid=names
+            )
         entry = self.entries.get((name, self.latest[name] if version is None else version))
         if entry is None:
             raise UnknownModel(
-                f"version: {name} has no version {shown(version)}",
+                f"version: {name} has no version {shown(version)}; choose one of the valid versions",
                 field="version",
                 valid=self.versions(name),
             )
@@ -235,18 +239,18 @@ class Registry:
         return sorted(version for model, version in list(self.entries) if model == name)
 
     def check_open(self) -> None:
-        """Raises Unavailable once the service takes no more."""
+        """Raise Unavailable if the service accepts no more requests."""
         if self.stopped:
-            raise Unavailable("the service is stopping; ask another one, or again in a moment")
+            raise Unavailable("the service is stopping; retry after a moment, or use another replica")
 
     def readiness(self) -> tuple[bool, str | None]:
         """Return whether the service is ready, and why not.
 
-        It is not ready until every model has been tried. Then the default model counts, or, if there is none, any model is enough; with
-        `strict_ready` every model counts. Models that were unloaded, or that lack an extra or a device, are unavailable by choice and never
-        count.
+        It is not ready until every model has been tried. Then the default model must be ready or, if there is no default, any model. With
+        `strict_ready`, every model must be ready. Models that were unloaded, or that lack an extra or a device, are unavailable by choice
+        and do not count.
 
-        Anybody may read the reason, so that it names models and says where the rest is, which may need a key.
+        The reason is public. It names models, and the route with the details, which may need a key.
         """
         if self.leaving:
             return False, "stopping"
@@ -263,16 +267,20 @@ class Registry:
             return False, f"no model is ready{': ' if entries else ''}{_pointers(entries)}"
         return True, None
 
-    # --- what changes while the service runs ---
+    # --- changes while the service runs ---
 
     async def refresh(self, name: str) -> Entry:
-        """The model as it lies in its folder now: new and changed versions loaded, gone ones taken out. Gives the version that serves.
+        """Load new and changed versions from a model's folder, and drop versions that are gone. Return the version in service.
 
-        A version that cannot be loaded leaves the one that was serving as it is. Raises UnknownModel where there is no folder, and
-        Unavailable with the reason where the highest version cannot be loaded.
+        If a version cannot be loaded, the previous one stays in service. Raise UnknownModel if there is no folder, and Unavailable with the
+        reason if the highest version cannot be loaded.
         """
-        if not re.fullmatch(NAME, name):  # it would be a path
-            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
+        if not re.fullmatch(NAME, name):  # other names could be paths
+            raise UnknownModel(
+                f"model: there is no model {shown(name)}; choose one of the valid names",
+                field="model",
+                valid=list(self.latest),
+            )
         async with self._changing[name]:
             self.unloaded.discard(name)
             return await self._refresh(name)
@@ -292,7 +300,7 @@ class Registry:
         self._drop(name, present, allowed)
         if not allowed:
             raise UnknownModel(
-                f"model: {shown(name)} has no version to serve; put an artifact into the folder of models first",
+                f"model: {shown(name)} has no version to serve; put an artifact into the folder of models",
                 field="model", valid=list(self.latest),
             )  # fmt: skip
         before = self.latest.get(name)
@@ -304,7 +312,7 @@ class Registry:
         return self.entries[name, self.latest[name]]
 
     async def _renew(self, name: str, version: int, *, load: bool) -> Entry:
-        """One version: the entry that was tried last, which serves where it could be loaded."""
+        """Load one version if it is new or has changed. Return the entry that was tried, which is in service if it could be loaded."""
         old = self.entries.get((name, version))
         while old is not None and old.state == "loading":
             await asyncio.sleep(POLL)
@@ -319,9 +327,9 @@ class Registry:
         else:
             await aside(functools.partial(self._verify, new), pool="models")
         if new.state == "unavailable":
-            new.expected = True  # what comes while the service runs does not take it away from the models that it has
+            new.expected = True  # a new model that is broken does not make the running service not-ready
         if old is not None and old.state == "ready" and new.state == "unavailable":
-            old.reason, old.stamp = f"what lies in its folder now is not served: {new.reason}", new.stamp
+            old.reason, old.stamp = f"the changed version in its folder is not served: {new.reason}", new.stamp
             return new
         self.entries[name, version] = new
         if old is not None:
@@ -330,7 +338,7 @@ class Registry:
         return new
 
     def _drop(self, name: str, present: list[int], allowed: list[int]) -> None:
-        """Takes out versions that are not allowed any more, unless none that is could take their place, and those whose folder is gone."""
+        """Drop versions whose folder is gone, and versions that are no longer allowed if an allowed version can replace them."""
         replaced = any(self.entries[name, version].state in SERVING for version in allowed)
         for version in set(self.versions(name)) - set(allowed):
             if replaced or version not in present:
@@ -339,7 +347,7 @@ class Registry:
             self.latest.pop(name, None)
 
     def _rest(self, name: str, version: int) -> None:
-        """A version that was the latest, and may still be asked for, is let go until it is."""
+        """Unload a version that was the latest. It loads again at its next request."""
         old = self.entries.get((name, version))
         if old is not None and old.state == "ready":
             self.entries[name, version] = dataclasses.replace(
@@ -348,17 +356,21 @@ class Registry:
             old.retire()
 
     def _elect(self, name: str) -> None:
-        """Choose the version that requests get which name none: the highest that is ready, or, lazily, that has not failed."""
+        """Choose the version for requests that name none: the highest that is ready or, with lazy loading, that has not failed."""
         known = self.versions(name)
         serving = [version for version in known if self.entries[name, version].state in SERVING]
         ready = [version for version in serving if self.entries[name, version].state == "ready"]
         self.latest[name] = ((not self.settings.lazily and ready) or serving or known)[-1]
 
     async def unload(self, name: str) -> None:
-        """Takes a model out of service until it is loaded again. Raises UnknownModel."""
+        """Take a model out of service until it is loaded again. Raise UnknownModel."""
         async with self._changing[name]:
             if name not in self.latest:
-                raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
+                raise UnknownModel(
+                    f"model: there is no model {shown(name)}; choose one of the valid names",
+                    field="model",
+                    valid=list(self.latest),
+                )
             self.unloaded.add(name)
             for version in self.versions(name):
                 old = self.entries[name, version]
@@ -368,7 +380,7 @@ class Registry:
             log.info("unloaded", model=name)
 
     def unload_first(self, names: Iterable[str]) -> None:
-        """Before the start: models that have been unloaded in the other workers."""
+        """Take models out of service that the other workers have unloaded. Called before the start."""
         for name in set(names) & set(self.latest):
             for version in self.versions(name):
                 self.entries[name, version] = self._unloaded_entry(name, version)
@@ -380,7 +392,7 @@ class Registry:
         return entry
 
     async def change(self, verb: str, name: str) -> None:
-        """`load` or `unload`, in every worker. Raises as refresh and unload do."""
+        """Do `load` or `unload` in every worker. Raise the errors of refresh and unload."""
         if self.cluster is not None:
             await self.cluster.everywhere(verb, name)
         elif verb == "load":
@@ -389,10 +401,13 @@ class Registry:
             await self.unload(name)
 
     async def adopt(self, name: str, version: int) -> Entry:
-        """A version that has been published just now. Raises Unavailable where it cannot be served."""
+        """Load a version that was just published, and return it. Raise Unavailable if it cannot be served."""
         await self.change("load", name)
         if (name, version) not in self.entries:
-            raise Unavailable(f"{name} {version} is there, but the setting `versions` keeps it out", field="model")
+            raise Unavailable(
+                f"{name} {version} is published, but MANIFOLD_VERSIONS excludes it; change the setting to serve it",
+                field="model",
+            )
         return self.entries[name, version]
 
 
@@ -409,5 +424,5 @@ def check_sections(settings: Settings, listing: repository.Listing) -> None:
 
 
 def _pointers(entries: Iterable[Entry]) -> str:
-    """Return the names of models that do not answer, and where each has its reason."""
+    """Return the names of models that do not answer, and where to read each reason."""
     return "; ".join(f"{entry.name} (GET /models/{entry.name} and the log have the reason)" for entry in entries)

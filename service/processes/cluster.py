@@ -1,8 +1,8 @@
-"""A worker's line to the parent process: what is asked of one worker is done by all.
+"""The line of a worker to the parent process. A command to one worker is carried out by all workers.
 
-Messages are lists. A worker says ["open", 0] once its event loop runs; it says ["ask", id, verb, argument] and hears ["answer", id, results];
-it is told ["do", id, verb, argument] and says ["done", id, result]; a heartbeat ["beat", id] is sent back as it is, by the event loop, so that
-the parent notices a loop that hangs. A result is ["ok", value] or ["error", type, message].
+Messages are lists. A worker sends ["open", 0] when its event loop runs. It sends ["ask", id, verb, argument] and receives ["answer", id, results].
+It receives ["do", id, verb, argument] and sends ["done", id, result]. The event loop returns a heartbeat ["beat", id] unchanged, so that the
+parent notices an event loop that hangs. A result is ["ok", value] or ["error", type, message].
 """
 
 from __future__ import annotations
@@ -22,51 +22,53 @@ from manifold.service.processes.line import Line, Message
 
 log = structlog.get_logger()
 
-MARGIN = 5.0  # seconds beyond a command's limit, in which the parent says who did not answer
-MOST = 64  # commands that wait for an answer; beyond it 429
+MARGIN = 5.0  # seconds after a command's time limit in which the parent reports the workers that did not answer
+MOST = 64  # largest number of commands that wait for an answer; above it 429
 METRICS = "metrics"
 
 Deed = Callable[[str], Awaitable[Any]]
 
 
 class Cluster:
-    """The line of one worker. `deeds` by verb are what it can be told to do; `lost` is called when the parent process is gone."""
+    """The line of one worker. `deeds` contains its commands by verb. `lost` is called when the parent process has ended."""
 
     def __init__(
         self, line: Line, deeds: Mapping[str, Deed], lost: Callable[[], None], seconds: float, heard: Sequence[Message] = ()
     ) -> None:  # fmt: skip
-        """`seconds` is the time limit of a command. `heard` are messages that came before there was an event loop."""
+        """Set the line up. `seconds` is the time limit of a command. `heard` contains messages that arrived before the event loop ran."""
         self.line, self.deeds, self.lost, self.seconds, self.heard = line, deeds, lost, seconds, heard
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[list[Result]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._scrapes: list[asyncio.Task[list[Any]]] = []  # the one under way, and the one that begins after it
+        self._scrapes: list[asyncio.Task[list[Any]]] = []  # the running scrape, and the one that follows it
         self._writing = False
 
     def open(self) -> None:
-        """Listen from now on, on the running event loop."""
+        """Start listening, on the running event loop."""
         asyncio.get_running_loop().add_reader(self.line.fileno(), self._read)
         self._say(["open", 0])
         for message in self.heard:
             self._hear(message)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         loop = asyncio.get_running_loop()
         loop.remove_reader(self.line.fileno())
         loop.remove_writer(self.line.fileno())
 
     async def everywhere(self, verb: str, argument: str = "") -> list[Any]:
-        """Return what each worker's deed gives. Raises the errors that they met as one, and Unavailable if some do not answer in time."""
+        """Run a command in all workers and return their results. Raise their errors as one, and Unavailable if some do not answer in time."""
         if len(self._waiting) >= MOST:
-            raise Busy(f"{verb}: {MOST} commands wait for the workers; try again", retry_after=1.0, reason="commands")
+            raise Busy(
+                f"{verb}: {MOST} commands wait for the workers. Retry after 1 s.", retry_after=1.0, reason="commands"
+            )
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
         limit = MARGIN + (min(METRICS_SECONDS, self.seconds) if verb == METRICS else self.seconds)
         try:
             results = await asyncio.wait_for(answer, limit if self._say(["ask", number, verb, argument]) else 0)
         except TimeoutError:
-            raise Unavailable(f"{verb}: the parent process did not answer within {limit:g} s; try again") from None
+            raise Unavailable(f"{verb}: the parent process did not answer within {limit:g} s; retry") from None
         finally:
             self._waiting.pop(number, None)
         if failed := [result for result in results if result[0] == "error"]:
@@ -74,7 +76,7 @@ class Cluster:
         return [result[1] for result in results]
 
     async def metrics(self) -> bytes:
-        """Return the page of all workers. Those who ask while one is being made share the next one."""
+        """Return the metrics of all workers. Requests that arrive during a scrape share the next one."""
         if len(self._scrapes) < 2:
             before = self._scrapes[-1] if self._scrapes else None
             self._scrapes.append(asyncio.create_task(self._scrape(before)))
@@ -90,7 +92,7 @@ class Cluster:
             self._scrapes.remove(asyncio.current_task())  # type: ignore[arg-type]
 
     def _say(self, message: Message) -> bool:
-        """Send a message without waiting. Return False if the parent process takes none."""
+        """Send a message without waiting. Return False if the parent process accepts none."""
         sent = self.line.send(message)
         if self.line.waiting and not self._writing:
             self._writing = True
@@ -128,15 +130,15 @@ class Cluster:
             result: Result = ["ok", await self.deeds[verb](argument)]
         except ManifoldError as error:
             result = ["error", type(error).__name__, error.message]
-        except Exception as error:  # who asked waits for an answer
-            log.exception("a worker could not do what all were told", verb=verb, argument=argument)
-            result = ["error", "Unavailable", f"{type(error).__name__} in a worker; the log has more"]
-        with contextlib.suppress(RuntimeError):  # the loop ends
+        except Exception as error:  # the worker that asked waits for an answer
+            log.exception("a command failed in a worker", verb=verb, argument=argument)
+            result = ["error", "Unavailable", f"{type(error).__name__} in a worker; see the log"]
+        with contextlib.suppress(RuntimeError):  # the event loop has ended
             self._say(["done", number, result])
 
 
 def as_error(failed: list[Result]) -> ManifoldError:
-    """Return one error of several: the kind of the first, and each message once."""
+    """Return one error for several: the type of the first, and each message once."""
     kind = getattr(errors, failed[0][1], Unavailable)
     error: ManifoldError = kind("; ".join(dict.fromkeys(str(result[2]) for result in failed)))
     return error

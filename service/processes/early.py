@@ -1,8 +1,8 @@
-"""The first steps of a service process, taken before the imports, which take a second.
+"""The first steps of a service process, before the imports, which take a second.
 
-Signals are received by a thread from here on, so that they have an effect in every state: while modules are imported, while models load, and
-while the main thread is busy. A child process is started with these signals blocked and runs this module first, so that none is lost in
-between. Only the standard library is imported here.
+From here on, a thread receives signals, so that they take effect in every state: during imports, while models load, and while the main thread is
+busy. A child process starts with these signals blocked and runs this module first, so that no signal is lost. This module imports only the
+standard library.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FORMAT = "MANIFOLD_LOG_FORMAT"  # says how an error is written before the settin
 
 Handler = Callable[[int], None]
 
-_received: queue.SimpleQueue[int] = queue.SimpleQueue()  # signals that came before there was a handler
+_received: queue.SimpleQueue[int] = queue.SimpleQueue()  # signals that were received before a handler was set
 _handler: Handler | None = None
 _prepared = False
 
 
 def prepare() -> None:
-    """Prepare this process: its signals, its standard streams and what is written for an uncaught error. Further calls do nothing."""
+    """Prepare the signals, the standard streams and the hook for uncaught errors of this process. Further calls do nothing."""
     global _prepared
     if _prepared:
         return
@@ -39,20 +39,22 @@ def prepare() -> None:
     _open_streams()
     os.environ.setdefault(
         "GRPC_VERBOSITY", "NONE"
-    )  # gRPC's core writes lines of its own format; Python raises its errors too
+    )  # gRPC's core writes lines in its own format; its errors are also raised in Python
     sys.excepthook = _written
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, *RELOADING))  # of this thread and of all that it starts
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, (*STOPPING, *RELOADING)
+        )  # for this thread and all threads that it starts
         threading.Thread(target=_receive, name="signals", daemon=True).start()
 
 
 def prepared() -> bool:
-    """Return whether the signals of this process are received here."""
+    """Return whether the signal thread of this module runs."""
     return _prepared and hasattr(signal, "pthread_sigmask")
 
 
 def heed(handler: Handler) -> None:
-    """Call `handler` for each signal from now on, in a thread, and for the reloads that came before."""
+    """Call `handler` in a thread for each signal from now on, and for reloads that were received before."""
     global _handler
     _handler = handler
     with contextlib.suppress(queue.Empty):
@@ -65,19 +67,19 @@ def _receive() -> None:
         number = signal.sigwait((*STOPPING, *RELOADING))
         if _handler is not None:
             _handler(number)
-        elif number in STOPPING:  # nothing is served yet
+        elif number in STOPPING:  # the service has not started yet
             os._exit(0 if "--check" not in sys.argv else 128 + number)
         else:
             _received.put(number)
 
 
 def _open_streams() -> None:
-    """Open the standard streams that are closed: a socket would take their numbers, and what is written to them."""
+    """Open the standard streams that are closed. Otherwise a socket would get their numbers, and receive the text written to them."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:

@@ -1,9 +1,9 @@
-"""Several processes that serve as one: one port, one answer per seed, one page of metrics, and changes of models in all of them.
+"""The parent process of several workers that act as one service: one port, the same result for a seed, and one page of metrics.
 
-The keeper is the parent process. It takes the ports before anything is loaded and hands HTTP's sockets to the workers, which also share
-gRPC's port (SO_REUSEPORT). It starts a worker anew that has ended by itself or does not answer, ends all of them on a signal, and relays what
-one worker asks all to do (processes/errands.py). It serves nothing itself, and never waits for a worker: every message to one is queued
-(processes/line.py), every command and the end of the service have a time limit.
+The parent (Keeper) opens the ports before anything is loaded, and passes the HTTP sockets to the workers, which also share the gRPC port
+(SO_REUSEPORT). It restarts a worker that has ended by itself or does not answer, ends all workers on a signal, and relays commands from one
+worker to all (processes/errands.py). It serves no requests, and never waits for a worker: messages are queued (processes/line.py), and every
+command and the end of the service have a time limit.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ from manifold.service.settings import Settings, SettingsError
 
 log = structlog.get_logger()
 
-TICK = 0.5  # seconds between looks at what no message tells
-SOON = 0.02  # of them while a worker is ending
+TICK = 0.5  # seconds between checks of the workers
+SOON = 0.02  # the same while a worker is ending, seconds
 BEAT = 1.0  # seconds between heartbeats
-BUSY = 10.0  # times as long may a worker be silent that uses the processor: it may be loading a large model
-SHARE = 0.1  # of a core, from which on it counts as using the processor
-FIRST = 60.0  # seconds at least until a worker that starts must answer
-GRACE = 4.0  # seconds beyond notice and drain, after which workers are killed; they end themselves before (server.py)
+BUSY = 10.0  # multiple of the time limit for a worker that uses the processor: it may be loading a large model
+SHARE = 0.1  # share of a core from which a worker counts as using the processor
+FIRST = 60.0  # shortest time limit for a worker that is starting, seconds
+GRACE = 4.0  # seconds after notice and drain at which workers are killed; they normally end before (server.py)
 AGAIN, LONGEST = (
     1.0,
     30.0,
-)  # seconds before a worker that has ended is started anew: doubled each time, up to the second
-SETTLED = 60.0  # seconds after which a worker counts as having started well
-FAILURES = 5  # workers in a row that end before they serve, after which the service ends
-FAILED = 3  # exit status then
+)  # seconds before a worker is restarted: doubled each time, from the first value up to the second
+SETTLED = 60.0  # seconds after which a worker counts as started successfully
+FAILURES = 5  # number of consecutive workers that end before they serve, after which the service ends
+FAILED = 3  # exit status in that case
 
 
 @dataclass(eq=False)
 class Worker:
-    """One process, and the line to it."""
+    """One worker process, and the line to it."""
 
-    place: int  # among the workers; the one that is started in its place has the same
+    place: int  # its place among the workers; its replacement gets the same place
     process: subprocess.Popen[bytes]
     line: Line
     began: float
     listens: bool = False
-    page: dict[str, MetricFamily] = field(default_factory=dict)  # its metrics, when they were last asked for
-    answered: bool = False  # has answered a heartbeat at all
+    page: dict[str, MetricFamily] = field(default_factory=dict)  # its metrics at the last scrape
+    answered: bool = False  # whether it has ever answered a heartbeat
     beat: int = 0  # the number of the last heartbeat
-    waiting: bool = False  # for the answer to it
-    silent: float = 0.0  # seconds since it was sent, those left out in which this process did not run itself
+    waiting: bool = False  # whether the answer to it is missing
+    silent: float = 0.0  # seconds since the heartbeat, without times in which this process did not run itself
     killed: bool = False
-    used: float = 0.0  # processor time, when it answered last
+    used: float = 0.0  # processor time at its last answer, seconds
 
     @property
     def name(self) -> str:
@@ -74,21 +74,21 @@ class Worker:
 
     @property
     def answers(self) -> bool:
-        """True if it answered its heartbeats, apart from the last."""
+        """True if it answered all heartbeats, except possibly the last one."""
         return self.silent < 2 * BEAT
 
     def tell(self, message: Any) -> bool:
-        """Send it a message. Return False if too much is waiting for it. One that is ending will be forgotten."""
+        """Send a message to it. Return False if too many messages are waiting. A worker that is ending needs no message."""
         return self.line.send(message) or self.line.closed
 
     def hear(self, number: int) -> None:
-        """Note its answer to a heartbeat."""
+        """Record its answer to a heartbeat."""
         if number == self.beat:
             self.answered, self.waiting, self.silent = True, False, 0.0
             self.used = processor_seconds(self.process.pid)
 
     def hangs(self, limit: float) -> bool:
-        """Return whether it has been silent for too long."""
+        """Return whether it has not answered for too long."""
         limit = limit if self.answered else max(limit, FIRST)
         if self.silent <= limit:
             return False
@@ -103,7 +103,7 @@ class Keeper:
         self.workers: list[Worker] = []
         self.errands = Errands(self.workers, settings.command_seconds)
         self.failures, self.ended, self.next_start = 0, 0, 0.0
-        self.stops = 0  # signals to stop that have come
+        self.stops = 0  # number of signals to stop that were received
         self.kill_at = float("inf")
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
@@ -111,7 +111,7 @@ class Keeper:
         self._looked = self._beaten = time.monotonic()
 
     def run(self) -> int:
-        """Serve until told to stop. Return the exit status."""
+        """Serve until a signal to stop. Return the exit status."""
         for end in (self._awake, self._wake):
             end.setblocking(False)
         self._selector.register(self._awake, selectors.EVENT_READ)
@@ -122,7 +122,7 @@ class Keeper:
                 self._fill()
                 self._hear()
                 self._watch()
-        finally:  # whatever happens here, no worker is left behind
+        finally:  # no worker may outlive this process
             for worker in self.workers:
                 worker.process.kill()
             for each in (self._selector, self._awake, self._wake):
@@ -132,9 +132,9 @@ class Keeper:
     # --- signals ---
 
     def _receive(self, number: int) -> None:
-        """Take a signal, in the thread that receives them."""
+        """Receive a signal, in the signal thread."""
         self._signals.put(number)
-        with contextlib.suppress(OSError):  # full, so that it wakes up anyway, or closed at the end
+        with contextlib.suppress(OSError):  # the socket is full, so the loop wakes up anyway, or closed at the end
             self._wake.send(b"!")
 
     def _obey(self) -> None:
@@ -146,7 +146,7 @@ class Keeper:
                     self.errands.ask("keys")
 
     def _stop(self) -> None:
-        """Pass the signal on: the first begins the end, the second cuts the notice short, the third the requests in flight."""
+        """Pass the signal on. The first starts the end, the second ends the notice, the third ends the requests in flight."""
         self.stops += 1
         settings = self.settings
         left = {1: settings.notice_seconds + settings.drain_seconds, 2: settings.drain_seconds}.get(self.stops, 0.0)
@@ -175,7 +175,7 @@ class Keeper:
                 process = subprocess.Popen(
                     [sys.executable, *subprocess._args_from_interpreter_flags(), "-m", "manifold.service.processes.worker", *map(str, numbers)],  # type: ignore[attr-defined]
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                    pass_fds=numbers, process_group=0,  # what the terminal says to this process's group, it passes on
+                    pass_fds=numbers, process_group=0,  # this process passes on the signals of the terminal
                 )  # fmt: skip
             undo.pop_all()
         worker = Worker(place, process, ours, time.monotonic())
@@ -185,8 +185,8 @@ class Keeper:
         worker.tell(["begin", os.getpid(), settings, sorted(self.errands.unloaded)])
 
     def _bury(self, worker: Worker) -> None:
-        """Note that a worker has ended, and when the next one may start."""
-        self._read(worker)  # what it said last
+        """Record that a worker has ended, and when its replacement may start."""
+        self._read(worker)  # its last messages
         self.workers.remove(worker)
         self._unhear(worker)
         worker.line.close()
@@ -195,7 +195,7 @@ class Keeper:
             return
         self.errands.restarts += 1
         log.error(
-            "a worker has ended, another one is started",
+            "a worker has ended and is restarted",
             worker=worker.place,
             pid=worker.process.pid,
             status=worker.process.returncode,
@@ -203,18 +203,18 @@ class Keeper:
         self._put_off(failed=not worker.listens, settled=time.monotonic() - worker.began > SETTLED)
 
     def _put_off(self, *, failed: bool, settled: bool = False) -> None:
-        """Wait before the next start, the longer the more often workers have ended in a row. End the service if none starts."""
+        """Delay the next start, longer after each consecutive end of a worker. End the service if no worker starts."""
         self.failures = self.failures + 1 if failed else 0
         self.ended = 1 if settled else self.ended + 1
         self.next_start = time.monotonic() + min(LONGEST, AGAIN * 2 ** min(self.ended - 1, 10))
         if self.failures >= FAILURES:
-            log.error("workers do not start", tried=self.failures)
+            log.error("the workers do not start", tried=self.failures)
             self._stop()
 
     # --- messages ---
 
     def _hear(self) -> None:
-        """Wait for messages, signals or the next look."""
+        """Wait for messages, signals or the next check."""
         for worker in self.workers:
             if worker.line.closed:
                 self._unhear(worker)
@@ -241,7 +241,7 @@ class Keeper:
             try:
                 self._take(worker, message)
             except (TypeError, ValueError, KeyError, IndexError):
-                log.exception("a worker says what cannot be read", worker=worker.place)
+                log.exception("a worker sent an invalid message", worker=worker.place)
 
     def _take(self, worker: Worker, message: Message) -> None:
         kind, number, *rest = message
@@ -255,20 +255,20 @@ class Keeper:
         elif kind == "done":
             self.errands.done(worker, number, *rest)
 
-    # --- what no message tells ---
+    # --- checks ---
 
     def _watch(self) -> None:
-        """Look after workers that have ended or hang, and commands that take too long."""
+        """Handle workers that have ended or hang, and commands that take too long."""
         now = time.monotonic()
         passed, self._looked = (
             min(now - self._looked, 2 * TICK),
             now,
-        )  # more has passed if this process did not run itself
+        )  # at most two checks: more time has passed if this process did not run itself
         for worker in list(self.workers):
             worker.silent += passed if worker.waiting else 0.0
             if worker.process.poll() is not None:
                 self._bury(worker)
-            elif worker.line.closed:  # it closes its line only when it ends
+            elif worker.line.closed:  # a worker closes its line only when it ends
                 worker.silent += passed
                 self._kill_if(worker, now >= self.kill_at or worker.silent > FIRST)
             else:
@@ -298,7 +298,7 @@ class Keeper:
 
 
 def processor_seconds(pid: int) -> float:
-    """Return the processor time that a process has used; 0 if this system does not say."""
+    """Return the processor time that a process has used, in seconds; 0 if the system does not provide it."""
     try:
         return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid names on Linux
     except (OSError, AttributeError, OverflowError):
@@ -306,15 +306,17 @@ def processor_seconds(pid: int) -> float:
 
 
 def allowed(settings: Settings) -> int:
-    """Return how many workers there may be. Raises SettingsError if several cannot share what they are to run on."""
+    """Return the number of workers that is possible. Raise SettingsError if several workers cannot share the port or the device."""
     if settings.workers == 1:
         return 1
     if not hasattr(socket, "SO_REUSEPORT") or sys.platform == "win32":
-        raise SettingsError("workers: this system lets processes not share a port; take 1", field="workers")
+        raise SettingsError("workers: on this system, processes cannot share a port; set workers to 1", field="workers")
     devices = {settings.of_model(name).device for name in settings.models} | {settings.device}
     if devices == {"cpu"} or backends.cuda_missing() is not None:
         return settings.workers
     if "cuda" in devices:
-        raise SettingsError("workers: one process owns a GPU; take 1, or device cpu", field="workers")
-    log.warning("one process owns a GPU: there is one worker", asked=settings.workers)
+        raise SettingsError(
+            "workers: several processes cannot share a GPU; set workers to 1, or device to cpu", field="workers"
+        )
+    log.warning("several processes cannot share a GPU: one worker is started", requested=settings.workers)
     return 1

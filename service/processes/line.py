@@ -1,7 +1,7 @@
-"""One end of the line between a worker and its parent: messages in JSON over a socket that never blocks.
+"""One end of the line between a worker and its parent: JSON messages over a socket that never blocks.
 
-Each message is its length, 4 bytes, and its text. What the other end does not take waits here, up to a bound: beyond it a message is refused,
-and the sender has to do without. So a process that has stopped reading holds up nobody.
+A message is its length (4 bytes) and its text. Messages that the other end has not read wait here, up to a limit. Above it, messages are refused.
+A process that has stopped reading therefore never blocks the other one.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 
 import orjson
 
-MOST = 64 * 2**20  # bytes that wait to be sent, and bytes of a message that is received
-PIECE = 256 * 1024  # bytes that are received at once
+MOST = 64 * 2**20  # largest number of bytes that wait to be sent, and largest size of a received message
+PIECE = 256 * 1024  # bytes that are read at once
 LENGTH = struct.Struct("!I")
 
 Message = list[Any]
 
 
 class Line:
-    """A socket with the messages that wait on it."""
+    """A socket and the messages that wait to be sent."""
 
     def __init__(self, end: socket.socket, most: int = MOST) -> None:
         end.setblocking(False)
         self.end, self.most = end, most
         self._out, self._in = bytearray(), bytearray()
-        self.closed = False  # the other end is gone
+        self.closed = False  # the other end has closed
 
     def fileno(self) -> int:
         """Return the socket's number."""
@@ -34,11 +34,11 @@ class Line:
 
     @property
     def waiting(self) -> int:
-        """The bytes that the other end has not taken."""
+        """The number of bytes that the other end has not read."""
         return len(self._out)
 
     def send(self, message: Any) -> bool:
-        """Send a message, now or later. Return False if the other end is gone, or too much is waiting for it."""
+        """Send a message, now or later. Return False if the other end has closed, or too many bytes are waiting."""
         text = orjson.dumps(message)
         if self.closed or (self._out and len(self._out) + len(text) > self.most):
             return False
@@ -47,7 +47,7 @@ class Line:
         return not self.closed
 
     def flush(self) -> None:
-        """Send as much as the other end takes now."""
+        """Send as many bytes as the other end accepts now."""
         try:
             while self._out:
                 sent = self.end.send(self._out)
@@ -58,7 +58,7 @@ class Line:
             self._lose()
 
     def receive(self) -> list[Message]:
-        """Return the messages that have come whole. Sets `closed` once the other end is gone, or sends what is no message."""
+        """Return the messages that have arrived completely. Set `closed` if the other end has closed or sent invalid data."""
         try:
             piece = self.end.recv(PIECE)
         except BlockingIOError:

@@ -1,7 +1,7 @@
-"""Metrics of several workers as those of one service: their pages, merged.
+"""The metrics of several workers, merged into those of one service.
 
-Counters and histograms add up, and so do gauges of what each worker has for itself. What is said of the same thing by all is said once: the
-most of it, or, where it is good news, the least. What workers had counted that have ended since is kept, so that no counter goes back.
+Counters and histograms are summed, and so are gauges of resources that each worker has for itself. A gauge of a shared resource appears once:
+its largest value or, if a large value is good, its smallest. The counts of workers that have ended are kept, so that no counter decreases.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-# gauges about what workers share, or that each says of all
+# gauges of shared resources
 LARGEST = (
     "manifold_build_info", "manifold_model_device", "manifold_device_fallback", "manifold_gpu_memory_bytes", "manifold_disk_bytes",
     "manifold_score_drift_ks", "process_max_fds", "python_info",
@@ -26,7 +26,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 @dataclass
 class MetricFamily:
-    """A metric, with what its samples have come to so far."""
+    """A metric and its merged samples."""
 
     kind: str
     documentation: str
@@ -34,7 +34,7 @@ class MetricFamily:
 
 
 def parse(page: str) -> dict[str, MetricFamily]:
-    """A page by the names of its metrics."""
+    """Return the metrics of a page by name."""
     return {
         metric.name: MetricFamily(
             metric.type, metric.documentation,
@@ -47,7 +47,7 @@ def parse(page: str) -> dict[str, MetricFamily]:
 def merge(
     pages: Iterable[Mapping[str, MetricFamily]], ended: Iterable[Mapping[str, MetricFamily]] = ()
 ) -> dict[str, MetricFamily]:
-    """One page of several, and what pages of workers that have ended add to its counters."""
+    """Merge several pages, and add the counters in the pages of workers that have `ended`."""
     merged: dict[str, MetricFamily] = {}
     for page in pages:
         for name, family in page.items():
@@ -70,13 +70,13 @@ def _joined(name: str, one: float, other: float) -> float:
 
 
 class _Merged:
-    """A collector of what there is already."""
+    """A collector of merged metrics."""
 
     def __init__(self, families: Mapping[str, MetricFamily]) -> None:
         self.families = families
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families for Prometheus, without the times at which counters began, as they began in several processes."""
+        """Yield the metrics for Prometheus, without the start times of counters, which differ between processes."""
         for name, family in self.families.items():
             metric = Metric(name, family.documentation, family.kind)
             metric.samples = [
@@ -88,7 +88,7 @@ class _Merged:
 
 
 def text(families: Mapping[str, MetricFamily]) -> bytes:
-    """The page."""
+    """Return the page of metrics."""
     registry = CollectorRegistry()
     registry.register(_Merged(families))
     return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""The ports of the service, taken before anything is loaded: a port that cannot be had is one line and the end of the process."""
+"""The ports of the service. They are opened before anything is loaded: if a port is not available, the process ends with one line."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ import contextlib
 import errno
 import socket
 
+from manifold.runtime.errors import shown
 from manifold.service.settings import Settings, SettingsError
 
-BACKLOG = 2048  # connections that wait to be taken
-ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # of an address that this machine lacks
+BACKLOG = 2048  # connections that wait to be accepted
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # error numbers for an address that this machine does not have
 
 
 def bound(settings: Settings) -> list[socket.socket]:
-    """Return the sockets of HTTP, one an address of the host, listening. Raises SettingsError if the port cannot be had."""
+    """Return listening sockets for HTTP, one for each address of the host. Raise SettingsError if the port is not available."""
     return _bind(settings.host, settings.port, "port")
 
 
 def check_rpc(settings: Settings) -> None:
-    """Raises SettingsError if gRPC's port cannot be had."""
+    """Raise SettingsError if the gRPC port is not available."""
     if settings.rpc_port:
         _close(_bind(settings.host, settings.rpc_port, "grpc_port"))
 
 
 def reserved(settings: Settings) -> list[socket.socket]:
-    """Return sockets that keep gRPC's port for workers, which share it; none if there is no gRPC.
+    """Return sockets that reserve the gRPC port for the workers, which share it; none if gRPC is off.
 
-    Raises SettingsError if the port cannot be had. It may not be shared with another service, which would be sent some of the calls.
+    Raise SettingsError if the port is not available. It must not be shared with another service, which would receive some of the calls.
     """
     if not settings.rpc_port:
         return []
@@ -35,7 +36,7 @@ def reserved(settings: Settings) -> list[socket.socket]:
 
 
 def check_host(settings: Settings) -> None:
-    """Raises SettingsError if the host is none of this machine's addresses."""
+    """Raise SettingsError if the host is not an address of this machine."""
     _close(_bind(settings.host, 0, "host"))
 
 
@@ -69,7 +70,8 @@ def _addresses(host: str, port: int, field: str) -> list[tuple[int, tuple[object
         infos = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         raise SettingsError(
-            f"host: {host!r} is no address or name that this machine knows: {error}", field="host"
+            f"host: {shown(host)} is not a known address or name ({error}); use an address of this machine, such as 127.0.0.1",
+            field="host",
         ) from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
 
@@ -84,7 +86,7 @@ def _socket(family: int, address: tuple[object, ...], shared: bool) -> socket.so
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind(address)
         if not shared:
-            made.listen(BACKLOG)  # now: two that only bind do not notice each other
+            made.listen(BACKLOG)  # listen now: two sockets that are only bound do not notice each other
     except BaseException:
         made.close()
         raise
@@ -94,10 +96,10 @@ def _socket(family: int, address: tuple[object, ...], shared: bool) -> socket.so
 def _refusal(host: str, port: int, field: str, error: OSError | None) -> SettingsError:
     where = f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
     reasons = {
-        errno.EADDRINUSE: "another process has it; stop that one or choose another port",
-        errno.EACCES: "this user may not have it; choose a port from 1024 on",
-        errno.EADDRNOTAVAIL: "it is no address of this machine",
+        errno.EADDRINUSE: "another process uses it; stop that process, or choose another port",
+        errno.EACCES: "this user may not use it; choose a port of 1024 or higher",
+        errno.EADDRNOTAVAIL: "it is not an address of this machine; choose another host",
     }
     number = error.errno if error is not None else None
     reason = reasons.get(number) if number is not None else None
-    return SettingsError(f"{field}: {where} cannot be had: {reason or (error and error.strerror)}", field=field)
+    return SettingsError(f"{field}: {where} is not available: {reason or (error and error.strerror)}", field=field)

@@ -1,6 +1,7 @@
-"""A worker: one of several processes that serve as one, on inherited sockets, with a line to the parent process.
+"""A worker process: one of several that act as one service. It has inherited sockets and a line to the parent process.
 
-The parent starts `python -m manifold.service.processes.worker LINE SOCKET ...` with the numbers of the inherited sockets, and sends the settings over the line.
+The parent starts `python -m manifold.service.processes.worker LINE SOCKET ...` with the numbers of the inherited sockets, and sends the settings
+over the line.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ PR_SET_PDEATHSIG = 1
 def work(
     settings: Settings, listening: list[socket.socket], line: Line, heard: list[Message], unloaded: Iterable[str]
 ) -> None:
-    """Serve until told to stop, or until the parent process is gone. `heard` are messages that came with the settings."""
+    """Serve until a signal to stop, or until the parent process has ended. `heard` contains messages that arrived with the settings."""
     settings = within_files(settings)
     app = build(settings)
     registry, security, metrics = app.state.registry, app.state.security, app.state.metrics
@@ -47,7 +48,7 @@ def work(
     async def reload(_: str) -> None:
         try:
             await security.reload_aside()
-        except SettingsError as error:  # by a name that the others know
+        except SettingsError as error:  # as an error that the other processes can name
             raise InvalidValue(f"{error.message}; the previous keys and certificate stay in force") from None
 
     async def page(_: str) -> str:
@@ -59,7 +60,7 @@ def work(
 
 
 def first_messages(line: Line, end: socket.socket) -> list[Message]:
-    """Return the parent's first messages. Raises SystemExit if the parent is gone."""
+    """Return the parent's first messages. Raise SystemExit if the parent has ended."""
     while not line.closed:
         select.select([end], [], [])
         if messages := line.receive():
@@ -68,7 +69,7 @@ def first_messages(line: Line, end: socket.socket) -> list[Message]:
 
 
 def follow_parent(parent: int) -> None:
-    """Have this process told to stop when its parent ends, also if it stands still then. Only Linux can."""
+    """Let the system send this process a signal to stop when its parent ends. This works on Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
@@ -76,13 +77,13 @@ def follow_parent(parent: int) -> None:
 
 
 def main() -> int:
-    """The entry point of a worker."""
+    """Run a worker. Return the exit status."""
     numbers = [int(each) for each in sys.argv[1:]]
     end, *listening = (socket.socket(fileno=number) for number in numbers)
     line = Line(end)
     (_, parent, pickled, unloaded), *heard = first_messages(line, end)
     follow_parent(parent)
-    settings: Settings = pickle.loads(base64.b64decode(pickled))  # of the parent process
+    settings: Settings = pickle.loads(base64.b64decode(pickled))  # sent by the parent process
     logs.start(settings.log_format)
     try:
         work(settings, listening, line, heard, unloaded)

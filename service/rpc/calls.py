@@ -1,4 +1,4 @@
-"""Around every rpc: its request id, its place in the metrics, its errors with their details, its deadline, and bytes that are no message."""
+"""The handling that all rpcs share: request id, metrics, errors with details, deadline, and invalid messages."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ from manifold.service.telemetry.tracing import Tracing
 log = structlog.get_logger()
 
 M = TypeVar("M", bound=Message)
-Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 
 @dataclass(frozen=True)
 class Calls:
-    """Handling that the calls of one service share."""
+    """The handling that the calls of one gRPC service share."""
 
     service: str
     codes: Codes
     metrics: Metrics
     tracing: Tracing | None = None
-    message: Callable[[ManifoldError], str] = operator.attrgetter("message")  # of an error
+    message: Callable[[ManifoldError], str] = operator.attrgetter("message")  # the text of an error
 
     def code_of(self, error: ManifoldError) -> grpc.StatusCode:
-        """Return the status code of an error by the service's table."""
+        """Return the status code of an error, from the table of the service."""
         return code_of(error, self.codes)
 
     def status(self, error: ManifoldError, code: grpc.StatusCode, request_id: str) -> status_pb2.Status:
-        """The error with what REST says of it, in google.rpc's messages."""
+        """Return the status of an error, with the fields of REST's errors in messages of google.rpc."""
         metadata = {} if error.field is None else {"field": error.field}
         if error.valid is not None:
             metadata["valid"] = orjson.dumps(error.valid, default=str).decode()
@@ -76,7 +76,7 @@ class Calls:
 
 
 class Call:
-    """Around an rpc: its request id, its place in the metrics, and its errors with their details."""
+    """The context of one rpc: its request id, its metrics, and its errors with details."""
 
     def __init__(self, calls: Calls, context: Context, name: str) -> None:
         self.calls, self.context, self.route = calls, context, f"/{calls.service}/{name}"
@@ -97,8 +97,10 @@ class Call:
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata((("x-request-id", self.request_id),))
         if self.repeated:
-            error = Malformed(f"{self.repeated}: the metadata has it more than once; send it once", field=self.repeated)
-            await self.__aexit__(type(error), error, None)  # raises, and ends the call with the error
+            error = Malformed(
+                f"{self.repeated}: the metadata contains it more than once; send it once", field=self.repeated
+            )
+            await self.__aexit__(type(error), error, None)  # raises an error, which ends the call
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -126,20 +128,20 @@ class Call:
 
 
 def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
-    """Return the name of a key that is there more than once and must not be, or nothing."""
+    """Return the name of a repeated key that must occur only once, or nothing."""
     names = [str(key) for key, _ in metadata]
     return next((name for name in names if name.encode() in SINGLE and names.count(name) > 1), "")
 
 
 @dataclass(frozen=True)
 class UnreadableMessage:
-    """A message that is not there, and the error that says why."""
+    """The stand-in for a message that could not be parsed, with the error."""
 
     error: ManifoldError
 
 
 def readable(message: M) -> M:
-    """Return the message. Raise the error of one that is not there."""
+    """Return the message. Raise the error of a message that could not be parsed."""
     if isinstance(message, UnreadableMessage):
         raise message.error
     return message
@@ -147,7 +149,7 @@ def readable(message: M) -> M:
 
 @dataclass(frozen=True)
 class UnparsedMessage:
-    """A large message that is yet to be parsed, off the event loop."""
+    """A large message that will be parsed off the event loop."""
 
     parse: Callable[[bytes], Message | UnreadableMessage]
     content: bytes
@@ -157,7 +159,7 @@ _work: ContextVar[float] = ContextVar("work", default=0.0)
 
 
 def work() -> float:
-    """Return the work of reading the message of this call, in bytes (service.aside)."""
+    """Return the cost of reading the message of this call, in bytes (service.aside)."""
     return _work.get()
 
 
@@ -173,7 +175,7 @@ async def _all_parsed(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
 
 
 def off_the_loop(handler: Any) -> Any:
-    """Return the handler of an rpc. Its large messages are parsed before it is called, or as it asks for them."""
+    """Wrap the handler of an rpc. Large messages are parsed before the handler is called, or when it requests them."""
     handler = handler._replace(response_serializer=_written(handler.response_serializer))
     if handler.stream_stream is not None:
         return handler._replace(stream_stream=_streaming(handler.stream_stream, _all_parsed))
@@ -202,11 +204,11 @@ def _streaming(
 
 
 def _written(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:
-    """Messages that were large have been serialized off the event loop."""
+    """Return a serializer that passes bytes on: large messages were serialized off the event loop."""
     return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def deadline(context: Context) -> int | None:
-    """Milliseconds that are left to the call."""
+    """Return the time that is left for the call, in milliseconds, or None."""
     left = context.time_remaining()
     return None if left is None else max(1, int(1000 * left))

@@ -1,4 +1,4 @@
-"""The status codes of errors over gRPC. The Open Inference Protocol has a table of its own (inference/rpc.py)."""
+"""The status codes of errors over gRPC. The Open Inference Protocol has its own table (inference/rpc.py)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Codes: TypeAlias = Mapping[type[ManifoldError], grpc.StatusCode]
 
 
 class NotInProto(UnsupportedMedia):
-    """A field of a kind of data that proto/manifold.proto lacks. REST serves the kind without it."""
+    """The error of a field that proto/manifold.proto lacks. REST supports every kind of data without it."""
 
     def __init__(self, field: str) -> None:
         super().__init__(
-            f"{field}: proto/manifold.proto has no field for this kind of data; send the request over REST, which serves it",
+            f"{field}: proto/manifold.proto has no field for this kind of data; send the request over REST",
             field=field,
         )
 
     @property
     def type(self) -> str:
-        """The type of all contents that are not understood."""
+        """The type of UnsupportedMedia."""
         return UnsupportedMedia("").type
 
 
@@ -39,5 +39,5 @@ CODES: Codes = {
 
 
 def code_of(error: ManifoldError, codes: Codes) -> grpc.StatusCode:
-    """Return the code of the nearest class in the table, INTERNAL if none is there."""
+    """Return the code of the nearest class in the table; INTERNAL if there is none."""
     return next((codes[kind] for kind in type(error).__mro__ if kind in codes), grpc.StatusCode.INTERNAL)

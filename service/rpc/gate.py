@@ -1,4 +1,4 @@
-"""The check of keys, before anything of a call's messages is read."""
+"""The check of API keys, before the messages of a call are read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from manifold.service.security import Security
 
 
 class Gate(grpc.aio.ServerInterceptor):
-    """An interceptor that asks for the key of a call. Health and reflection need none."""
+    """An interceptor that checks the API key of a call. Health and reflection need no key."""
 
     def __init__(
         self, services: Mapping[str, tuple[Calls, Collection[str], Collection[str]]], security: Security
     ) -> None:
-        """`services` by name: the calls of each, the rpcs that need no key, and those that need the scope admin."""
+        """Set the gate up. `services` contains, by name: calls, rpcs that need no key, and rpcs that need the scope admin."""
         self.services, self.security = services, security
 
     async def intercept_service(
@@ -33,7 +33,7 @@ class Gate(grpc.aio.ServerInterceptor):
             try:
                 if len(given) > 1:
                     raise Malformed(
-                        "authorization: the metadata has it more than once; send it once", field="authorization"
+                        "authorization: the metadata contains it more than once; send it once", field="authorization"
                     )
                 key = self.security.check(given[0] if given else None, "admin" if name in admin else "infer")
             except ManifoldError as error:

@@ -1,4 +1,4 @@
-"""The services of gRPC itself: health and reflection."""
+"""The standard services of gRPC: health and reflection."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from grpc_reflection.v1alpha import reflection
 from manifold.service.rpc.calls import UnreadableMessage, readable
 from manifold.service.rpc.codes import CODES, code_of
 
-Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 
 class HealthService(health_pb2_grpc.HealthServicer):
-    """The health of each service, asked once or watched. Nothing is locked while a client reads, so that no client delays others."""
+    """The health of each service, for single checks and watches. No lock is held while a client reads, so that no client delays others."""
 
     def __init__(self) -> None:
         self._known = {"": health_pb2.HealthCheckResponse.SERVING}
         self._changed = asyncio.Event()
 
     def set(self, serving: bool, *names: str) -> None:
-        """Set whether these services answer."""
+        """Set whether these services are ready."""
         response = health_pb2.HealthCheckResponse
         self._known |= dict.fromkeys(names, response.SERVING if serving else response.NOT_SERVING)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     async def Check(self, message: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:  # noqa: N802
-        """Return whether a service answers."""
+        """Return whether a service is ready."""
         if isinstance(message, UnreadableMessage):
             await context.abort(code_of(message.error, CODES), message.error.message)
         status = self._known.get(message.service)
@@ -42,7 +42,7 @@ class HealthService(health_pb2_grpc.HealthServicer):
     async def Watch(  # noqa: N802
         self, message: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Yield whether a service answers, now and at each change."""
+        """Yield whether a service is ready, now and at each change."""
         name, last_status = readable(message).service, None
         while True:
             changed = self._changed
@@ -54,9 +54,9 @@ class HealthService(health_pb2_grpc.HealthServicer):
 
 
 class ReflectionService(reflection.aio.ReflectionServicer):
-    """Reflection, with an error for a message that cannot be read."""
+    """The reflection service, with an error for invalid messages."""
 
     async def ServerReflectionInfo(self, sent: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:  # noqa: N802
-        """Answer one question after the other."""
+        """Answer the requests of a stream in order."""
         async for answer in super().ServerReflectionInfo((readable(message) async for message in sent), context):
             yield answer

@@ -1,10 +1,11 @@
-"""The limits of gRPC calls: how many are open, how many bytes they hold, and how long a client may send nothing or read nothing.
+"""The limits of gRPC calls: their number, the bytes that they hold, and the time in which a client may send or read nothing.
 
-Each call is seen before its message is read, where gRPC asks for its handler, and has an OpenCall until its task is done. Once a second `look` ends the
-calls whose client has had its time. They get a status; where the client does not even read that, gRPC resets the stream.
+Each call is counted before its message is read, when gRPC requests its handler, and has an OpenCall until its task ends. Once a second, `look`
+ends the calls whose client exceeds a time limit. They get a status. If the client does not read it, gRPC resets the stream.
 
-gRPC keeps the part of a message that has arrived, up to the limit of one message. Only so many calls receive a message at once that all
-their messages are within max_bodies_bytes. Others wait; a call that has received nothing for a second makes room for them.
+gRPC keeps the received part of a message, up to the size limit of one message. The number of calls that receive a message at the same time is
+limited, so that all their messages together are within max_bodies_bytes. Other calls wait. A call that has received nothing for a second makes
+room for them.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ from manifold.service.core.intake import Intake, Room
 from manifold.service.rpc.calls import Call, Calls, UnparsedMessage, UnreadableMessage, off_the_loop
 from manifold.service.settings import Settings
 
-Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 RECEIVING, WORKING, SENDING, ENDING = "receiving", "working", "sending", "ending"
-FRAME = 16 * 1024  # bytes that a message may be over the body's limit, for its fields
-SMALL = 64 * 1024  # bytes of a message that is not counted, as HTTP does not count bodies of one piece
-PATIENCE = 1.0  # seconds without a message, after which a call makes room for others that have one
-IDLE_SECONDS = 600.0  # of a stream of inferences between two messages: clients of Triton open one and keep it
-WATCHES = 256  # streams of health and of reflection, which need no key
-WATCH_SECONDS = 3600.0  # of one of them
-NO_MESSAGE = "The call has no message. Send one."
+FRAME = 16 * 1024  # bytes by which a message may exceed the limit of bodies, for its fields
+SMALL = 64 * 1024  # size of messages that are not counted, bytes; HTTP does not count bodies of one piece either
+PATIENCE = 1.0  # seconds without a message after which a call makes room for others
+IDLE_SECONDS = 600.0  # time limit between two messages of an inference stream: clients of Triton keep one stream open
+WATCHES = 256  # largest number of health and reflection streams, which need no key
+WATCH_SECONDS = 3600.0  # time limit of one of them
+NO_MESSAGE = "message: the call has no message; send one"
 
 INFERENCES = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCHING = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
@@ -58,9 +59,9 @@ class OpenCall:
 
     def __init__(self, limits: Limits, room: Room, method: str, task: asyncio.Task[Any]) -> None:
         self._limits, self.room, self.method, self.task = limits, room, method, task
-        self.held, self.kept = 0, 0  # bytes: of the last message, and of what is spooled
-        self.error: ManifoldError | None = None  # why the service ends it
-        self.streams = False  # a handler runs that can still send a status
+        self.held, self.kept = 0, 0  # bytes of the last message, and of the spooled file
+        self.error: ManifoldError | None = None  # the reason why the service ends it
+        self.streams = False  # whether a handler runs that can still send a status
         self.phase, self.began = WORKING, time.monotonic()
         self.since = self.began
 
@@ -69,7 +70,7 @@ class OpenCall:
         self.phase, self.since = phase, time.monotonic()
 
     def take(self, size: int) -> None:
-        """Count the message that has arrived instead of the one before it. Raise Busy over the limit of all."""
+        """Count a received message instead of the previous one. Raise Busy over the total limit."""
         self._limits.received(self)
         self.phase = WORKING
         if self.held or size > SMALL:
@@ -81,12 +82,12 @@ class OpenCall:
                 self.held = size
 
     def keep(self, size: int) -> None:
-        """Count bytes that stay until the call is over. Raise Busy over the limit of all."""
+        """Count bytes that stay until the call ends. Raise Busy over the total limit."""
         self._limits.intake.hold(size)
         self.kept += size
 
     async def receiving(self, sent: AsyncIterator[Any]) -> AsyncGenerator[Any]:
-        """Yield a stream's messages. Raise what ends the call while it waits for one."""
+        """Yield the messages of a stream. Raise the error that ends the call while it waits for one."""
         messages = aiter(sent)
         while True:
             await self._limits.receive(self)
@@ -103,7 +104,7 @@ class OpenCall:
             yield message
 
     def raise_error(self) -> None:
-        """Raise why the service ends the call, in place of its task's cancellation. Return where it was the client."""
+        """Raise the error with which the service ends the call, instead of the cancellation. Return if the client ended it."""
         error, self.error = self.error, None
         if error is not None:
             self.task.uncancel()
@@ -111,15 +112,15 @@ class OpenCall:
 
     @property
     def calls(self) -> Calls:
-        """Return what the calls of its service have in common."""
+        """The handling that the calls of its gRPC service share."""
         return self._limits.calls[self.method[1:].partition("/")[0]]
 
     def leave(self, error: ManifoldError) -> None:
-        """End the call's stream, which its handler cannot end."""
+        """End the stream of a call whose handler cannot end it."""
         self._limits.dismiss(self, error)
 
     def close(self, task: object) -> None:
-        """The call is over: let go of what it holds. One that ended while it waited for its message has no status yet."""
+        """Release the resources of a call that has ended. A call that ended while it waited for its message has no status yet."""
         self._limits.open.discard(self)
         if self.phase == RECEIVING:
             self._limits.mute.append(self)
@@ -130,28 +131,28 @@ class OpenCall:
 
 
 def taken(size: int) -> None:
-    """Count a message of the current call. Raise Busy over the limit of all."""
+    """Count a message of the current call. Raise Busy over the total limit."""
     call = _open.get()
     if call is not None:
         call.take(size)
 
 
 def kept(size: int, most: int) -> None:
-    """Count bytes that the current call keeps until its end, up to so many. Raise Busy over the limit of all."""
+    """Count bytes that the current call keeps until its end, up to `most`. Raise Busy over the total limit."""
     call = _open.get()
     if call is not None and call.kept < most:
         call.keep(size)
 
 
 def answered() -> None:
-    """The current call has its answer, and only sends it."""
+    """Record that the current call only has to send its response."""
     call = _open.get()
     if call is not None:
         call.at(SENDING)
 
 
 def streaming(behaviour: Callable[[Any, Context], Any], receives: bool) -> Callable[[Any, Context], Awaitable[None]]:
-    """Return a handler of a stream that says when it waits for its client, and ends with a status where it is told to."""
+    """Return the handler of a stream. It records when it waits for its client, and ends with a status if the service ends it."""
 
     async def stream(sent: Any, context: Context) -> None:
         call = _open.get()
@@ -183,17 +184,17 @@ async def _say(call: OpenCall, error: ManifoldError, context: Context) -> None:
         call.task.uncancel()
     try:
         await context.abort(call.calls.code_of(error), error.message)
-    except grpc.aio.InternalError:  # what is sent first, the client has not even read yet
+    except grpc.aio.InternalError:  # the client has not read the first part of the response
         call.leave(error)
 
 
 class Limits(grpc.GenericRpcHandler):
-    """The open calls of a server, and its handlers: gRPC asks here for the one of each call, in the call's task."""
+    """The open calls of a server, and its handlers. gRPC requests the handler of each call here, in the task of the call."""
 
     def __init__(
         self, settings: Settings, intake: Intake, calls: Mapping[str, Calls], cut: Callable[[str], None]
     ) -> None:
-        """`calls` by the names of their services; `cut` is told why the service ends a call."""
+        """Set the limits up. `calls` contains the handling of each gRPC service by name. `cut` is called with the reason when a call is ended."""
         self.settings, self.intake, self.calls, self.cut = settings, intake, calls, cut
         self.open: set[OpenCall] = set()
         self.handlers: dict[str, Any] = {}
@@ -201,7 +202,7 @@ class Limits(grpc.GenericRpcHandler):
         self._receiving: dict[OpenCall, None] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._leaving: list[tuple[OpenCall, ManifoldError]] = []
-        # calls that ended without a message: gRPC leaves those open whose client only said that none comes
+        # calls that ended without a message: gRPC leaves them open if the client only closed its side
         self.mute: list[OpenCall] = []
         self._dismissals = set[asyncio.Task[None]]()
         watches, probes = Room(WATCHES, "watches"), Room(settings.max_calls, "probes")
@@ -209,7 +210,7 @@ class Limits(grpc.GenericRpcHandler):
         self.watches = watches
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
-        """Return the handler of a call, or one that answers with the error."""
+        """Return the handler of a call, or a handler that returns an error."""
         method = details.method
         handler = self.handlers.get(method)
         if handler is None:
@@ -235,12 +236,14 @@ class Limits(grpc.GenericRpcHandler):
         return handler
 
     async def receive(self, call: OpenCall) -> None:
-        """Let a call wait for a message, once there is room for it."""
+        """Let a call receive a message, as soon as there is room for it."""
         while len(self._receiving) >= self.slots:
             oldest = next(iter(self._receiving))
             if time.monotonic() - oldest.since > PATIENCE:
                 self._end(
-                    oldest, Busy("The service receives too many messages. Retry after 1 s.", reason="bodies"), "bodies"
+                    oldest,
+                    Busy("bodies: the service receives too many messages. Retry after 1 s.", reason="bodies"),
+                    "bodies",
                 )
                 continue
             waiter = asyncio.get_running_loop().create_future()
@@ -250,7 +253,7 @@ class Limits(grpc.GenericRpcHandler):
         call.at(RECEIVING)
 
     def received(self, call: OpenCall) -> None:
-        """The call waits for no message now: another one may."""
+        """Record that the call no longer waits for a message, so that another call may."""
         if call in self._receiving:
             del self._receiving[call]
             self._wake()
@@ -263,19 +266,27 @@ class Limits(grpc.GenericRpcHandler):
                 return
 
     def look(self) -> None:
-        """End the calls whose client has had its time. Called once a second."""
+        """End the calls whose client exceeds a time limit. Called once a second."""
         now = time.monotonic()
         for call in list(self.open):
             waited = now - call.since
             silence = IDLE_SECONDS if call.method == INFERENCES else self.settings.receive_seconds
             if call.phase == RECEIVING and waited > silence:
-                self._end(call, DeadlineExceeded(f"No message came within {silence:g} s."), "slow_body")
+                self._end(
+                    call, DeadlineExceeded(f"no message arrived within {silence:g} s; send it faster"), "slow_body"
+                )
             elif call.phase in (SENDING, ENDING) and waited > self.settings.send_seconds:
-                error = DeadlineExceeded(f"Nothing of the answer was read within {self.settings.send_seconds:g} s.")
+                error = DeadlineExceeded(
+                    f"the client read nothing of the response for {self.settings.send_seconds:g} s; read it faster"
+                )
                 self._end(call, error, "slow_reader")
             elif call.room is self.watches and now - call.began > WATCH_SECONDS and call.phase != ENDING:
                 self._end(
-                    call, Busy(f"A stream lasts {WATCH_SECONDS:g} s. Open it again.", reason="watches"), "old_watch"
+                    call,
+                    Busy(
+                        f"the stream has reached its time limit of {WATCH_SECONDS:g} s; open it again", reason="watches"
+                    ),
+                    "old_watch",
                 )
         mute, self.mute = self.mute, []
         for call in mute:
@@ -284,7 +295,7 @@ class Limits(grpc.GenericRpcHandler):
             self._wake()
 
     def _end(self, call: OpenCall, error: ManifoldError, reason: str) -> None:
-        """End a call: by its handler where one runs that can send a status, and else, or where that takes too long too, without it."""
+        """End a call: by its handler if that can send a status. Otherwise, or if that takes too long, end it without the handler."""
         self.received(call)
         if call.phase != ENDING:
             self.cut(reason)
@@ -296,17 +307,17 @@ class Limits(grpc.GenericRpcHandler):
         call.at(ENDING)
 
     def dismiss(self, call: OpenCall, error: ManifoldError) -> None:
-        """End a call without its handler, with others that end in this turn of the event loop: to find them takes a look at all tasks."""
+        """End a call without its handler, together with others in this turn of the event loop: finding them takes a scan of all tasks."""
         if not self._leaving:
             call.task.get_loop().call_soon(self._dismiss)
         self._leaving.append((call, error))
 
     def _dismiss(self) -> None:
-        """Dismiss the calls that have no handler which would do it."""
+        """End the calls that no handler can end."""
         leaving, self._leaving = self._leaving, []
         ends = ends_of([call.task for call, _ in leaving])
         for call, error in leaving:
-            if call.task.done() and call.task not in ends:  # its client has left
+            if call.task.done() and call.task not in ends:  # its client has disconnected
                 continue
             code = call.calls.code_of(error)
             dismissal = asyncio.create_task(
@@ -323,7 +334,7 @@ def refusal(calls: Calls, name: str, error: ManifoldError) -> Any:
         async with Call(calls, context, name):
             raise error
 
-    # of streams, whatever the call is: only those are not read before their handler asks for it
+    # as a stream for every kind of call: only streams are not read before their handler requests it
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
@@ -331,10 +342,10 @@ End: TypeAlias = tuple[asyncio.Task[Any], Any]
 
 
 def ends_of(tasks: Collection[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], End]:
-    """Return what can end the streams of calls, by the calls' tasks.
+    """Return, by the tasks of calls, the objects that can end their streams.
 
-    A call's task is started by another one, which then waits for the end of the stream. gRPC keeps it to itself, and offers no way to end
-    a call before its handler runs, or against a client that does not read. Both hold the call's state, by which they are found here.
+    The task of a call is started by another task, which then waits for the end of the stream. gRPC does not publish that task, and has no way
+    to end a call before its handler runs, or if its client does not read. Both tasks refer to the state of the call, by which they are matched.
     """
     known, ends = {id(task): task for task in tasks}, dict[asyncio.Task[Any], End]()
     for other in asyncio.all_tasks():
@@ -348,7 +359,7 @@ def ends_of(tasks: Collection[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], End
 async def dismiss(
     task: asyncio.Task[Any], end: End | None, code: grpc.StatusCode, message: str, seconds: float
 ) -> None:
-    """End a call with a status, or, where that cannot be sent within so many seconds, without."""
+    """End a call with a status, or without it if it cannot be sent within `seconds`."""
     task.cancel()
     await asyncio.wait([task], timeout=seconds)
     if end is None:
@@ -358,14 +369,18 @@ async def dismiss(
     try:
         async with asyncio.timeout(seconds):
             await context.abort(code, message)
-    except grpc.aio.AbortError:  # it is sent
+    except grpc.aio.AbortError:  # the status was sent
         pass
-    except (TimeoutError, grpc.aio.UsageError, grpc.aio.InternalError):  # nobody reads it, or there was one before
+    except (
+        TimeoutError,
+        grpc.aio.UsageError,
+        grpc.aio.InternalError,
+    ):  # the client does not read it, or a status was sent before
         waiting.cancel()
 
 
 def _later(handler: Any, call: OpenCall) -> Any:
-    """Return a handler that waits until there is room for the call's message, and does as the given one then."""
+    """Return a handler that waits until there is room for the call's message, and then does the same as the given handler."""
 
     async def stream(sent: AsyncIterator[Any], context: Context) -> None:
         call.streams = True
@@ -385,13 +400,13 @@ def _later(handler: Any, call: OpenCall) -> Any:
 
 
 class Limited:
-    """A stand-in for a server where rpcs are added. Its handlers are limited, and say of bytes that they are no message."""
+    """A stand-in for the server to which rpcs are added. Its handlers have limits, and return an error for invalid messages."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """Leave out the handlers: the same ones come by the other method too."""
+        """Ignore the handlers, because the other method receives the same ones."""
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """Add the handlers, by the names of their rpcs."""
@@ -399,7 +414,7 @@ class Limited:
 
 
 def _limited(handler: Any) -> Any:
-    """Return the handler with the limits counted in its calls, and with its large messages parsed off the event loop."""
+    """Wrap a handler: count its messages, and parse its large messages off the event loop."""
     handler = off_the_loop(handler._replace(request_deserializer=_tolerant(handler.request_deserializer)))
     if not handler.response_streaming:
         return handler._replace(response_serializer=_noted(handler.response_serializer))
@@ -408,7 +423,7 @@ def _limited(handler: Any) -> Any:
 
 
 def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | UnreadableMessage | UnparsedMessage]:
-    """Return a parser that counts a message, gives an error for bytes that are no message, and leaves large ones for later."""
+    """Return a parser that counts messages, returns an error for invalid ones, and postpones large ones."""
     kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
     name, file = kind.name, f"proto/{kind.file.name.rpartition('/')[2]}"
 
@@ -416,7 +431,7 @@ def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | 
         try:
             return parse(content)
         except DecodeError:
-            return UnreadableMessage(Malformed(f"the message is not a {name} of {file}"))
+            return UnreadableMessage(Malformed(f"message: it is not a {name} of {file}; send a message of this type"))
 
     def counted(content: bytes) -> Message | UnreadableMessage | UnparsedMessage:
         try:

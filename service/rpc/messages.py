@@ -1,5 +1,5 @@
-"""Protobuf messages to the fields of the contract and back. Field names agree (a test holds them to it), so this walks over descriptors;
-only the few messages that stand for a JSON value have rules of their own.
+"""Conversion of protobuf messages to the fields of the contract and back. Field names are the same (a test compares them), so this module walks over
+descriptors. Only the few messages that represent a JSON value have their own rules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DTYPES: dict[int, np.dtype[Any]] = {
     pb.Array.INT64: np.dtype("<i8"),
     pb.Array.UINT8: np.dtype("u1"),
 }
-# the fields of requests and answers that the kinds of data bring
+# the fields of requests and responses that the kinds of data define
 OF_KINDS = {
     name
     for kind in kinds.every
@@ -42,7 +42,7 @@ OF_DTYPE = {"f": pb.Array.FLOAT32, "i": pb.Array.INT64, "u": pb.Array.UINT8, "b"
 
 
 def fields_of(message: Message) -> dict[str, Any]:
-    """Return the fields that were set, as JSON has them; arrays stay arrays."""
+    """Return the fields that are set, in the form of JSON. Arrays stay arrays."""
     fields: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         kind = descriptor.message_type
@@ -65,22 +65,22 @@ def fields_of(message: Message) -> dict[str, Any]:
 
 
 def _check_size(entries: Sized, field: str) -> None:
-    """Raise TooLarge for more entries than JSON may have arrays, objects and keys: each takes many times the bytes of its message."""
+    """Raise TooLarge for more entries than JSON may have arrays, objects and keys. An entry needs much more memory than its message."""
     if len(entries) > texts.PARTS:
         raise TooLarge(f"{field}: {len(entries)} entries are over the limit of {texts.PARTS}; send fewer", field=field)
 
 
 def request(message: Message, work: float = 0) -> tuple[dict[str, Any], Uploads]:
-    """A request's fields for the contract, and the files or the array beside them, which pass through unwalked."""
+    """Return the fields of a request for the contract, and its files or array, which are not converted."""
     fields = fields_of(message)
     masks = tuple(fields.pop("masks", ()))
     files = tuple(content for name in _files(message.DESCRIPTOR) for content in fields.pop(name, ()))
     given = [name for name in ("array", "latents", "codes") if name in fields]
     array = fields.pop(given[0]) if len(given) == 1 else None
     if array is not None and files:
-        raise InvalidValue("array: not beside items", field="array")
+        raise InvalidValue("array: not allowed together with items; send only one of them", field="array")
     if array is not None and given[0] == "latents" and array.dtype.kind != "f":
-        array = array.astype(np.float32)  # whole numbers would be taken for codes
+        array = array.astype(np.float32)  # integers would be read as codes
     if array is not None and given[0] == "codes" and array.dtype.kind == "f":
         fields["codes"], array = array.tolist(), None
     for end in ("from", "to"):
@@ -101,12 +101,12 @@ def _in_base64(value: Any) -> Any:
 
 
 def to_array(message: pb.Array, field: str) -> Array:
-    """The array. Raises InvalidValue where shape and content disagree."""
+    """Return the array. Raise InvalidValue if shape and content do not match."""
     dtype, shape = DTYPES.get(message.type), tuple(message.shape)
     if dtype is None or any(size < 0 for size in shape) or len(message.content) != math.prod(shape) * dtype.itemsize:
         raise InvalidValue(
-            f"{field}: {len(message.content)} bytes do not make {pb.Array.Type.Name(message.type) if dtype else 'type'} {list(shape)}; "
-            "content is in C order, little-endian",
+            f"{field}: {len(message.content)} bytes do not match {pb.Array.Type.Name(message.type) if dtype else 'type'} {list(shape)}; "
+            "send the content in C order, little-endian",
             field=field,
         )
     array: Array = np.frombuffer(message.content, dtype).reshape(shape)
@@ -114,7 +114,7 @@ def to_array(message: pb.Array, field: str) -> Array:
 
 
 def _value(message: Message, field: str = "array") -> Any:
-    """Return a message as the JSON value that it stands for. `field` is its name in errors."""
+    """Return the JSON value that a message represents. `field` is its name in errors."""
     if isinstance(message, pb.Value):
         return _scalar(message)
     if isinstance(message, pb.Row):
@@ -142,7 +142,7 @@ def _scalar(value: pb.Value) -> float | str | bool | None:
 
 
 def _plain(value: Any) -> Any:
-    """Return arrays within fields as lists, which are small (conditions and ends), and files within objects in base64."""
+    """Return arrays within fields as lists (they are small: conditions and ends), and files within objects as base64."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, list) and value and isinstance(value[0], bytes):
@@ -150,11 +150,11 @@ def _plain(value: Any) -> Any:
     return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
-# --- answers ------------------------------------------------------------------------------------------------------------------
+# --- responses ----------------------------------------------------------------------------------------------------------------
 
 
 def fill(message: Message, fields: Mapping[str, Any]) -> None:
-    """Set a message's fields; what is None stays unset. Raise NotInProto for the field of a kind of data that the message lacks."""
+    """Set the fields of a message. None stays unset. Raise NotInProto for the field of a kind of data that the message lacks."""
     for name, value in fields.items():
         if value is not None:
             check_field(message, name)
@@ -162,7 +162,7 @@ def fill(message: Message, fields: Mapping[str, Any]) -> None:
 
 
 def check_field(message: Message, name: str) -> None:
-    """Raise NotInProto if the message lacks a field that a kind of data brings."""
+    """Raise NotInProto if the message lacks a field that a kind of data defines."""
     if name not in message.DESCRIPTOR.fields_by_name and name in OF_KINDS:
         raise NotInProto(name)
 
@@ -191,7 +191,7 @@ def _set(message: Message, descriptor: FieldDescriptor, value: Any) -> None:
 
 
 def _write(message: Message, value: Any) -> None:
-    """A JSON value into the message that stands for it."""
+    """Write a JSON value into the message that represents it."""
     rule = RULES.get(message.DESCRIPTOR.name)
     if rule is not None:
         rule(message, value)
@@ -203,7 +203,7 @@ def _write(message: Message, value: Any) -> None:
 def _write_array(message: pb.Array, value: Any) -> None:
     array = np.asarray(value)
     if array.dtype.kind not in OF_DTYPE:
-        raise TypeError(f"no array of {array.dtype} goes over the wire")
+        raise TypeError(f"an array of {array.dtype} cannot be sent")
     message.type = OF_DTYPE[array.dtype.kind]
     message.shape.extend(array.shape)
     message.content = np.ascontiguousarray(array, DTYPES[message.type]).tobytes()
@@ -212,7 +212,7 @@ def _write_array(message: pb.Array, value: Any) -> None:
 def _write_value(message: pb.Value, value: Any) -> None:
     if isinstance(value, bool):
         message.boolean = value
-    elif isinstance(value, int) and abs(value) > EXACT:  # as a double it would be another number
+    elif isinstance(value, int) and abs(value) > EXACT:  # as a double it would be rounded
         if -(2**63) <= value < 2**63:
             message.integer = value
         else:

@@ -23,18 +23,18 @@ from manifold.service.stubs import inference_pb2_grpc as inference_stubs
 from manifold.service.stubs import manifold_pb2_grpc as stubs
 
 HEALTH_SECONDS = 0.2  # between two polls of the registry
-# milliseconds: peers that are gone are noticed, and a peer may ping every 5 s, also without a call
+# milliseconds: connections of absent peers are ended, and a peer may ping every 5 s, also without a call
 ALIVE = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
     "grpc.keepalive_permit_without_calls": 1,
     "grpc.http2.min_ping_interval_without_data_ms": 5_000,
 }
-STREAMS = 128  # of a connection, beyond the calls that it may make, for health and reflection
+STREAMS = 128  # further streams of a connection, for health and reflection
 
 
 class RpcServer:
-    """The gRPC server, on the event loop of the HTTP one."""
+    """The gRPC server, on the event loop of the HTTP server."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class RpcServer:
         used: list[tuple[bytes, bytes]] = [certificate.pair()]
         self.security.reloaded.append(lambda: used.append(certificate.pair()))
 
-        def latest() -> Any:  # asked at each connection; None: as before
+        def latest() -> Any:  # called for each connection; None: unchanged
             if len(used) == 1:
                 return None
             del used[:-1]
@@ -104,7 +104,7 @@ class RpcServer:
         return int(server.add_secure_port(address, grpc.dynamic_ssl_server_credentials(first, latest)))
 
     async def _follow(self, served: HealthService) -> None:
-        """Keep the health as /health/ready has it."""
+        """Update the health from the readiness of the service."""
         before = None
         while True:
             ready = self.servicer.registry.readiness()[0]

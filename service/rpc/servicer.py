@@ -1,4 +1,4 @@
-"""The rpcs: messages are translated to the use cases and back."""
+"""The rpcs of the service: they convert messages for the use cases and back."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from manifold.service.telemetry.tracing import Tracing
 from manifold.service.telemetry.tracing import spent as spent_on
 
 R = TypeVar("R", bound=contract.BaseRequest)
-Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which has no types
 
 NAME = "manifold.v1.Manifold"
-STREAM = "Stream"  # ends the name of the rpc that gives the items of a use case as they are made
+STREAM = "Stream"  # the end of the name of an rpc that streams the items of a use case
 
 
 class Servicer(stubs.ManifoldServicer):
-    """The service Manifold: a method for each rpc. Those of the use cases are added below."""
+    """The gRPC service Manifold: one method for each rpc. Those of the use cases are added below."""
 
     def __init__(
         self, handling: Handling, registry: Registry, metrics: Metrics, settings: Settings, tracing: Tracing | None = None
@@ -59,11 +59,13 @@ class Servicer(stubs.ManifoldServicer):
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in row_files.KINDS:
                 raise UnsupportedMedia(
-                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=row_files.KINDS
+                    f"kind: {cut(head.kind) or 'nothing'} is not supported; use one of the valid kinds",
+                    field="kind",
+                    valid=row_files.KINDS,
                 )
             fields, given = await _read(head.request, anomaly_score.ScoreRequest)
             if given.files or given.array is not None:
-                raise InvalidValue("images: not beside a file of rows", field="images")
+                raise InvalidValue("images: not allowed with a file of rows; remove them", field="images")
             chunks = _chunks(sent)
             limits = self.settings.max_upload_bytes
             _, lines = await row_files.score(fields, head.kind, chunks, limits, self.handling, self.metrics)
@@ -74,7 +76,7 @@ class Servicer(stubs.ManifoldServicer):
     # --- models ---
 
     async def ListModels(self, message: pb.ListModelsRequest, context: Context) -> pb.ModelList:  # noqa: N802
-        """List the models and their states."""
+        """Return the models and their states."""
         async with Call(self.calls, context, "ListModels"):
             readable(message)
             default = self.settings.default_model
@@ -88,7 +90,7 @@ class Servicer(stubs.ManifoldServicer):
             return answer
 
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
-        """Answer with the public part of a model's manifest."""
+        """Return the summary and the public part of the manifest of a model."""
         async with Call(self.calls, context, "GetModel"):
             entry = await self.registry.described(*_which(message))
             answer = pb.Model(manifest=await aside(lambda: orjson.dumps(describe.public(entry)).decode()))
@@ -96,14 +98,14 @@ class Servicer(stubs.ManifoldServicer):
             return answer
 
     async def GetStats(self, message: pb.GetModelRequest, context: Context) -> pb.Stats:  # noqa: N802
-        """Answer with the runs of a model, and what waits for one."""
+        """Return the queue of a model, and the totals of its runs."""
         async with Call(self.calls, context, "GetStats"):
             answer = pb.Stats()
             messages.fill(answer, describe.stats(await self.registry.get(*_which(message))))
             return answer
 
     async def GetPreview(self, message: pb.GetModelRequest, context: Context) -> pb.Preview:  # noqa: N802
-        """Answer with a picture of what the model makes."""
+        """Return the preview of a model: a picture of generated items."""
         async with Call(self.calls, context, "GetPreview"):
             entry = self.registry.find(*_which(message))
             path = entry.folder / "preview.png"
@@ -114,7 +116,7 @@ class Servicer(stubs.ManifoldServicer):
 
             return pb.Preview(png=await aside(read, pool="disk"))
 
-    # --- pieces ---
+    # --- use cases ---
 
     async def use(self, case: UseCase, message: Message, context: Context) -> Message:
         """Answer the rpc of a use case."""
@@ -129,7 +131,7 @@ class Servicer(stubs.ManifoldServicer):
             return await self._write(answer, case, call.request_id)
 
     async def stream(self, case: UseCase, message: Message, context: Context) -> AsyncGenerator[Message]:
-        """Yield the items of a use case as they are made."""
+        """Yield the items of a use case as they are generated."""
         assert case.stream is not None
         async with Call(self.calls, context, f"{case.rpc}{STREAM}") as call:
             self.registry.check_open()
@@ -139,7 +141,7 @@ class Servicer(stubs.ManifoldServicer):
                     yield await self._write(part, case, call.request_id)
 
     async def _write(self, answer: UseCaseResult, case: UseCase, request_id: str) -> Message:
-        """Return the answer as a message. A large one is written off the event loop."""
+        """Return the response as a message. A large one is written off the event loop."""
         message: Message = getattr(pb, case.response.__name__)()
         size = encoding.work(answer, ROW)  # messages are filled field by field
 
@@ -149,7 +151,7 @@ class Servicer(stubs.ManifoldServicer):
             spent = 1000 * (time.perf_counter() - began)
             fields["timing"] = {"queue": answer.queue, "compute": answer.compute, "encode": spent}
             messages.fill(message, fields)
-            # what is large is serialized here too; the server passes bytes on
+            # large messages are serialized here too; the server passes bytes on
             return spent, message if size < LARGE else cast(Message, message.SerializeToString())
 
         spent, written = await aside(write, size)
@@ -195,7 +197,7 @@ async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
 
 
 async def _chunks(sent: AsyncIterator[pb.ScoreFileRequest]) -> AsyncIterator[bytes]:
-    """Yield the pieces of a file. Those that stay in memory are counted until the call is over."""
+    """Yield the pieces of a file. Pieces that stay in memory are counted until the call ends."""
     async for part in sent:
         chunk = readable(part).chunk
         kept(len(chunk), row_files.IN_MEMORY)
@@ -211,7 +213,7 @@ def _which(message: pb.GetModelRequest) -> tuple[str | None, int | None]:
 
 
 def _summary(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return a summary as its message has it: specs of data as JSON."""
+    """Return a summary in the form of its message: data specs as JSON."""
     items, conditioned = fields["items"] or {}, fields["conditioned"] or {}
     return {
         **fields,

@@ -111,7 +111,7 @@ class ManifoldServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SampleStream(self, request, context):
-        """As items are made: `first` of each message is the index of its first item. More items than Sample allows.
+        """Sends items as they are generated. `first` of each message is the index of its first item. The limit of items is higher than that of Sample.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -142,7 +142,7 @@ class ManifoldServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AnomalyScoreFile(self, request_iterator, context):
-        """A file of rows: the first message has the request, and the file's kind; the others have the file.
+        """Scores a file of rows. The first message contains the request and the kind of file. The other messages contain the file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,1 +1,1 @@
-"""Metrics, traces and logs."""
+"""The telemetry of the service: metrics, traces and logs."""

@@ -1,7 +1,7 @@
-"""Histograms for Prometheus that cost half a microsecond an observation, where prometheus_client's take four.
+"""Histograms for Prometheus. An observation takes half a microsecond; those of prometheus_client take four.
 
-Observations are made on the event loop alone, so they need no locks; a request makes six. A page that is written meanwhile in a thread may
-lack the latest one in a sum or a count.
+Observations are made on the event loop only, so they need no locks. A request makes six. A page that a thread writes at the same time may lack
+the latest observation in a sum or a count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 
 
 class Child:
-    """One histogram: of one set of labels."""
+    """A histogram for one set of label values."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -23,13 +23,13 @@ class Child:
         self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
 
     def observe(self, value: float) -> None:
-        """One value, in the first bucket whose bound it does not exceed."""
+        """Add one value to the first bucket whose bound it does not exceed."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 class Histogram:
-    """A family of histograms with the same buckets."""
+    """A metric: histograms with the same buckets, by label values."""
 
     def __init__(
         self,
@@ -44,11 +44,11 @@ class Histogram:
         registry.register(self)
 
     def labels(self, *values: str) -> Child:
-        """The histogram of these labels, which is kept by who uses it often."""
+        """Return the histogram of these label values. Frequent users keep it."""
         child = self._children.get(values)
         if child is None:
             if len(values) != len(self.names):
-                raise ValueError(f"{self.name} has the labels {', '.join(self.names)}")
+                raise ValueError(f"{self.name} needs the labels {', '.join(self.names)}")
             child = self._children[values] = Child(self.bounds)
         return child
 

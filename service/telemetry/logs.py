@@ -1,8 +1,8 @@
-"""The log: lines on stderr in one format, whoever writes them.
+"""The log: lines on stderr in one format, from the service and from libraries.
 
-Lines of Python's logging, warnings and uncaught errors take the same way as the service's own. A thread writes them, so that nobody waits
-for a reader of the log that does not read. Lines that cannot be written are counted, and the log says so once it can be written again.
-gRPC's core (processes/early.py) and ONNX Runtime have their own writers: these are silenced, as their errors are raised in Python too.
+Lines of Python's logging, warnings and uncaught errors have the same format as the service's own lines. A thread writes them, so that a slow
+reader of the log never blocks requests. Lines that cannot be written are counted, and a later line reports their number. The writers of gRPC's
+core (processes/early.py) and ONNX Runtime are silenced, because their errors are also raised in Python.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ import structlog
 
 from manifold.runtime.errors import ManifoldError
 
-MOST = 2**20  # bytes that wait to be written; lines beyond it are dropped
-PATIENCE = 1.0  # seconds that a process that ends waits for its last lines to be written
-SEVERE_ONLY = 4  # severity of ONNX Runtime's log: fatal errors
+MOST = 2**20  # largest number of bytes that wait to be written; more lines are dropped
+PATIENCE = 1.0  # seconds that an ending process waits for its last lines to be written
+SEVERE_ONLY = 4  # severity level of ONNX Runtime's log: fatal errors
 
 log = structlog.get_logger()
 
 
 class LogWriter:
-    """A file whose lines are written to a file descriptor by a thread."""
+    """A file whose lines a thread writes to a file descriptor."""
 
     def __init__(self, number: int, style: str) -> None:
         self._number, self._style = number, style
         self._lines: deque[bytes] = deque()
-        self._waiting = 0  # bytes, those that are being written included
-        self._lost = 0  # lines, since the log last said so
-        self._well = True  # the last lines could be written
+        self._waiting = 0  # bytes, including those that are being written
+        self._lost = 0  # number of lost lines that the log has not reported
+        self._well = True  # whether the last lines could be written
         self._changed = threading.Condition()
         threading.Thread(target=self._write_on, name="log", daemon=True).start()
 
     def write(self, text: str) -> int:
-        """Add text, a whole line or several. It is dropped if too much is waiting."""
+        """Add one or more whole lines. They are dropped if too many bytes are waiting."""
         line = text.encode(errors="backslashreplace")
         with self._changed:
             if self._waiting + len(line) > MOST:
@@ -55,10 +55,10 @@ class LogWriter:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: the thread writes lines as they come."""
+        """Do nothing, because the thread writes lines immediately."""
 
     def drain(self, seconds: float = PATIENCE) -> None:
-        """Wait until everything is written, or for so many seconds."""
+        """Wait until everything is written, for at most `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not (self._lost and self._well), seconds)
 
@@ -78,30 +78,30 @@ class LogWriter:
                 self._changed.notify_all()
 
     def _put(self, content: bytes) -> bool:
-        """Return whether it could be written."""
+        """Write bytes. Return whether they could be written."""
         left = memoryview(content)
         while left:
             try:
                 left = left[os.write(self._number, left) :]
-            except BlockingIOError:  # somebody else has made it non-blocking
+            except BlockingIOError:  # another process has made it non-blocking
                 select.select([], [self._number], [])
-            except OSError:  # a pipe that nobody reads any more, or a full disk
+            except OSError:  # a closed pipe, or a full disk
                 return False
         return True
 
 
 class Stderr(io.TextIOBase):
-    """File that turns what Python writes to sys.stderr into lines of the log."""
+    """A file that turns text written to sys.stderr into lines of the log."""
 
     def __init__(self) -> None:
         self._begun = ""
 
     def writable(self) -> bool:
-        """Return that it can be written."""
+        """Return True, because the file can be written."""
         return True
 
     def fileno(self) -> int:
-        """Return the number of the stream itself."""
+        """Return the file descriptor of stderr."""
         return 2
 
     def write(self, text: str) -> int:
@@ -113,9 +113,9 @@ class Stderr(io.TextIOBase):
 
 
 def lost_lines(count: int) -> dict[str, Any]:
-    """Return the record of lines that could not be written."""
+    """Return the record about lines that could not be written."""
     record: dict[str, Any] = {
-        "event": "lines of the log were lost: it was not read, or could not be written",
+        "event": "log lines were lost, because the log was not read or could not be written",
         "lines": count,
     }
     return dict(structlog.processors.TimeStamper(fmt="iso")(None, "", {**record, "level": "warning"}))
@@ -129,18 +129,18 @@ def render(style: str, record: dict[str, Any]) -> str:
 
 
 def _renderers(style: str) -> list[Any]:
-    """Return what makes a line of a record: JSON, or text for people."""
+    """Return the processors that turn a record into a line: JSON or text."""
     if style == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    plain = structlog.dev.plain_traceback  # never with local variables: they hold what clients sent
+    plain = structlog.dev.plain_traceback  # never with local variables, which contain data of clients
     return [structlog.dev.ConsoleRenderer(colors=os.isatty(2), exception_formatter=plain)]
 
 
 def configure(style: str, file: TextIO | LogWriter | None = None) -> None:
-    """Write the service's own lines to `file`, by default sys.stderr, as JSON or as text for people."""
+    """Write the service's own lines to `file`, by default sys.stderr, as JSON or as text."""
     logging.getLogger("python_multipart").setLevel(
         logging.CRITICAL
-    )  # it says what clients do wrong; so does the answer
+    )  # it reports errors of clients, which their response reports too
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -156,9 +156,9 @@ _writer: LogWriter | None = None
 
 
 def start(style: str) -> None:
-    """Make the log of this process: its own lines, those of libraries, warnings, and errors that nobody caught."""
+    """Start the log of this process: its own lines, those of libraries, warnings, and uncaught errors."""
     global _writer
-    if _writer is not None:  # once a process
+    if _writer is not None:  # it has started already
         return
     writer = _writer = LogWriter(2, style)
     configure(style, writer)
@@ -170,13 +170,13 @@ def start(style: str) -> None:
 
 
 def drain() -> None:
-    """Wait until the last lines are written, but not long."""
+    """Wait for at most PATIENCE seconds until the last lines are written."""
     if _writer is not None:
         _writer.drain()
 
 
 def refuse(error: ManifoldError, style: str) -> None:
-    """Say why the service does not start: one line of JSON, or the message and the valid values."""
+    """Write the reason why the service does not start: one line of JSON, or the message and the valid values."""
     if style == "json":
         valid = {"valid": [str(each) for each in error.valid]} if error.valid else {}
         record = structlog.processors.TimeStamper(fmt="iso")(
@@ -186,12 +186,12 @@ def refuse(error: ManifoldError, style: str) -> None:
     else:
         text = "\n".join([error.message, *([f"valid: {', '.join(map(str, error.valid))}"] if error.valid else [])])
     drain()
-    with contextlib.suppress(OSError):  # nobody reads it; the exit status says it too
+    with contextlib.suppress(OSError):  # stderr is closed; the exit status reports the error too
         os.write(2, f"{text}\n".encode(errors="backslashreplace"))
 
 
 def silence_engine() -> None:
-    """Silence ONNX Runtime's own lines, if it is loaded: what it raises has the same text."""
+    """Silence ONNX Runtime's own lines, if it is loaded. Its errors have the same text."""
     if (engine := sys.modules.get("onnxruntime")) is not None:
         engine.set_default_logger_severity(SEVERE_ONLY)
 
@@ -204,7 +204,7 @@ def _route_logging(style: str, writer: LogWriter) -> None:
     )
     handler = logging.StreamHandler(writer)
     handler.setFormatter(formatter)
-    logging.raiseExceptions = False  # a message that cannot be formatted is not a traceback on stderr
+    logging.raiseExceptions = False  # a message that cannot be formatted must not cause a traceback on stderr
     root = logging.getLogger()
     root.handlers, root.level = [handler], logging.WARNING
     logging.captureWarnings(True)

@@ -1,7 +1,7 @@
-"""Traces: a span for each request that joins the client's trace (W3C trace context), and in it what took the time: queue, run, encode.
+"""Traces: a span for each request, as part of the client's trace (W3C trace context), with spans for queue, run and encode.
 
-Off, it costs a look at a context variable. On, it needs the extra `tracing`; where spans go and which are kept is OpenTelemetry's own business
-(OTEL_EXPORTER_OTLP_*, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES).
+If tracing is off, its cost is the lookup of a context variable. It needs the extra `tracing`. OpenTelemetry's variables (OTEL_EXPORTER_OTLP_*,
+OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES) configure the export and the sampling of spans.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 from manifold.runtime import extras
 from manifold.service.settings import Settings, SettingsError
 
-Tracer: TypeAlias = Any  # opentelemetry's, which may not be installed
+Tracer: TypeAlias = Any  # OpenTelemetry's type; the package may not be installed
 CARRIED = ("traceparent", "tracestate")
 
 _current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 class Tracing:
-    """Makes the spans of one service."""
+    """The maker of the spans of one service."""
 
     def __init__(self, provider: Any) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -30,7 +30,7 @@ class Tracing:
         self.propagator = TraceContextTextMapPropagator()
 
     def begin(self, name: str, carried: Mapping[str, str], **attributes: str) -> Trace:
-        """The span of a request, from now on and for all that its context does; `carried` may hold the client's trace context."""
+        """Start the span of a request, for everything in its context. `carried` may contain the client's trace context."""
         from opentelemetry.trace import SpanKind
 
         context = self.propagator.extract({key: carried[key] for key in CARRIED if key in carried})
@@ -40,12 +40,12 @@ class Tracing:
         return trace
 
     def close(self) -> None:
-        """Sends what has not been sent."""
+        """Send the remaining spans."""
         self.provider.shutdown()
 
 
 class Trace:
-    """Trace of one request."""
+    """The trace of one request."""
 
     def __init__(self, tracer: Tracer, span: Any) -> None:
         from opentelemetry.trace import set_span_in_context
@@ -54,12 +54,12 @@ class Trace:
         self.offset = time.time_ns() - time.monotonic_ns()
 
     def child(self, name: str, start: float, stop: float, **attributes: str | int) -> None:
-        """A span that is over, between two times of the monotonic clock."""
+        """Add a finished span between two times of the monotonic clock, in seconds."""
         began, ended = (int(1e9 * seconds) + self.offset for seconds in (start, stop))
         self.tracer.start_span(name, self.context, attributes=attributes, start_time=began).end(max(began, ended))
 
     def end(self, name: str, *, failed: bool, **attributes: str | int) -> None:
-        """The request has been answered; `name` is the span's from now on."""
+        """End the span of the request, and give it its final name."""
         from opentelemetry.trace import StatusCode
 
         self.span.update_name(name)
@@ -71,14 +71,14 @@ class Trace:
 
 
 def spent(name: str, start: float, stop: float, **attributes: str | int) -> None:
-    """A part of the request that is being answered, where it is traced."""
+    """Add a finished span to the current request, if it is traced."""
     trace = _current.get()
     if trace is not None:
         trace.child(name, start, stop, **attributes)
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """Return the tracing that the settings ask for; None if they ask for none. Raise SettingsError if the extra is missing."""
+    """Return the tracing of the settings, or None if it is off. Raise SettingsError if the extra is missing."""
     if not settings.traces:
         return None
     try:

@@ -97,7 +97,8 @@ def _metrics(path: Path) -> list[Metric]:
         return []
     try:
         return [Metric.model_validate(metric) for metric in json.loads(path.read_text())]
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, RecursionError) as error:
+        first = lines_of(error)[0].strip() if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise TrainingError(
-            f"{path}: it is not a list of metrics; remove it and write it again with `manifold resume`"
+            f"{path}: it is not a list of metrics: {first}; remove it and write it again with `manifold resume`"
         ) from None

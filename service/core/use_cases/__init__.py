@@ -1,6 +1,6 @@
-"""The use cases of the service, one module each: request, response, handling, and what every surface needs to know of it.
+"""The use cases of the service, one module each: request, response, handling, and a description for every surface.
 
-REST, gRPC, OpenAPI, the command line and the page read `every`. An endpoint is added with its module here, the module of its operation in
+REST, gRPC, OpenAPI, the command line and the page read `every`. To add an endpoint, add its module here, the module of its operation in
 runtime.operations, and its messages in proto/manifold.proto.
 """
 

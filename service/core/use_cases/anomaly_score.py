@@ -1,4 +1,4 @@
-"""The anomaly scores of items, and the decisions on them."""
+"""Anomaly scores of items, and the decisions on them."""
 
 from __future__ import annotations
 
@@ -11,121 +11,143 @@ from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
-    EXAMPLE_ROW,
     EXPLANATION,
     NEIGHBOUR,
     STRICT,
     ConditionedItemsRequest,
     Fitted,
     Response,
-    example,
 )
+from manifold.service.core.examples import ROW as EXAMPLE
+from manifold.service.core.examples import Example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
-from manifold.service.core.use_cases.base import UseCase
+from manifold.service.core.use_cases.base import SCORE, UseCase
 
 
 class Costs(BaseModel):
-    """Costs of errors, in any one unit, and the share of anomalies."""
+    """The costs of errors, in any one unit, and the share of anomalies."""
 
     model_config = STRICT
 
-    false_positive: float = Field(gt=0, allow_inf_nan=False)
-    false_negative: float = Field(gt=0, allow_inf_nan=False)
-    prevalence: float = Field(gt=0, lt=1, allow_inf_nan=False, description="the share of anomalies among the rows")
+    false_positive: float = Field(gt=0, allow_inf_nan=False, description="Cost of a normal item that is flagged.")
+    false_negative: float = Field(gt=0, allow_inf_nan=False, description="Cost of an anomaly that is not flagged.")
+    prevalence: float = Field(gt=0, lt=1, allow_inf_nan=False, description="Share of anomalies among the items.")
 
 
 class ScoreRequest(ConditionedItemsRequest):
-    """Anomaly scores of items."""
+    """Score items by how anomalous they are.
 
-    model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW, {**EXAMPLE_ROW, "amount": 900}], explain=True)
+    The response contains the score, the p-value and the decision for each item and, with `explain`, the reasons. A file of rows (CSV or
+    Parquet) may be the body: the response is then NDJSON, one line for each row.
+    """
 
     false_positive_rate: float | None = Field(
-        default=None, gt=0, lt=1, allow_inf_nan=False, description="0.01 where left out"
+        default=None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="False positive rate of the decision, by default 0.01.",
     )
     budget: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="instead: the n most anomalous of the request"
+        default=None,
+        description="Number of items to flag: the most anomalous ones of the request. Replaces `false_positive_rate`.",
     )
     costs: Costs | None = Field(
-        default=None, description="instead: flag where, at best, it pays (Sellke, Bayarri and Berger, 2001)"
+        default=None,
+        description="Costs of errors. Items are flagged if that can lower the expected cost (Sellke, Bayarri and Berger, 2001).",
     )
     block_rate: float | None = Field(
         default=None, gt=0, lt=1, allow_inf_nan=False,
-        description="false positive rate of the band `block`; a tenth of that for review where left out",
+        description="False positive rate of the band `block`. By default a tenth of the rate of the band `review`.",
     )  # fmt: skip
-    explain: bool = False
+    explain: bool = Field(default=False, description="Whether the response explains each score.")
 
 
-PassedValue = str | int | float | bool | None  # as the request has it
+PassedValue = str | int | float | bool | None  # the value as the request contains it
 
 
 class Part(BaseModel):
     """One term of a score."""
 
-    value: float
-    p_value: float | None
+    value: float = Field(description="Value of the term.")
+    p_value: float | None = Field(description="p-value of the term.")
 
 
 class Neighbour(NEIGHBOUR):  # type: ignore[misc]
-    """A normal item of the training data that is among the nearest."""
+    """One of the nearest normal items of the training data."""
 
     distance: float
 
 
 class Explanation(EXPLANATION):  # type: ignore[misc]
-    """Explanation of an item's anomaly score."""
+    """The explanation of an item's anomaly score."""
 
-    neighbours: list[Neighbour] | None = Field(default=None, description="nearest first; not every artifact has them")
+    neighbours: list[Neighbour] | None = Field(
+        default=None,
+        description="Nearest normal items of the training data, nearest first. Absent if the artifact does not contain them.",
+    )
 
 
 class ScoredItem(BaseModel):
-    """One item's place."""
+    """The score of one item, and the decision on it."""
 
-    score: float = Field(description="continuous, higher is more anomalous")
-    p_value: float | None
-    is_anomaly: bool | None = Field(description="null if the model cannot decide: `warnings` of the answer says why")
-    band: Literal["allow", "review", "block"] | None
-    risk: int | None = Field(description="0 to 999, a fixed function of the p-value")
-    state: Literal["ok", "below_resolution", "uncalibrated", "unknown"]
-    warnings: list[str]
-    parts: dict[str, Part]
+    score: float = Field(description="Anomaly score. Higher is more anomalous.")
+    p_value: float | None = Field(
+        description="Share of normal items with a score at least as high. Small values are anomalous."
+    )
+    is_anomaly: bool | None = Field(
+        description="Decision. null: the model cannot decide, and `warnings` of the response says why."
+    )
+    band: Literal["allow", "review", "block"] | None = Field(description="Decision in three bands.")
+    risk: int | None = Field(description="Risk from 0 to 999, a fixed function of the p-value.")
+    state: Literal["ok", "below_resolution", "uncalibrated", "unknown"] = Field(
+        description="below_resolution: the p-value is smaller than the calibration sample can resolve. uncalibrated: the model has no "
+        "calibration. unknown: the item has unknown categories or missing values."
+    )
+    warnings: list[str] = Field(description="Warnings about this item.")
+    parts: dict[str, Part] = Field(description="Terms of the score by name.")
     explanation: Explanation | None = None
-    id: PassedValue = Field(default=None, description="of a row: the value of the id column, if the model records one")
+    id: PassedValue = Field(default=None, description="Rows only: value of the id column, if the model has one.")
     passed: dict[str, PassedValue] | None = Field(
-        default=None, description="of a row: the columns that the model copies to the output"
+        default=None, description="Rows only: columns that the model copies to the response."
     )
 
 
 class ThresholdInfo(BaseModel):
-    """Where the line was drawn."""
+    """The threshold of the decision."""
 
-    score: float | None
-    p_value: float | None
-    false_positive_rate: float | None
-    interval: list[float] | None = Field(default=None, description="95% interval of the realised rate")
-    block_p_value: float | None = Field(default=None, description="p-values up to this are in the band `block`")
+    score: float | None = Field(description="Anomaly score at the threshold.")
+    p_value: float | None = Field(description="p-value at the threshold.")
+    false_positive_rate: float | None = Field(description="False positive rate at this threshold.")
+    interval: list[float] | None = Field(
+        default=None, description="95% interval of the false positive rate that is realised."
+    )
+    block_p_value: float | None = Field(default=None, description="p-values up to this value are in the band `block`.")
 
 
 class CalibrationInfo(BaseModel):
-    """Calibration items that the p-values refer to."""
+    """The calibration sample that the p-values refer to."""
 
     id: str
-    n: int
-    created: str
+    n: int = Field(description="Number of items in the sample.")
+    created: str = Field(description="Time at which the calibration was made.")
 
 
 class ScoreResponse(Response):
-    """Anomaly scores of items."""
+    """The anomaly scores of the items, and the decisions on them."""
 
     items: list[ScoredItem]
     threshold: ThresholdInfo
     calibration: CalibrationInfo | None
-    warnings: list[str] | None = Field(default=None, description="why items are not decided; left out where all are")
+    warnings: list[str] | None = Field(
+        default=None, description="Why items are not decided. Absent if all items are decided."
+    )
     fitted: list[Fitted] | None = None
 
 
 async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, deadline_ms: int | None) -> UseCaseResult:
-    """Anomaly scores of items."""
+    """Score items and decide on them."""
     entry, manifest = await handling.entry(request, "anomaly-score")
     rule = rule_of(request)
     rule.check(manifest)
@@ -148,7 +170,7 @@ async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, de
     def finish() -> None:
         judgement = decisions.judge(scored_by, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
         answer.fields |= judged(calibrated, judgement, warnings)
-        for item, fields in zip(answer.fields["items"], carried, strict=False):  # files beside the fields have none
+        for item, fields in zip(answer.fields["items"], carried, strict=False):  # items in files have no fields to copy
             item |= fields
         if why is not None:
             described = manifest.spec.explain(why, getattr(request, manifest.spec.wire.many) or ())
@@ -164,13 +186,13 @@ async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, de
 def judged(
     calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """Items, threshold and calibration of a /anomaly-score answer."""
+    """Return items, threshold and calibration of an /anomaly-score response."""
     items = [{**judgement.item(i), "warnings": warnings[i], "explanation": None} for i in range(len(judgement.score))]
     return {"items": items, **threshold_of(calibrated, judgement)}
 
 
 def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
-    """Return the threshold, the calibration that it refers to, and why items are not decided."""
+    """Return the threshold, the calibration sample, and the reasons why items are not decided."""
     line, source = judgement.threshold, calibrated.calibration
     return {
         "threshold": {
@@ -183,9 +205,17 @@ def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) ->
 
 
 def rule_of(request: ScoreRequest) -> decisions.Rule:
-    """Return the rule of the decision. Raise InvalidValue for more than one way."""
+    """Return the rule of the decision. Raise InvalidValue if the request states more than one."""
     costs = None if request.costs is None else decisions.Costs(**request.costs.model_dump())
     return decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
 
 
-USE_CASE = UseCase("anomaly-score", ScoreRequest, ScoreResponse, handle, takes_row_files=True)
+USE_CASE = UseCase(
+    "anomaly-score", ScoreRequest, ScoreResponse, handle, takes_row_files=True, tag=SCORE,
+    examples={
+        "rows": Example(
+            "Two payments, with reasons",
+            {"model": "transactions-vae", "rows": [EXAMPLE, {**EXAMPLE, "amount": 900}], "explain": True},
+        ),
+    },
+)  # fmt: skip

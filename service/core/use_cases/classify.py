@@ -1,4 +1,4 @@
-"""The classes of items."""
+"""Classification of items."""
 
 from __future__ import annotations
 
@@ -9,38 +9,44 @@ from pydantic import BaseModel, Field
 from manifold.runtime import operations
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
-from manifold.service.core.contract import EXAMPLE_DIGIT, INPUTS, Fitted, ItemsRequest, Numbers, Response, example
+from manifold.service.core.contract import INPUTS, Fitted, ItemsRequest, Numbers, Response
+from manifold.service.core.examples import SMALL_DIGIT, Example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
-from manifold.service.core.use_cases.base import UseCase
+from manifold.service.core.use_cases.base import SCORE, UseCase
 
 
 class ClassifyRequest(ItemsRequest):
-    """Classify items."""
+    """Classify items.
 
-    model_config = example(model="digits-pixelcnn", images=[EXAMPLE_DIGIT])
+    The response contains calibrated probabilities of the classes of each item.
+    """
 
     inputs: Numbers | None = Field(default=None, description=INPUTS)
 
 
 class ClassifiedItem(BaseModel):
-    """One item's classes."""
+    """The classes of one item."""
 
-    class_: str = Field(alias="class", description="the most probable one")
-    probabilities: dict[str, float] = Field(description="by name; they sum to 1")
+    class_: str = Field(alias="class", description="The most probable class.")
+    probabilities: dict[str, float] = Field(description="Probabilities by the name of the class. They sum to 1.")
 
 
 class ClassificationInfo(BaseModel):
-    """Rule behind the probabilities."""
+    """The rule by which the probabilities were computed."""
 
-    by: str = Field(description="logits, or the likelihood bound that Bayes' rule was given for each class")
-    class_prior: dict[str, float]
-    temperature: float = Field(description="fitted on items that training never saw")
-    calibration_error: float | None = Field(description="expected, on the test part, after the temperature")
+    by: str = Field(description="logits, or the likelihood bound of each class to which Bayes' rule was applied.")
+    class_prior: dict[str, float] = Field(description="Prior probabilities of the classes, by name.")
+    temperature: float = Field(
+        description="Temperature of the probabilities, fitted on items that were not used in training."
+    )
+    calibration_error: float | None = Field(
+        description="Expected calibration error on the test split, with this temperature."
+    )
 
 
 class ClassifyResponse(Response):
-    """Classify items."""
+    """The classes of the items."""
 
     items: list[ClassifiedItem]
     classification: ClassificationInfo
@@ -77,4 +83,7 @@ async def handle(
     return answer
 
 
-USE_CASE = UseCase("classify", ClassifyRequest, ClassifyResponse, handle)
+USE_CASE = UseCase(
+    "classify", ClassifyRequest, ClassifyResponse, handle, tag=SCORE,
+    examples={"image": Example("A small digit", {"model": "digits-pixelcnn", "images": [SMALL_DIGIT]})},
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The latents or codes of items."""
+"""Encoding of items: their latents or codes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pydantic import BaseModel, Field
 from manifold.runtime import operations
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
-    EXAMPLE_ROW,
     ConditionedItemsRequest,
     Fitted,
     Nested,
     Response,
     SeededRequest,
-    example,
 )
+from manifold.service.core.examples import DIGIT, ROW, Example
 from manifold.service.core.handling import Handling, first_latent, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -31,26 +30,32 @@ class Posterior(BaseModel):
 
 
 class EncodeRequest(ConditionedItemsRequest, SeededRequest):
-    """Items to be placed in latent space."""
+    """Encode items.
 
-    model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW])
+    The response contains the mean and the log variance of the posterior of each item, or its codes. With a seed, it also contains latents
+    drawn from the posterior.
+    """
 
 
 class EncodeResponse(Response):
-    """Posterior, or codes."""
+    """The posteriors, or the codes, of the items."""
 
-    mean: Nested | None = None
-    log_variance: Nested | None = None
-    latents: Nested | None = None
-    codes: Nested | None = None
-    posteriors: dict[str, Posterior] | None = Field(default=None, description="by latent, of models with several")
+    mean: Nested | None = Field(default=None, description="Mean of the posterior of each item: [n][L].")
+    log_variance: Nested | None = Field(default=None, description="Log variance of the posterior of each item: [n][L].")
+    latents: Nested | None = Field(
+        default=None, description="Latents drawn from the posteriors, if a seed is given: [n][L]."
+    )
+    codes: Nested | None = Field(default=None, description="Codes of each item: [n][h][w].")
+    posteriors: dict[str, Posterior] | None = Field(
+        default=None, description="Posteriors by the name of the latent, for models with several latents."
+    )
     fitted: list[Fitted] | None = None
 
 
 async def handle(
     handling: Handling, request: EncodeRequest, uploads: Uploads, deadline_ms: int | None
 ) -> UseCaseResult:
-    """Encode items: their posteriors, or their codes."""
+    """Encode items: compute their posteriors or their codes."""
     entry, manifest = await handling.entry(request, "encode")
     items = await handling.reader.items(manifest, request, uploads)
     answer = UseCaseResult(entry, work=uploads.work)
@@ -66,7 +71,7 @@ async def handle(
 
 
 def _posterior(encoded: operations.Encoded) -> dict[str, Any]:
-    """Return the posterior and the codes; the posterior of several latents by name."""
+    """Return the fields of the posterior and the codes. Several latents are listed by name."""
     parts = {name: getattr(encoded, name) for name in ("mean", "log_variance", "latents")}
     parts = {name: value for name, value in parts.items() if value is not None}
     codes = {} if encoded.codes is None else {"codes": encoded.codes}
@@ -76,4 +81,10 @@ def _posterior(encoded: operations.Encoded) -> dict[str, Any]:
     return {"posteriors": named, **codes}
 
 
-USE_CASE = UseCase("encode", EncodeRequest, EncodeResponse, handle)
+USE_CASE = UseCase(
+    "encode", EncodeRequest, EncodeResponse, handle,
+    examples={
+        "row": Example("One row of a table", {"model": "transactions-vae", "rows": [ROW]}),
+        "image": Example("One image", {"model": "mnist-vae", "images": [DIGIT]}),
+    },
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Items whose missing values, or unknown pixels, are filled in."""
+"""Imputation: missing values of rows, or unknown pixels of images, are filled in."""
 
 from __future__ import annotations
 
@@ -13,50 +13,54 @@ from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
-    EXAMPLE_ROW,
     ConditionedItemsRequest,
     Fitted,
     OutputsResponse,
     SeededRequest,
-    example,
 )
+from manifold.service.core.examples import ROW as EXAMPLE
+from manifold.service.core.examples import SMALL_DIGIT, UPPER_HALF, Example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
 class ImputeRequest(ConditionedItemsRequest, SeededRequest):
-    """Rows with values left out or null, or images with masks of what is known, to be filled in from the rest."""
+    """Fill in missing values or pixels.
 
-    model_config = example(model="transactions-vae", rows=[{**EXAMPLE_ROW, "amount": None}])
+    Rows have missing values that are absent or null. Images have masks that mark the known pixels. With `Accept: image/png`, the response is
+    one picture: a grid of the completed images.
+    """
 
     masks: list[str] | None = Field(
-        default=None, description="[n], or one for all: base64 PNG, white where the image is known"
+        default=None, description="Masks as base64 PNG, white where the image is known: [n], or one for all images."
     )
     candidates: Annotated[int, Field(ge=1, le=64)] = Field(
         default=8,
-        description="of an image: so many are drawn, and one is chosen by how well the known pixels follow from it",
+        description="Images only: number of completions drawn for each image. One is chosen by how well it explains the known pixels.",
     )
     temperature: float | None = Field(
         default=None,
         ge=0.01,
         le=100,
         allow_inf_nan=False,
-        description="of images: divides logits; 1 where left out; refused if nothing uses it",
+        description="Images only: divides the logits, by default 1. An error if the model does not use it.",
     )
     encoding: Literal["png", "array"] = Field(
-        default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
+        default="png", description="Form of images in JSON: base64 PNG in `images`, or numbers in `data`."
     )
 
 
 class ImputeResponse(OutputsResponse):
-    """Items made whole: what was given as it came, what was missing filled in."""
+    """The completed items. Given values are returned unchanged."""
 
     probabilities: list[dict[str, dict[str, float]]] | None = Field(
-        default=None, description="of rows, [n]: of each category, by name, for the columns that were missing"
+        default=None,
+        description="Rows only: probabilities of the categories, by name, of each categorical column that was missing. [n]",
     )
     classes: list[str] | None = Field(
-        default=None, description="of images, of a conditional model that was given no class: the chosen candidate's"
+        default=None,
+        description="Images only: class of the chosen completion, if the model is class-conditional and no class was given.",
     )
     fitted: list[Fitted] | None = None
 
@@ -64,7 +68,7 @@ class ImputeResponse(OutputsResponse):
 async def handle(
     handling: Handling, request: ImputeRequest, uploads: Uploads, deadline_ms: int | None
 ) -> UseCaseResult:
-    """Rows with what was missing filled in, or images with what was not known."""
+    """Fill in the missing values of rows, or the unknown pixels of images."""
     entry, manifest = await handling.entry(request, "impute")
     answer = UseCaseResult(entry, encoding=request.encoding, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
@@ -72,7 +76,9 @@ async def handle(
         return await _completed(handling, answer, request, uploads, condition, deadline_ms)
     spec = manifest.spec
     if request.masks or uploads.masks:
-        raise InvalidValue(f"masks: {entry.name} takes {spec.noun}, whose missing values are null", field="masks")
+        raise InvalidValue(
+            f"masks: {entry.name} takes {spec.noun} without masks; mark missing values with null", field="masks"
+        )
     if chosen := next((name for name in ("candidates", "temperature") if name in request.model_fields_set), None):
         raise operations.no_effect(manifest, chosen, f"takes {spec.noun}, whose missing values are computed")
     items = await handling.reader.items(manifest, request, uploads, missing=True)
@@ -95,16 +101,16 @@ async def _completed(
     condition: Given | None,
     deadline_ms: int | None,
 ) -> UseCaseResult:
-    """Images with what was not known drawn."""
+    """Draw the unknown pixels of images."""
     manifest = answer.manifest
     items, mask = await handling.reader.masked(manifest, request, uploads)
     data = items.data
     each = request.candidates * operations.open_classes(manifest, condition)
     if len(data) * each > handling.settings.max_items:
         raise TooLarge(
-            f"candidates: {len(data)} {manifest.spec.noun} by {each} are over the limit of {handling.settings.max_items} a request"
-            + (" (every class is tried: say which)" if each > request.candidates else "")
-            + "; ask for fewer, or in several",
+            f"candidates: {len(data)} {manifest.spec.noun} by {each} are over the limit of {handling.settings.max_items} items in a request"
+            + (" (every class is tried; give `class` to try one)" if each > request.candidates else "")
+            + "; lower candidates, or send several requests",
             field="candidates",
         )
     steps = operations.complete(
@@ -120,4 +126,16 @@ async def _completed(
     return answer
 
 
-USE_CASE = UseCase("impute", ImputeRequest, ImputeResponse, handle, gives_items=True)
+USE_CASE = UseCase(
+    "impute", ImputeRequest, ImputeResponse, handle, gives_items=True,
+    examples={
+        "image": Example(
+            "The lower half of a small digit",
+            {"model": "digits-pixelcnn", "images": [SMALL_DIGIT], "masks": [UPPER_HALF], "seed": 1},
+        ),
+        "row": Example(
+            "A missing amount (choose application/json)",
+            {"model": "transactions-vae", "rows": [{**EXAMPLE, "amount": None}]},
+        ),
+    },
+)  # fmt: skip

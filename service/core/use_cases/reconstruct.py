@@ -1,4 +1,4 @@
-"""Items through the latent and back."""
+"""Reconstruction of items: encode, then decode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pydantic import Field
 from manifold.runtime import kinds, operations
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
-    EXAMPLE_ROW,
     ClassChoice,
     Condition,
     ConditionedItemsRequest,
@@ -17,33 +16,40 @@ from manifold.service.core.contract import (
     Nested,
     OutputsResponse,
     SeededRequest,
-    example,
 )
+from manifold.service.core.examples import DIGIT, ROW, Example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
 class ReconstructRequest(ConditionedItemsRequest, SeededRequest):
-    """Items through the latent and back."""
+    """Encode and decode items.
 
-    model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW])
+    The response contains the reconstruction and the error of each item. A target class or condition changes the items. With
+    `Accept: image/png`, the response is one picture: a grid of the reconstructions.
+    """
 
     target_class: ClassChoice | None = Field(
-        default=None, description="decoded as this class instead of `class`: the style stays, the class changes"
+        default=None, description="Class to decode as, instead of `class`: the style stays, the class changes."
     )
-    target_condition: Nested | None = Field(default=None, description="the same for real-valued conditions")
+    target_condition: Nested | None = Field(
+        default=None, description="Real-valued condition to decode with, instead of `condition`."
+    )
     target_conditions: dict[str, Condition] | None = Field(
-        default=None, description="the same by name; a condition that is left out stays as in `conditions`"
+        default=None,
+        description="Conditions to decode with, by name. A condition that is not given stays as in `conditions`.",
     )
-    encoding: Literal["png", "array"] = "png"
+    encoding: Literal["png", "array"] = Field(
+        default="png", description="Form of images in JSON: base64 PNG in `images`, or numbers in `data`."
+    )
 
 
 class ReconstructResponse(OutputsResponse):
-    """Items after encode and decode."""
+    """The reconstructed items, and their errors."""
 
     errors: list[float] = Field(
-        description=f"mean squared error: {', or '.join(kind.error_unit for kind in kinds.every)}"
+        description=f"Mean squared error of each item: {', or '.join(kind.error_unit for kind in kinds.every)}."
     )
     fitted: list[Fitted] | None = None
 
@@ -51,7 +57,7 @@ class ReconstructResponse(OutputsResponse):
 async def handle(
     handling: Handling, request: ReconstructRequest, uploads: Uploads, deadline_ms: int | None
 ) -> UseCaseResult:
-    """Items through the latent and back."""
+    """Encode and decode items."""
     entry, manifest = await handling.entry(request, "reconstruct")
     items = await handling.reader.items(manifest, request, uploads)
     answer = UseCaseResult(entry, encoding=request.encoding, work=uploads.work)
@@ -73,4 +79,10 @@ async def handle(
     return answer
 
 
-USE_CASE = UseCase("reconstruct", ReconstructRequest, ReconstructResponse, handle, gives_items=True)
+USE_CASE = UseCase(
+    "reconstruct", ReconstructRequest, ReconstructResponse, handle, gives_items=True,
+    examples={
+        "image": Example("One image", {"model": "mnist-vae", "images": [DIGIT]}),
+        "row": Example("One row of a table (choose application/json)", {"model": "transactions-vae", "rows": [ROW]}),
+    },
+)  # fmt: skip

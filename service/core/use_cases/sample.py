@@ -1,4 +1,4 @@
-"""New items."""
+"""Generation of new items."""
 
 from __future__ import annotations
 
@@ -29,77 +29,88 @@ from manifold.service.core.contract import (
     Nested,
     OutputsResponse,
     SeededRequest,
-    example,
 )
+from manifold.service.core.examples import Example
 from manifold.service.core.handling import Handling, first_latent, latent_fields
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 from manifold.service.models.entries import Entry
 
 Array = NDArray[Any]
-PART_SECONDS = 0.1  # of a stream
+PART_SECONDS = 0.1  # time that one part of a stream should take
 
 
 class SampleRequest(InputsRequest, SeededRequest):
-    """New items."""
+    """Generate new items.
 
-    model_config = example(seed=7, n=4)
+    Items are drawn from the model, or decoded from given latents or codes. With `Accept: image/png`, the response is one picture: a grid of
+    the items.
+    """
 
     n: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="1, or as many as there are latents or codes"
+        default=None, description="Number of items. By default 1, or the number of given latents or codes."
     )
-    latents: Nested | None = Field(default=None, description="[n][L]")
+    latents: Nested | None = Field(default=None, description="Latents to decode: [n][L].")
     named_latents: dict[str, Nested] | None = Field(
-        default=None, description="instead, of models with several: by name"
+        default=None, description="Latents by name, for models with several latents. Replaces `latents`."
     )
-    codes: Nested | None = Field(default=None, description="[n][h][w]")
+    codes: Nested | None = Field(default=None, description="Codes to decode: [n][h][w].")
     class_: ClassChoice | None = Field(
-        default=None, alias="class", description='name, index, list of n, "random", or weights by name'
+        default=None,
+        alias="class",
+        description='Class of the items: a name or an index, a list of n of them, "random", or weights by name.',
     )
     condition: Nested | None = Field(default=None, description=CONDITION)
-    prior: str | None = None
+    prior: str | None = Field(
+        default=None,
+        description="Prior of the latents, such as normal or mixture. By default, the first prior of the model.",
+    )
     temperature: float | None = Field(
         default=None,
         ge=0.01,
         le=100,
         allow_inf_nan=False,
-        description="1 where left out; scales normal latents, divides logits; refused if nothing uses it",
+        description="Scale of the randomness, by default 1: multiplies normal latents, divides logits. An error if the model does not use it.",
     )
-    return_latents: bool = False
+    return_latents: bool = Field(
+        default=False, description="Whether the response contains the latents or codes of the items."
+    )
     encoding: Literal["png", "array"] = Field(
-        default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
+        default="png", description="Form of images in JSON: base64 PNG in `images`, or numbers in `data`."
     )
 
 
 class SampleResponse(OutputsResponse):
-    """New items."""
+    """The generated items."""
 
-    latents: Nested | None = None
-    named_latents: dict[str, Nested] | None = Field(default=None, description="of models with several")
-    codes: Nested | None = None
+    latents: Nested | None = Field(default=None, description="Latents of the items: [n][L].")
+    named_latents: dict[str, Nested] | None = Field(
+        default=None, description="Latents by name, for models with several latents."
+    )
+    codes: Nested | None = Field(default=None, description="Codes of the items: [n][h][w].")
     condition: Nested | None = Field(
-        default=None, description="[n][C] of each item, for models that are told real values"
+        default=None, description="Condition of each item, for models conditioned on real values: [n][C]."
     )
     classes: list[Any] | None = Field(
-        default=None, description="of each item, for conditional models: a name, or weights by name"
+        default=None, description="Class of each item, for class-conditional models: a name, or weights by name."
     )
     conditions: dict[str, Condition] | None = Field(
         default=None,
-        description="by name, of models that are conditioned on a text or on several things, without given items",
+        description="Conditions by name, for models conditioned on a text or on several things. Given items are not repeated.",
     )
 
 
 @dataclass(frozen=True)
 class Order:
-    """Items that are asked for."""
+    """The items of a request, with everything that is needed to generate them."""
 
     entry: Entry
     n: int
-    options: dict[str, Any]  # of operations.sample
-    work: float = 0  # of reading the request, in bytes (service.aside)
+    options: dict[str, Any]  # the arguments of operations.sample
+    work: float = 0  # the cost of reading the request, in bytes (service.aside)
 
     def part(self, start: int, stop: int) -> Order:
-        """Items start .. stop - 1: what is given by item is cut, and the seed goes on at its index."""
+        """Return the order for items start .. stop - 1: with their share of the values by item, and the same seed from index `start`."""
         options = {**self.options, "first": self.options["first"] + start}
         for name in ("latents", "codes", "numbers"):
             options[name] = self._cut(options[name], start, stop)
@@ -108,7 +119,7 @@ class Order:
         return Order(self.entry, stop - start, options, self.work)
 
     def _cut(self, value: Any, start: int, stop: int) -> Any:
-        """Return the values of some items. What is stated for all items stays as it is."""
+        """Return the values of some items. A value that holds for all items is returned unchanged."""
         if isinstance(value, dict):
             return {name: self._cut(each, start, stop) for name, each in value.items()}
         return value[start:stop] if isinstance(value, np.ndarray | list) and len(value) == self.n else value
@@ -117,7 +128,7 @@ class Order:
 async def handle(
     handling: Handling, request: SampleRequest, uploads: Uploads, deadline_ms: int | None
 ) -> UseCaseResult:
-    """New items."""
+    """Generate new items."""
     order = await _order(handling, request, uploads)
     handling.reader.limit(order.n, "n")
     return await _made(handling, order, request, deadline_ms)
@@ -126,14 +137,14 @@ async def handle(
 async def stream(
     handling: Handling, request: SampleRequest, uploads: Uploads, deadline_ms: int | None
 ) -> AsyncGenerator[UseCaseResult]:
-    """New items, some at a time: a few first, more and more while a part takes less than PART_SECONDS. The deadline is each part's.
+    """Generate new items in parts: a few first, then larger parts while a part takes less than PART_SECONDS. The deadline holds for each part.
 
-    What is wrong with the request is raised here, before the first part.
+    Errors in the request are raised here, before the first part.
     """
     order = await _order(handling, request, uploads)
     if order.n > handling.settings.max_stream_items:
         raise TooLarge(
-            f"n: {order.n} is over the limit of {handling.settings.max_stream_items} a stream; ask in several, each from its `first`",
+            f"n: {order.n} is over the limit of {handling.settings.max_stream_items} items in a stream; send several requests, each with its own `first`",
             field="n",
         )
     conditions.check_count(order.options["condition"], order.n)
@@ -150,7 +161,7 @@ async def _parts(
     start, size = 1, 1
     while True:
         following = None
-        if start < order.n:  # is made while the last one is sent
+        if start < order.n:  # the next part is generated while this one is sent
             began, stop = time.monotonic(), min(start + size, order.n)
             following = asyncio.create_task(_made(handling, order.part(start, stop), request, deadline_ms))
         try:
@@ -160,7 +171,7 @@ async def _parts(
             made = await following
         finally:
             if following is not None and not following.cancel() and not following.cancelled():
-                following.exception()  # what went wrong with a part that nobody waits for
+                following.exception()  # the error of a part that no client waits for
         start, fast = stop, time.monotonic() - began < PART_SECONDS
         size = min(2 * size, handling.settings.max_rows) if fast else max(1, size // 2)
 
@@ -172,7 +183,7 @@ async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -
     count = _count(codes if latents is None else latents)
     n = request.n if request.n is not None else count or 1
     if count is not None and count != n:
-        raise InvalidValue(f"n: {n}, but {count} latents or codes are given; leave n out", field="n")
+        raise InvalidValue(f"n: {n}, but {count} latents or codes are given; remove n", field="n")
     if request.return_latents and not manifest.latents and manifest.codes is None:
         raise operations.no_effect(manifest, "return_latents", "has neither latents nor codes")
     options = {
@@ -184,7 +195,7 @@ async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -
 
 
 async def _made(handling: Handling, order: Order, request: SampleRequest, deadline_ms: int | None) -> UseCaseResult:
-    """The items of an order."""
+    """Generate the items of an order."""
     entry, options = order.entry, order.options
     answer = UseCaseResult(entry, encoding=request.encoding, work=order.work)
     manifest = answer.manifest
@@ -241,5 +252,9 @@ BY_ITEM = {
     "classes": "class", "condition": "condition", "conditions": "conditions", "latents": "latent", "named_latents": "named_latents", "codes": "codes",
 }  # fmt: skip
 USE_CASE = UseCase(
-    "sample", SampleRequest, SampleResponse, handle, takes_files=False, gives_items=True, stream=stream, by_item=BY_ITEM
-)
+    "sample", SampleRequest, SampleResponse, handle, takes_files=False, gives_items=True, stream=stream, by_item=BY_ITEM,
+    examples={
+        "digits": Example("Four digits of the default model", {"n": 4, "seed": 7}),
+        "class": Example("Two pictures of the digit 4", {"model": "mnist-cgan", "class": "4", "n": 2, "seed": 7}),
+    },
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The page of the service, and the page of its API's documentation. Each may run the scripts that it holds now, and no others."""
+"""The page of the service, and the page of its API's documentation. Each may run the scripts that it contains now, and no others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response
 
 PAGE = Path(__file__).parent / "index.html"
-SCRIPTS = "/static-offline-docs"  # where the application serves Swagger UI
+SCRIPTS = "static-offline-docs"  # the path of Swagger UI, relative to the page, so that a proxy may add a prefix
+# samples are a few dozen pixels wide: /docs shows them enlarged
+ENLARGED = ".live-responses-table img { min-width: 14rem; image-rendering: pixelated; }"
 
 
 def add(app: FastAPI) -> None:
@@ -23,10 +25,11 @@ def add(app: FastAPI) -> None:
     app.get("/", include_in_schema=False)(_page(text, own))
     docs = bytes(
         get_swagger_ui_html(
-            openapi_url="/openapi.json", title="Manifold", swagger_js_url=f"{SCRIPTS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{SCRIPTS}/swagger-ui.css", swagger_favicon_url=f"{SCRIPTS}/favicon.png",
+            openapi_url="openapi.json", title="Manifold: API", swagger_js_url=f"{SCRIPTS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{SCRIPTS}/swagger-ui.css", swagger_favicon_url=f"{SCRIPTS}/favicon.png", swagger_ui_parameters={"defaultModelsExpandDepth": 0},
         ).body
     ).decode()  # fmt: skip
+    docs = docs.replace("<html>", '<html lang="en">').replace("</head>", f"<style>{ENLARGED}</style></head>")
     # Swagger UI sets styles by script
     foreign = f"script-src 'self' {_hashes(docs, 'script')}; style-src 'self' 'unsafe-inline'"
     app.get("/docs", include_in_schema=False)(_page(docs, foreign))

@@ -1,0 +1,114 @@
+"""The routes of the protocol in the OpenAPI document: summaries, bodies, statuses and examples."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from manifold.service.core import encoding
+from manifold.service.inference.http import OCTETS, STATUS
+
+Schema = dict[str, Any]
+
+TAG = "Open Inference Protocol"
+ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+MESSAGES = {  # an example for each status
+    400: "inputs[0]: shape [1, 2] but the model needs [n, 20]",
+    401: "Authorization: an API key is needed; send the header Authorization: Bearer KEY; `manifold key NAME` makes one",
+    403: "Host: 'example.com' is not a name of this service; add it to MANIFOLD_HOSTS, or use API keys (docs/explanation/security.md)",
+    404: "model: there is no model 'mnist'; choose one of the valid names; valid: mnist-vae, transactions-vae",
+    413: "body: over the limit of 16777216 bytes",
+    415: "Content-Encoding: br is not supported; use one of the valid encodings; valid: gzip, deflate",
+    500: "the service failed to answer; the request is not the cause. Search the service's log for the request id",
+    503: "mnist-vae is still loading; retry after a moment",
+}
+VERSION: Schema = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}, "example": "1"}
+NAME: Schema = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+INFERENCE = {"parameters": {"n": 1, "seed": 7}}
+TENSOR: Schema = {
+    "type": "object", "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"}, "shape": {"type": "array", "items": {"type": "integer"}}, "datatype": {"type": "string"},
+        "parameters": {"type": "object"}, "data": {"type": "array", "items": {}},
+    },
+}  # fmt: skip
+REQUEST: Schema = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"}, "parameters": {"type": "object"}, "inputs": {"type": "array", "items": TENSOR},
+        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
+    },
+}  # fmt: skip
+OBJECT: Schema = {"type": "object"}
+KEYED, OPEN, MODEL = (400, 401, 403, 500, 503), (400, 500, 503), (404,)
+CONNECTION = (408, 431)  # statuses of connections, whose errors have the form of the other routes
+
+# by path: the method, the summary, the description, and the error statuses beside those of all routes that need a key
+MODELS = {
+    "": ("get", "Describe the tensors of a model", "The response contains a request that works, under `parameters.example`.", MODEL),
+    "/ready": ("get", "Report whether a model is ready", "200 if the model answers or loads at its first request, otherwise 503.", MODEL),
+    "/config": ("get", "Describe a model in terms of Triton's configuration", "", MODEL),
+    "/stats": ("get", "Report the statistics of a model", "Counts and total times of requests, by task.", MODEL),
+    "/infer": (
+        "post", "Run a model on tensors",
+        "Optional inputs that are not given are drawn or set to their default. The parameters n, seed, first, class, prior and temperature "
+        "control them. Binary tensors may follow the JSON (header Inference-Header-Content-Length).",
+        (404, 408, 413, 415),
+    ),
+}  # fmt: skip
+OTHERS = {
+    "/v2": ("get", "Describe the server", "Name, version and extensions of the server.", ()),
+    "/v2/health/live": ("get", "Report whether the process runs", "", ()),
+    "/v2/health/ready": ("get", "Report whether the service is ready", "200 if it is ready, otherwise 503.", ()),
+    "/v2/models/stats": ("get", "Report the statistics of all models", "Counts and total times of requests, by model and task.", ()),
+    "/v2/repository/index": ("post", "List the models and their states", "", (413,)),
+    "/v2/repository/models/{name}/load": ("post", "Load a model from its folder", "It needs a key with the scope `admin`.", (404, 413)),
+    "/v2/repository/models/{name}/unload": ("post", "Take a model out of service", "It needs a key with the scope `admin`.", (404, 413)),
+}  # fmt: skip
+
+
+def responses() -> Schema:
+    """Return the error responses of the protocol, as components of the document."""
+    return {f"v2-{status}": _response(status) for status in sorted({*STATUS.values(), 500})}
+
+
+def paths() -> Schema:
+    """Return the operations of all routes, by path."""
+    whole = {f"/v2/models/{{name}}{end}": each for end, each in MODELS.items()}
+    versions = {f"/v2/models/{{name}}/versions/{{version}}{end}": each for end, each in MODELS.items()}
+    return {
+        path: {method: _operation(path, method, summary, description, own)}
+        for path, (method, summary, description, own) in {**OTHERS, **whole, **versions}.items()
+    }
+
+
+def _response(status: int) -> Schema:
+    content = {encoding.JSON: {"schema": ERROR, "example": {"error": MESSAGES[status]}}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
+
+
+def _operation(path: str, method: str, summary: str, description: str, own: tuple[int, ...]) -> Schema:
+    every = OPEN if path.startswith("/v2/health/") else KEYED
+    errors = {
+        str(status): {"$ref": f"#/components/responses/{'' if status in CONNECTION else 'v2-'}{status}"}
+        for status in sorted({*every, *own, 431})
+    }
+    shape: Schema = {"type": "array"} if path.endswith("/index") else OBJECT
+    content: Schema = {encoding.JSON: {"schema": shape}}
+    if path.endswith("/infer"):
+        content[OCTETS] = {"schema": {"type": "string", "format": "binary"}}
+    operation: Schema = {
+        "tags": [TAG], "summary": summary, "operationId": f"v2{path.removeprefix('/v2').replace('/', '-').replace('{', '').replace('}', '')}",
+        "responses": {"200": {"description": "The result.", "content": content}, **errors},
+    }  # fmt: skip
+    if description:
+        operation["description"] = description
+    parameters = [dict(each) for each in (NAME, VERSION) if f"{{{each['name']}}}" in path]
+    if parameters:
+        operation["parameters"] = parameters
+    if method == "post":
+        infer = path.endswith("/infer")
+        body: Schema = {"schema": REQUEST, "examples": {"draw": {"summary": "One item of a seed", "value": INFERENCE}}}
+        fields = {encoding.JSON: body if infer else {"schema": OBJECT, "example": {}}}
+        operation["requestBody"] = {"required": infer, "content": fields}
+    return operation

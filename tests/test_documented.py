@@ -1,0 +1,93 @@
+"""The OpenAPI document: tags, servers, the statuses of each route, and examples of errors as the service writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from manifold.service.core import use_cases
+from manifold.service.http import statuses
+from manifold.service.http.app import create_app
+from manifold.service.http.tags import TAGS
+from manifold.service.settings import Settings
+from tests import foreign
+from tests.served import Served, served
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("documented")
+    foreign.write(root)
+    with served(root, default_model="foreign") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    made: dict[str, Any] = create_app(Settings()).app.openapi()
+    return made
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def test_every_route_has_a_tag_a_summary_and_described_statuses(document: dict[str, Any]) -> None:
+    assert document["servers"][0]["url"] == "./"  # relative to the document, so that a proxy may add a prefix
+    names = [tag["name"] for tag in TAGS]
+    assert document["tags"] == TAGS and all(tag["description"] for tag in TAGS)
+    assert list(dict.fromkeys(operation["tags"][0] for _, operation in operations(document))) == [
+        names[0], names[1], *names[2:],
+    ]  # fmt: skip
+    for path, operation in operations(document):
+        assert operation["summary"][0].isupper() and not operation["summary"].endswith("."), path
+        for status, response in operation["responses"].items():
+            if "$ref" in response:
+                response = document["components"]["responses"][response["$ref"].rpartition("/")[2]]
+            assert response["description"] not in ("", "OK", "Error", "Successful Response"), (path, status)
+            if int(status) >= 400 and not (path == "/health/ready" and status == "503"):
+                (content,) = response["content"].values()
+                assert content.get("examples") or content.get("example"), (path, status)
+
+
+@pytest.mark.parametrize("path", [case.path for case in use_cases.every.values()])
+def test_a_use_case_lists_every_status_that_it_can_give(document: dict[str, Any], path: str) -> None:
+    stated = {int(status) for status in document["paths"][path]["post"]["responses"]}
+    assert stated == {200, *statuses.types().values()} - {405}  # 405 is of methods that the document lacks
+
+
+def test_examples_of_errors_are_those_of_the_service(service: Served) -> None:
+    client = service.client
+    answers = {
+        "malformed": client.post("/sample"),
+        "not_found": client.get("/samples"),
+        "method_not_allowed": client.get("/sample"),
+        "unknown_model": client.post("/sample", json={"model": "mnist"}),
+        "too_large": client.post("/sample", json={"n": 5000}),
+        "invalid_value": client.post("/sample", json={"n": 0}),
+        "unsupported_media": client.post("/sample", content=b"x", headers={"content-type": "text/plain"}),
+    }
+    for name, answer in answers.items():
+        error, example = answer.json()["error"], statuses.EXAMPLES[name]
+        assert answer.status_code == statuses.types()[name]
+        assert (error["type"], error["message"], error["field"]) == (name, example["message"], example.get("field")), (
+            name
+        )
+        assert bool(error["valid"]) == bool(example.get("valid")), name
+
+
+def test_fields_may_be_in_the_query_without_a_body(service: Served) -> None:
+    client = service.client
+    by_query, by_body = client.post("/sample?n=2&seed=7"), client.post("/sample", json={"n": 2, "seed": 7})
+    assert by_query.status_code == 200
+    assert by_query.json()["images"] == by_body.json()["images"]
+    both = client.post("/sample?n=2&class=3", json={"seed": 7}).json()["error"]
+    assert (
+        both["message"] == 'query: ?n=2&class=3 has no effect beside a JSON body; add {"n":2,"class":"3"} to the body'
+    )
+    long = client.post(f"/sample?class={'1' * 300}", json={"seed": 7}).json()["error"]
+    assert long["message"].endswith("beside a JSON body; send all fields in the body")

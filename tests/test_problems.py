@@ -1,0 +1,225 @@
+"""No text of pydantic reaches a user: on any surface, an error is a sentence of this project, with the value cut and the remedy."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+from pydantic_core import core_schema
+
+from manifold.runtime.errors import ManifoldError
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.manifest.file import lines_of
+from manifold.runtime.problems import NEEDED, choices, sentence
+from manifold.service import security, settings
+from manifold.service.core import contract, use_cases
+from manifold.service.core.validation import validate
+from manifold.service.rpc import messages
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.training import families
+from manifold.training.errors import TrainingError
+from tests import foreign, forms
+from tests.served import Served, served
+
+PHRASES = re.compile(
+    r"[Ii]nput should|should be (a|an|one|greater|less|equal|None)\b|should have at|should match|Extra inputs|Field required|Value error|"
+    r"validation error|[Uu]nable to|Assertion failed|further information|pydantic|input_value|not permitted|Keys should|Object has no"
+)
+LONG = "x" * 200
+VALUES: list[Any] = [
+    None, True, -1, 0, 1.5, 1e400, 2**70, "", LONG, "1", [], [1, "a"], [None], ["x"] * 3, {}, {"a": None}, {"class": -1}, [[]],
+]  # fmt: skip
+# the bounds that the errors of pydantic state, together
+CONTEXT: dict[str, Any] = {
+    "gt": 0, "ge": 1.0, "lt": 1, "le": 2**63 - 1, "multiple_of": 2, "min_length": 1, "max_length": 3, "actual_length": 4, "pattern": "^a$",
+    "expected": "'one', 'two' or 'three'", "expected_tags": "'one', 'two'", "discriminator": "'kind'", "tag": LONG, "class_name": "End",
+    "error": "expected value at line 3 column 7", "field_type": "Tuple",
+}  # fmt: skip
+TYPES = typing.get_args(core_schema.ErrorType)
+
+
+def check(text: str) -> None:
+    """Assert that a text is in this project's words, and repeats no more than 80 characters of a value."""
+    assert text and not PHRASES.search(text), text
+    assert "x" * 81 not in text, text
+
+
+@pytest.mark.parametrize("kind", [*TYPES, "a_type_of_a_later_version"])
+def test_every_type_of_error_is_a_sentence(kind: str) -> None:
+    problem = {"type": kind, "loc": ("n",), "msg": "Input should be something", "input": LONG, "ctx": CONTEXT}
+    check(sentence(problem))
+    check(sentence({**problem, "ctx": {}}))  # a later version may state less
+    check(sentence({**problem, "input": {LONG: [LONG]}}))
+    assert "xx" not in sentence({**problem, "ctx": {**CONTEXT, "tag": "t", "error": "e"}}, secret=True)
+    assert kind not in NEEDED or NEEDED[kind] in sentence(problem)
+
+
+def test_bounds_and_choices_are_named() -> None:
+    def of(kind: str, given: Any, **context: Any) -> str:
+        return sentence({"type": kind, "loc": (), "input": given, "ctx": context})
+
+    assert of("greater_than_equal", 0, ge=1) == "0 is too small; use 1 or more"
+    assert of("less_than_equal", 2**64, le=2**63 - 1).endswith("use 9223372036854775807 or less")
+    assert of("greater_than", 0.0, gt=0.0) == "0.0 is too small; use a value above 0"
+    assert of("literal_error", "gif", expected="'png' or 'array'") == "'gif' is unknown; use one of png, array"
+    assert choices({"ctx": {"expected": "'png' or 'array'"}}) == ["png", "array"]
+    assert of("json_invalid", "{", error="expected value at line 1 column 2") == (
+        "the text is not valid JSON (line 1, column 2); correct it"
+    )
+    assert of("value_error", 1, error=ValueError("own words")) == "own words"
+
+
+def wrong_fields(shape: type[BaseModel]) -> Iterator[dict[str, Any]]:
+    """Yield requests with one field that may be wrong, or is unknown."""
+    for name, info in shape.model_fields.items():
+        yield from ({(info.alias or name): value} for value in VALUES)
+    yield from ({}, {LONG: 1}, {"nn": 1})
+
+
+def refused(shape: type[BaseModel], fields: dict[str, Any]) -> ManifoldError | None:
+    """Return the error of a request, if it is wrong."""
+    try:
+        validate(shape, fields)
+    except ManifoldError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("shape", [*(case.request for case in use_cases.every.values()), contract.CalibrateRequest])
+def test_requests(shape: type[BaseModel]) -> None:
+    found = [error for fields in wrong_fields(shape) if (error := refused(shape, fields)) is not None]
+    assert len(found) > 20
+    for error in found:
+        check(error.message)
+        assert error.field is not None
+
+
+def test_messages_of_grpc() -> None:
+    for message in (
+        pb.SampleRequest(n=-1),
+        pb.SampleRequest(encoding=LONG),
+        pb.InterpolateRequest(steps=1),
+        pb.ImputeRequest(candidates=99),
+    ):
+        case = next(each for each in use_cases.every.values() if each.request.__name__ == type(message).__name__)
+        with pytest.raises(ManifoldError) as caught:
+            validate(case.request, messages.request(message)[0])
+        check(caught.value.message)
+
+
+def test_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    nested = [f"MODELS__A__{name.upper()}" for name in settings.ModelSettings.model_fields]
+    names = [name.upper() for name in settings.Settings.model_fields if name != "models"]
+    for value in ("x", "-1", "1e999", "{", LONG, "[1]"):
+        with monkeypatch.context() as changed:
+            for name in (*names, *nested):
+                changed.setenv(f"MANIFOLD_{name}", value)
+            with pytest.raises(settings.SettingsError) as caught:
+                settings.read()
+        check(caught.value.message)
+        assert len(caught.value.message.splitlines()) > 10
+    monkeypatch.setenv("MANIFOLD_MODELS", "{")
+    with pytest.raises(settings.SettingsError, match="MANIFOLD_MODELS is not valid JSON"):
+        settings.read()
+    monkeypatch.delenv("MANIFOLD_MODELS")
+    for toml in (
+        "port = 'a'", "keys = ['mf_secret']", "models = 3", "[models.a]\ndevice = 'tpu'", "cors_origins = [1]", "nn = 1",
+    ):  # fmt: skip
+        (tmp_path / "manifold.toml").write_text(toml)
+        with pytest.raises(settings.SettingsError) as caught:
+            settings.read()
+        check(caught.value.message)
+        assert "mf_secret" not in caught.value.message
+
+
+def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the paths of all values within JSON."""
+    yield path
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("make", [forms.named, forms.captioned])
+def test_manifests(make: Any) -> None:
+    content, failed = make(), 0
+    wrong: Iterator[Any] = itertools.cycle((None, -1, "", LONG, [], {"a": 1}, 1.5))
+    for path in [path for path in places(content) if path]:
+        changed = copy.deepcopy(content)
+        at = changed
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = next(wrong)
+        try:
+            Manifest.model_validate(changed)
+        except ValidationError as error:
+            failed += 1
+            for line in lines_of(error):
+                assert not PHRASES.search(line), line
+    assert failed > 30
+
+
+def test_recipes() -> None:
+    for name in ("vae", "gan", "tabular_vae"):
+        for field in families.get(name).Config.model_fields:
+            for value in (None, -1, LONG, [LONG], {"a": 1}, 1.5, True):
+                try:
+                    families.get(name).Config.model_validate({field: value})
+                except TrainingError as error:
+                    check(error.message)
+
+
+def test_files_of_keys() -> None:
+    for text in (LONG, "a:b", f"a:root:{'0' * 64}", f"a:infer:{'0' * 64}:x"):
+        with pytest.raises(settings.SettingsError) as caught:
+            security.parse(text)
+        check(caught.value.message)
+        assert LONG[:20] not in caught.value.message
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("problems")
+    foreign.write(root)
+    with served(root) as service:
+        yield service
+
+
+def test_routes(service: Served) -> None:
+    client, answers = service.client, []
+    for version in ("a", "-1", "1.5", LONG, ""):
+        for path in ("/models/foreign", "/models/foreign/stats", "/models/foreign/preview.png"):
+            answers.append(client.get(path, params={"version": version}))
+    for fields in ({"n": "a"}, {"seed": "1.5"}, {"encoding": LONG}, {LONG: "1"}, {"inputs": '{"a": [null]}'}):
+        answers.append(client.post("/sample", params=fields))
+        answers.append(client.post("/sample", json=fields))
+        answers.append(
+            client.post(
+                "/admin/models/foreign/calibrate",
+                params=fields,
+                content=b"a\n1\n",
+                headers={"content-type": "text/csv"},
+            )
+        )
+    bodies: list[Any] = [
+        {"inputs": 1},
+        {"parameters": {"n": "a"}},
+        {"parameters": {LONG: 1}},
+        {"id": 1},
+        {"outputs": [{"name": 1}]},
+        {LONG: 1},
+        [],
+    ]
+    answers += [client.post("/v2/models/foreign/infer", json=body) for body in bodies]
+    for answer in answers:
+        assert 400 <= answer.status_code < 500, answer.text
+        error = answer.json()["error"]
+        check(error if isinstance(error, str) else error["message"])
