@@ -45,10 +45,11 @@ clean:
 	rm -rf .venv .venv-tritonclient
 
 .PHONY: docs
-docs: .venv/dev.done  ## renews what tests compare with the code
+docs: .venv/dev.done  ## renews what tests compare with the code, and the published pictures
 	$(BIN)/manifold schema > docs/manifest.schema.json
 	$(BIN)/manifold catalogue --page docs/models.md --readme README.md
 	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
+	$(BIN)/python -m tests.published
 
 .PHONY: stubs
 stubs: .venv/dev.done  ## renews the code that is made from proto/
