@@ -29,10 +29,9 @@ def executed(path: Path, environment: Mapping[str, str]) -> Any:
     from nbclient import NotebookClient
 
     book = nbformat.read(path, as_version=4)
-    with _changed(environment), tempfile.TemporaryDirectory() as scratch:
-        with _changed(dict.fromkeys(PLACES, scratch)):
-            client = NotebookClient(book, timeout=SECONDS, record_timing=False, coalesce_streams=True)
-            client.execute(cwd=str(path.parent))
+    with tempfile.TemporaryDirectory() as scratch, _changed({**environment, **dict.fromkeys(PLACES, scratch)}):
+        client = NotebookClient(book, timeout=SECONDS, record_timing=False, coalesce_streams=True)
+        client.execute(cwd=str(path.parent))
     return book
 
 

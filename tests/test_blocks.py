@@ -1,7 +1,8 @@
-"""The code blocks of README.md, of the examples and of the tutorial and how-to pages work as they are written."""
+"""The code blocks in the pages of the repository work as they are written."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from tests import blocks
 from tests.pages import ROOT, Page, pages
 from tests.served import Served
 
-FOLDERS = ("examples/", "docs/tutorial/", "docs/how-to/")
-PAGES = [page for page in pages() if page.name == "README.md" or page.name.startswith(FOLDERS)]
+README = Page(ROOT / "README.md")
+PAGES = [page for page in pages() if any(blocks.steps(page))]
 README_LINES = 150
 
 
@@ -51,8 +52,12 @@ def test_blocks_are_left_out_for_known_reasons_only(page: Page) -> None:
 
 
 def test_readme_is_short() -> None:
-    (readme,) = [page for page in PAGES if page.name == "README.md"]
-    assert len(readme.text.splitlines()) <= README_LINES
+    assert len(README.text.splitlines()) <= README_LINES
+
+
+def test_readme_has_no_code_that_is_not_run() -> None:
+    """Code is fenced: Markdown also takes indented lines for code, which the runner does not see."""
+    assert re.findall(r"(?:^|\n)\n((?: {4}|\t)(?![-*+]|\d+\.).*)", README.prose) == []
 
 
 @pytest.fixture
@@ -103,6 +108,12 @@ def test_blocks_share_a_shell_and_are_skipped_with_a_reason(page: Page, sandbox:
     assert sandbox.run(page) == 2
 
 
+def test_trainings_of_an_earlier_page_are_not_repeated(page: Page, sandbox: blocks.Sandbox) -> None:
+    page.path.write_text(fenced("bash", "manifold train nothing\nls examples"))
+    sandbox.done.add("manifold train nothing --preset smoke")
+    assert sandbox.run(page) == 1
+
+
 def test_addresses_and_presets_are_replaced() -> None:
     code = "curl http://127.0.0.1:8000/models\nmanifold fit a.csv --name my-a\n"
     code += "manifold fit a.csv --name my-a && ls\nmanifold fit a.csv --name my-a --preset cpu\n"
@@ -114,6 +125,7 @@ def test_addresses_and_presets_are_replaced() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_repository_stays_as_it_was(ready: Ready) -> None:
     assert not [path for path in (ready.sandbox.folder / "models").iterdir() if path.is_symlink()]
     assert ready.sandbox.folder.parent != ROOT and not ready.sandbox.folder.is_relative_to(ROOT)
