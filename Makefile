@@ -64,10 +64,10 @@ clean:  ## remove the virtual environments
 
 FEATURED := mnist-vqvae mnist-cvae mnist-vae fashion-cgan digits-pixelcnn creditcard-vae
 .PHONY: docs
-docs: .venv/dev.done  ## renew the files of docs/ that are made from the code; tests compare them
+docs: .venv/dev.done  ## renew the files and pictures of docs/ that are made from the code and the models; tests compare them
 	$(BIN)/manifold schema > docs/manifest.schema.json
 	$(BIN)/manifold catalogue --page docs/models.md --readme README.md $(addprefix --featured ,$(FEATURED)) --record
-	$(BIN)/manifold sample mnist-vqvae -n 64 --seed 1 -o docs/samples.png
+	$(BIN)/python -m tests.published
 	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
 	$(BIN)/python -m manifold.service.reference docs/reference
 	$(BIN)/python -m manifold.cli.reference docs/reference/commands.md
