@@ -31,7 +31,7 @@ def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
 
 def table(root: Path) -> str:
     """Return a Markdown table with a row for each artifact."""
-    lines = ["| model | what it is | figures |", "|---|---|---|"]
+    lines = ["| model | description | figures |", "|---|---|---|"]
     for _, manifest in artifacts(root):
         name = f"[`{manifest.name}`](#{manifest.name})"
         lines.append(f"| {name} | {manifest.description.rstrip('.')} | {'; '.join(figures(manifest))} |")

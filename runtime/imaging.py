@@ -128,7 +128,7 @@ class Decoded:
 def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image file. All readers of this module call it first.
 
-    Of several pictures, the first one is used. It is rotated according to its EXIF tag. Values of 1 to 16 bits become 8 bits, with black at 0
+    The first of several pictures is used. It is rotated according to its EXIF tag. Values of 1 to 16 bits become 8 bits, with black at 0
     and white at 255. Palettes and CMYK become RGB. Transparency, also a transparent colour or palette entry, becomes alpha. Colour profiles and
     gamma are not applied.
 
@@ -382,7 +382,7 @@ def _planes(image: Image.Image, content: bytes, bits: int) -> tuple[Pixels, Pixe
 
 
 def _words(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
-    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. Of colour files, PIL returns only the upper bytes."""
+    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. PIL returns only the upper bytes of colour files."""
     if image.mode.startswith("I"):
         return np.asarray(image).clip(0, 65535).astype(np.uint16)[:, :, None]
     raw = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L")}[image.mode]

@@ -89,7 +89,9 @@ def test_every_field_of_an_endpoint_is_a_parameter(method: str) -> None:
 def test_every_endpoint_has_a_method() -> None:
     paths = json.loads((ROOT / "docs/openapi.json").read_text())["paths"]
     posts = {
-        path.strip("/").replace("-", "_") for path, each in paths.items() if "post" in each and "admin" not in path
+        path.strip("/").replace("-", "_")
+        for path, each in paths.items()
+        if "post" in each and "admin" not in path and not path.startswith("/v2/")
     }
     assert posts == set(REQUESTS) - {"sample_stream"}
 

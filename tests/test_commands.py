@@ -99,7 +99,7 @@ def few(tmp_path: Path) -> Path:
     for name in ("digits-classifier", "digits-pixelcnn", "frey-vae"):
         shutil.copytree(SHIPPED / name, tmp_path / "models" / name)
     (tmp_path / "models/digits-pixelcnn/1/manifest.json").write_text('{"name": 3}')
-    (tmp_path / "models/frey-vae/1/golden.npz").unlink()
+    (tmp_path / "models/frey-vae/2/golden.npz").unlink()
     return tmp_path / "models"
 
 
@@ -134,8 +134,8 @@ def test_all_models_of_a_folder_are_checked(few: Path) -> None:
     [
         ("evaluate mnist-classifier", "it makes no images; it supports /classify"),
         ("evaluate transactions-vae", "it makes rows, not images (`manifold judge transactions-vae`"),
-        ("evaluate mnist-vae --prior x", "has no 'x'"),
-        ("evaluate mnist-vae --n 1", "at least 2 are needed"),
+        ("evaluate mnist-vae --prior x", "has no prior 'x'"),
+        ("evaluate mnist-vae --n 1", "use at least 2 images"),
         ("evaluate mnist-vae --resize x", "valid are none, torch-bilinear"),
         ("evaluate mnist-vae --extractor mnist-gan", "has no task `features`"),
         ("disentangle mnist-gan", "no encoder into a latent space, as a VAE has; it supports /sample"),
@@ -257,9 +257,9 @@ def statuses(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytes
     [
         ({"PORT": "99999"}, "port"),
         ({"NONSENSE": "1"}, "there is no such setting"),
-        ({"MODELS_DIR": "nowhere"}, "there is no such folder"),
-        ({"MODELS_DIR": "."}, "holds no models"),
-        ({"DEFAULT_MODEL": "nonsense"}, "there is no 'nonsense'"),
+        ({"MODELS_DIR": "nowhere"}, "the folder does not exist"),
+        ({"MODELS_DIR": "."}, "contains no models"),
+        ({"DEFAULT_MODEL": "nonsense"}, "there is no model 'nonsense'"),
         ({"KEYS_FILE": "nowhere"}, "keys_file"),
         ({"PORT": "TAKEN"}, "port"),
         ({"PORT": "0", "GRPC_PORT": "TAKEN"}, "grpc_port"),

@@ -275,7 +275,7 @@ def _routes() -> list[re.Pattern[str]]:
     """Return the forms of all paths that the service answers."""
     application = create_app(Settings(models_dir=SHIPPED)).app
     known = [case.path for case in every.values()] + [getattr(route, "path", "") for route in application.routes]
-    known += re.findall(r'"(/v2[^"?\\]*)"', (ROOT / "service/inference/http.py").read_text())
+    known += application.openapi()["paths"]
     return [re.compile(re.sub(r"\{\w+\}", "[^/]+", path)) for path in known]
 
 

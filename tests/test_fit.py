@@ -391,7 +391,7 @@ def test_a_run_folder_is_used_once(folder: Path) -> None:
 
 
 def test_a_run_of_fit_knows_the_roles_of_its_columns(folder: Path) -> None:
-    """What Ctrl-C stops is finished by resume and export: they read the file with the truth, kinds and id of the run."""
+    """A run that Ctrl-C stopped is finished by resume and export: they read the file with the truth, kinds and id of the run."""
     data = runs.open_run(folder / "run").load_data()
     fitted = load(folder / "models/mine", device="cpu").manifest
     assert data.spec == fitted.spec

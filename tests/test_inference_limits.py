@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from manifold.runtime import repository
 from manifold.service import security
 from manifold.service.stubs import inference_pb2 as pb
 from manifold.service.stubs import inference_pb2_grpc as stubs
@@ -20,7 +21,7 @@ def test_a_full_queue_is_503_and_unavailable(tmp_path_factory: pytest.TempPathFa
     (root / "mnist-vae").symlink_to(SHIPPED / "mnist-vae")
     with served(root, grpc=True, queue_rows=4) as service, grpc.insecure_channel(service.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)
-        entry = service.registry.entries["mnist-vae", 1]
+        entry = service.registry.entries["mnist-vae", int(repository.find("mnist-vae", SHIPPED).name)]
         assert entry.model is not None and entry.batcher is not None
         gate, batcher = Gate(entry.model), entry.batcher
         four = pb.ModelInferRequest(model_name="mnist-vae")

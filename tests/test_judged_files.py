@@ -303,7 +303,7 @@ def test_label_and_truth_may_be_one_column() -> None:
         ),
         (Roles("label==usual"), {"label": "categorical"}, None, "--truth: column 'label' is not learned from"),
         (Roles(id="label"), {}, "label", "--id: column 'label' is already used by --label"),
-        (Roles("label!=odd"), {}, None, "no row has 'odd' in column 'label'; it has 'usual' .200."),
+        (Roles("label!=odd"), {}, None, "no row has 'odd' in column 'label'; use one of its values: 'usual' .200."),
         (Roles("order>0"), {}, None, "has 0 rows to learn from; 200 of its 200 rows are known anomalies"),
     ],
 )

@@ -176,9 +176,7 @@ def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
     lines = [[float(cell) for cell in line.split(",")[2:]] for line in answers["cli"][1]]
     assert np.allclose(np.asarray(lines).reshape(series.shape), series, atol=1e-6)
     over_grpc = answers["grpc"]  # the gRPC messages have no field for series
-    message = (
-        "series: proto/manifold.proto has no field for this kind of data; send the request over REST, which serves it"
-    )
+    message = "series: proto/manifold.proto has no field for this kind of data; send the request over REST"
     assert {
         over_grpc.pop(name) == ["UNIMPLEMENTED", message]
         for name in ("Sample", "SampleStream", "Encode", "AnomalyScore")

@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "pixels": (lambda m, t: m.encode(np.full((28, 28), 300)), "images: pixels from 300 to 300; give 0 to 255"),
     "different shapes": (lambda m, t: m.encode([np.zeros((28, 28)), np.zeros((8, 8))]), "images: arrays of different shapes"),
     "n": (lambda m, t: m.sample(0), "n: 0 is not allowed; give an integer of 1 or more"),
-    "seed": (lambda m, t: m.sample(seed=-1), "seed: -1 is not between"),
+    "seed": (lambda m, t: m.sample(seed=-1), "seed: -1 is out of range"),
     "steps": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2}, steps=1), "steps: 1 is not allowed; give an integer of 2"),
     "method": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2}, method="x"), "method: 'x' is unknown; give one of slerp, lerp"),
     "two places": (lambda m, t: m.interpolate({"seed": 1, "image": "x"}, {"seed": 2}), "start: image and seed exclude each other"),

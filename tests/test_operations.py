@@ -92,7 +92,7 @@ def test_ways_to_name_a_class(shipped: dict[str, Model]) -> None:
 
 def test_temperature_and_priors(shipped: dict[str, Model]) -> None:
     model = shipped["mnist-vae"]
-    cold, warm = (model.sample(500, seed=0, temperature=t).latents for t in (0.5, 1.0))
+    cold, warm = (model.sample(500, seed=0, prior="normal", temperature=t).latents for t in (0.5, 1.0))
     assert cold is not None
     assert warm is not None
     assert np.allclose(cold, 0.5 * warm, atol=1e-6)

@@ -250,7 +250,7 @@ def test_the_examples_of_the_document_work(client: TestClient, route: str) -> No
     assert examples
     for example in examples:
         assert client.post(case.path, json=example).status_code == 200
-    first = next(iter(operation["responses"]["200"]["content"]))  # what /docs selects
+    first = next(iter(operation["responses"]["200"]["content"]))  # /docs selects it
     assert (first == "image/png") == case.gives_items
     answer = client.post(case.path, json=examples[0], headers={"accept": first})
     assert (answer.status_code, answer.headers["content-type"]) == (200, first)

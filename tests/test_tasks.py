@@ -92,7 +92,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: 0.0 is out of range; give a number from 0.01 to 100"),
     ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae takes no condition"),
     ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is out of range; give a whole number from 0 to"),
-    ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no 'nope'"),
+    ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no prior 'nope'"),
     ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"condition": "3"}, "class: the condition is given"),
     ("mnist-cvae", "decode", {"condition": -np.eye(10, dtype=np.float32)[:1]}, {}, "condition: .*; give values from 0 to inf"),
     ("mnist-cvae", "decode", {}, {"condition": "eleven"}, "class: there is no class 'eleven'"),

@@ -126,7 +126,7 @@ def test_an_option_without_effect_is_refused(
         "no latent is drawn",
         "takes no condition",
         "has no input",
-        "missing values are null",
+        "missing values with null",
     )
     assert any(words in error["message"] for words in known)
 

@@ -2,7 +2,7 @@
 
 train       trains a run                       loop/       steps, checkpoints, test losses, alarms
 export      publishes a run as an artifact     exporting/  the steps of an export, and their tools
-judging     evaluates a model's anomaly score
+`judging`   evaluates a model's anomaly score
 
 families/   one file per model family          recipes, phases, batches: the building blocks of a family
 datasets/   one file per data set              data/: splits, files, folders and tables; no data set is named there

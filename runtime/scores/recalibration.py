@@ -46,7 +46,7 @@ def recalibrate(
 
     Known anomalies are left out: those that `stated` or, if it is None, the rule recorded by `fit` marks. With `strict`, nothing is published
     if the rows differ from the old calibration. The file is read at least twice and must be seekable. If there are more rows than needed, a
-    random sample is used. `stopped` is called between chunks. Raises Unavailable if it returns true (nobody waits for the result any more), and
+    random sample is used. `stopped` is called between chunks. Raises Unavailable if it returns true (no client waits for the result any more), and
     UnsupportedTask for a model that does not score rows.
     """
     width = math.prod(bulk.table_of(model).shape)

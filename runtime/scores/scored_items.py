@@ -42,7 +42,7 @@ class AnomalyScores:
 
     @classmethod
     def of(cls, judged: Judged, fields: Sequence[dict[str, Any]]) -> AnomalyScores:
-        """Return the scores of judged items; `fields` are the further fields of each item."""
+        """Return the scores of items; `fields` are the further fields of each item."""
         items = [ScoredItem(**judged.item(place), **own) for place, own in enumerate(fields)]
         return cls(items, judged.threshold, judged.notes)
 

@@ -56,7 +56,7 @@ def download(what: str, url: str, known_hash: str | None, folder: Path, otherwis
     try:
         name = Path(urlsplit(url).path).name
         return Path(pooch.retrieve(url, known_hash, name, pooch.os_cache("manifold") / folder, downloader=downloader))
-    except ValueError as error:  # of pooch, for another checksum
+    except ValueError as error:  # pooch raises it for another checksum
         raise DataError(
             f"{what}: the file that {host} sent is not the published one: {reason(error)}; {otherwise}"
         ) from None
