@@ -138,9 +138,9 @@ def compress(
     pixels = np.stack([each for each, _ in read])
     compressed = compression.compress(loaded, imaging.from_uint8(pixels, spec))
     write(out, compressed.content)
-    typer.echo(
-        f"{out}: {compressed.bits} bits for {len(images)} images of {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
-    )
+    several = "image" if len(images) == 1 else "images"
+    size = f"{len(images)} {several} of {spec.width}x{spec.height} pixels"
+    typer.echo(f"{out}: {compressed.bits} bits for {size}, and a header of {compression.HEADER.size} bytes")
 
 
 def decompress(

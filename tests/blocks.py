@@ -1,7 +1,7 @@
 """Runs the code blocks of a Markdown page as a reader would, in a copy of what the page needs.
 
 Blocks in bash and python are run in their order, as written, in one temporary folder. The bash blocks of a page share their variables and
-folder; a block in python is a program of its own. Four things differ from a reader's shell:
+folder. Blocks in python are one program if no bash block is between them. Four things differ from a reader's shell:
 
 - A service runs already. Its address takes the place of 127.0.0.1:8000 and 127.0.0.1:8001 in the text.
 - Commands that install or start something are not run. `HANDLED` lists them; each one checks that the target, extra, folder or compose
@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,8 +194,12 @@ class Sandbox:
         commands = {line for _, code in given for line in code.splitlines() if LONG.match(line)}
         if not commands <= self.done:
             self._forget()
-        for step, code in given:
-            self._one(step, "\n".join(":" if line in self.done else line for line in code.splitlines()), state)
+        for language, group in itertools.groupby(given, key=lambda each: each[0].block.language):
+            members = list(group)
+            for part in [members] if language == "python" else [[each] for each in members]:
+                code = "\n".join(code for _, code in part)
+                code = "\n".join(":" if line in self.done else line for line in code.splitlines())
+                self._one([step for step, _ in part], code, state)
         self.done |= commands
         return len(given)
 
@@ -206,9 +210,9 @@ class Sandbox:
         for made in (self.folder / "models").glob("my-*"):
             shutil.rmtree(made)
 
-    def _one(self, step: Step, code: str, state: Path) -> None:
-        """Run one block and compare its output."""
-        if step.block.language == "python":
+    def _one(self, steps: Sequence[Step], code: str, state: Path) -> None:
+        """Run one block, or several as one program, and compare the output."""
+        if steps[0].block.language == "python":
             command = ["python", "-c", code]
         else:
             keep = f"trap 'status=$?; {{ export -p; echo \"cd $PWD\"; }} > {state}; exit $status' EXIT\n"
@@ -217,10 +221,11 @@ class Sandbox:
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS, check=False
         )  # fmt: skip
-        where = f"{step.block.page.name}, block:\n{step.block.text}"
+        where = f"{steps[0].block.page.name}, block:\n" + "\n".join(step.block.text for step in steps)
         if done.returncode != 0:
             raise Failed(f"{where}\nexit status {done.returncode}; output:\n{done.stdout[-3000:]}")
-        if step.shown is not None and (line := missing(step.shown, done.stdout)) is not None:
+        shown = "\n".join(step.shown for step in steps if step.shown is not None)
+        if (line := missing(shown, done.stdout)) is not None:
             raise Failed(f"{where}\nthe page shows {line!r}; the output is:\n{done.stdout[-3000:]}")
 
 

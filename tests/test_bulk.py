@@ -73,7 +73,7 @@ def test_bad_rows_are_set_aside_and_the_rest_scored(model: Model) -> None:
     errors = {number: item["error"] for number, item in found.items() if "error" in item}
     assert sorted(errors) == [2, 3, 4, 5, 7]
     assert errors[2] == "price: 'five' is not a number; column 'price' is numeric"
-    assert errors[3] == "weight: inf is not finite"
+    assert errors[3] == "weight: inf is not finite; give a finite number"
     assert errors[4] == "has 2 cells, but the header has 4"
     assert errors[5] == "has 6 cells, but the header has 4"
     assert errors[7] == "every value is missing"

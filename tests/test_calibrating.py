@@ -159,7 +159,7 @@ def test_a_value_that_fit_did_not_see_is_an_error(knowing: Path, tmp_path: Path)
     assert isinstance(made.data, TableSpec)
     boolean = Truth(column="label", test="in", values=TRUE, others=FALSE)
     repository.save(folder, made.model_copy(update={"data": made.data.model_copy(update={"truth": boolean})}))
-    with pytest.raises(InvalidValue, match="column 'label' has 'maybe'; known are '1'"):
+    with pytest.raises(InvalidValue, match="column 'label' has the value 'maybe', but the rule covers only '1'"):
         calibrated(root, tmp_path / "models", rows(names=("no", "maybe")))
     _, done = calibrated(root, tmp_path / "others", rows(names=("no", "yes")))
     assert done.known_anomalies == ATTACKS

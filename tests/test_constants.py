@@ -311,7 +311,8 @@ def test_the_answer_names_the_column(model: Model) -> None:
     assert (strange["state"], usual["state"]) == ("unknown", "ok")
     assert (strange["is_anomaly"], usual["is_anomaly"]) == (True, False)
     assert [warning.split(" was")[0] for warning in strange["warnings"]] == [
-        "unknown_category: text 'PUT'", "unknown_category: count '3'", "unknown_category: level '-1.5'",
+        "unknown_category: text 'PUT' did not occur in training", "unknown_category: count '3' did not occur in training",
+            "unknown_category: level '-1.5' did not occur in training",
     ]  # fmt: skip
     first = {each["column"]: each for each in strange["explanation"]["columns"][:3]}
     assert first.keys() == changes.keys()

@@ -401,7 +401,7 @@ def test_a_mask_is_fitted_with_its_image(client: TestClient) -> None:
 
 BAD: list[tuple[dict[str, object], int, str, str]] = [
     ({"images": [text(DIGIT)]}, 422, "masks", "white where the"),
-    ({"images": [text(DIGIT)] * 3, "masks": [text(HALF)] * 2}, 422, "masks", "2 for 3"),
+    ({"images": [text(DIGIT)] * 3, "masks": [text(HALF)] * 2}, 422, "masks", "2 masks for 3"),
     (
         {"images": [text(DIGIT)], "masks": [text(HALF[:5])]},
         422,
@@ -413,7 +413,7 @@ BAD: list[tuple[dict[str, object], int, str, str]] = [
     ({"rows": [[1, 2]], "masks": [text(HALF)]}, 422, "rows", "takes images"),
     ({"images": [text(DIGIT)] * 16, "masks": [text(HALF)]}, 413, "candidates", "every class is tried"),
     ({"images": [text(DIGIT)], "masks": [text(HALF)], "candidates": 65}, 422, "candidates", "64"),
-    ({"images": [text(DIGIT)], "masks": [text(HALF)], "class": "x"}, 422, "class", "unknown"),
+    ({"images": [text(DIGIT)], "masks": [text(HALF)], "class": "x"}, 422, "class", "there is no class"),
 ]
 
 

@@ -61,4 +61,4 @@ def test_models_that_cannot_be_written_stay(tiny: Path, tmp_path: Path, monkeypa
             headers={"Content-Type": "text/csv", **bearer(ADMIN_TOKEN)},
         )  # fmt: skip
         assert answer.status_code == 409
-        assert "cannot be written" in answer.json()["error"]["message"]
+        assert "cannot write into the folder of models" in answer.json()["error"]["message"]

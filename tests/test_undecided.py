@@ -182,7 +182,7 @@ def test_a_rate_below_the_resolution_over_rest(client: TestClient) -> None:
     answer = client.post("/anomaly-score", json={"model": "table", "rows": rows, "false_positive_rate": 1e-6}).json()
     beyond = [item["state"] == "below_resolution" for item in answer["items"]]
     assert [item["is_anomaly"] for item in answer["items"]] == [None if each else False for each in beyond]
-    assert answer["threshold"]["score"] is None and "1e-06 was asked for" in answer["warnings"][0]
+    assert answer["threshold"]["score"] is None and "1e-06 was requested" in answer["warnings"][0]
 
 
 # --- the command ---

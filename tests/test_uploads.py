@@ -107,18 +107,24 @@ def test_columns_of_other_things_are_refused(service: TestClient, cell: Any) -> 
     headers = {"Content-Type": "application/vnd.apache.parquet"}
     answer = service.post("/anomaly-score", content=buffer.getvalue(), headers=headers)
     assert answer.status_code == 400
-    assert "column 'price' holds" in answer.json()["error"]["message"]
+    assert "column 'price' has the type" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
     ("content", "query", "status", "field", "says"),
     [
-        ("price,weight,kind,paid\n1,2,é,0\n".encode() + b"1,2,\xff,0\n", {}, 400, "file", "is no UTF-8"),
+        ("price,weight,kind,paid\n1,2,é,0\n".encode() + b"1,2,\xff,0\n", {}, 400, "file", "is not valid UTF-8"),
         (b"", {}, 400, "file", "is empty"),
         (b"price,weight\n1,2\n", {}, 400, "file", "lacks the column"),
         (b"price,weight,kind,paid\n", {}, 400, "file", "has no rows"),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 0}, 422, "budget", "use 1 or more"),
-        (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 3, "false_positive_rate": 0.1}, 422, "budget", "exclude"),
+        (
+            b"price,weight,kind,paid\n1,2,small,0\n",
+            {"budget": 3, "false_positive_rate": 0.1},
+            422,
+            "budget",
+            "give only one of them",
+        ),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"rows": "[[1]]"}, 422, "rows", "not allowed with a file"),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"model": "vae"}, 409, "model", "does not score rows"),
         (b"price,weight,kind,paid\n1,2,small,0\n", {"model": "nobody"}, 404, "model", "no model"),
@@ -159,4 +165,4 @@ def test_what_goes_wrong_on_the_way_is_the_last_line(service: TestClient, monkey
     assert [line["row"] for line in lines] == list(range(1, len(lines) + 1))
     assert len(lines) >= 8
     assert last["error"]["type"] == "malformed"
-    assert "is no UTF-8" in last["error"]["message"]
+    assert "is not valid UTF-8" in last["error"]["message"]

@@ -300,7 +300,7 @@ def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
     with pytest.raises(InvalidValue, match="images are needed"):
         vqvae.resolve(Config(), table)
     odd = dataclasses.replace(digits, spec=ImageSpec(height=6, width=8, channels=1))
-    with pytest.raises(TrainingError, match="multiples of 4, digits has 6x8"):
+    with pytest.raises(TrainingError, match="images of digits are 8x6, but vqvae needs multiples of 4"):
         VQVAE(resolved(odd), odd)
     for options, message in (
         ({"widths": (4,)}, "widths"),

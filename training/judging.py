@@ -163,7 +163,10 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
     check_can(manifest, against, html)
     to_model = manifest.spec.reader_of(data.spec)
     if to_model is None:
-        raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
+        raise InvalidValue(
+            f"data: {data.name} does not fit {manifest.name}, which was trained on {manifest.data_name or 'other data'}",
+            field="data",
+        )
     return to_model
 
 

@@ -38,7 +38,7 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
         assert recorded[key] == found[key]
 
-    table = run("compare", "vae", "vae:mixture", "pixelcnn", "--n", "100", models=tiny_models)
+    table = run("compare", "vae", "vae:normal", "pixelcnn", "--n", "100", models=tiny_models)
     assert (
         table.count("\n") == 10
     )  # header, separator, three models, training against test images, test images, a perfect generator, and two lines of notes
@@ -68,7 +68,7 @@ def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, t
     files = [str(tmp_path / "100.json"), str(tmp_path / "120.json")]
     result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
     assert isinstance(result.exception, ProtocolMismatch)
-    assert "with different numbers of images (vae 1, prior normal with 100; " in result.exception.message
+    assert "with different numbers of images (vae 1, prior mixture with 100; " in result.exception.message
     content = json.loads((tmp_path / "100.json").read_text())
     content["protocol"]["extractor_sha256"] = "0" * 64
     (tmp_path / "120.json").write_text(json.dumps(content))

@@ -27,7 +27,10 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
     assert before is not None and latent is not None
     to_model = model.manifest.spec.reader_of(data.spec)
     if to_model is None:
-        raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")
+        trained = model.manifest.data_name or "other data"
+        raise InvalidValue(
+            f"data: {data.name} does not fit {model.manifest.name}, which was trained on {trained}", field="data"
+        )
     fitted = {}
     if not {"gaussian", "mixture"} <= latent.priors.keys():
         fitted = priors.fit(priors.posterior_means(model, data, data.train, to_model))
