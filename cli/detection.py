@@ -18,29 +18,28 @@ FEW_NORMAL = 1000  # below this number, 1% of the rows are fewer than ten
 
 
 def summary(judgement: Judgement, scoring: Scoring, noun: str) -> list[str]:
-    """Return the paragraphs that describe a detector. `noun` is the name of the items, such as rows."""
-    paragraphs = [_table(judgement, scoring, noun), " ".join(_certainty(judgement, scoring, noun))]
-    return [paragraph for paragraph in (*paragraphs, *_rates(judgement, noun)) if paragraph]
+    """Return the lines that describe a detector. `noun` is the name of the items, such as rows."""
+    return [*_table(judgement, scoring, noun), *_certainty(judgement, scoring, noun), *_rates(judgement, noun)]
 
 
-def _table(judgement: Judgement, scoring: Scoring, noun: str) -> str:
-    """Return the table: the score of the model, the baselines, then the other terms. It is empty if no anomalies are known."""
+def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
+    """Yield the table: the score of the model, the baselines, then the other terms. There is none if no anomalies are known."""
     if not judgement.terms:
-        return ""
+        return
     normal = int(judgement.normal.sum())
     others = f"{normal or judgement.n} held-out {noun} {'known to be normal' if normal else 'without a label'}"
-    combined = scoring.score == COMBINED
-    own = "combined score of the model" if combined else f"score of the model ({scoring.score})"
-    rest = {name: numbers for name, numbers in judgement.terms.items() if name != scoring.score}
+    own = "combined score of the model" if scoring.score == COMBINED else f"score of the model ({scoring.score})"
     rows = [("", "AUROC", "average precision", "recall at 1% FPR" if normal else "recall at 1% flagged")]
     rows.append(_line(own, judgement.terms[scoring.score]))
     rows += [_line(f"baseline: {BASELINES.get(name, name)}", numbers) for name, numbers in judgement.peers.items()]
-    if rest:
-        rows.append(
-            ("parts of the score:" if combined else "other terms, which are not part of the score:", "", "", "")
-        )
-    rows += [_line(f"  {name}", numbers) for name, numbers in rest.items()]
-    return f"Detection of {judgement.anomalies} known anomalies among {others}:\n{aligned(rows, right=(1, 2, 3))}"
+    combined = scoring.combination.terms if scoring.score == COMBINED and scoring.combination is not None else ()
+    parts = {name: numbers for name, numbers in judgement.terms.items() if name in combined}
+    unused = {name: numbers for name, numbers in judgement.terms.items() if name not in (*parts, scoring.score)}
+    for title, terms in (("parts of the score:", parts), ("other terms, not in the score:", unused)):
+        if terms:
+            rows += [(title, "", "", ""), *(_line(f"  {name}", numbers) for name, numbers in terms.items())]
+    yield f"Detection of {judgement.anomalies} known anomalies among {others}:"
+    yield aligned(rows, right=(1, 2, 3))
 
 
 def _line(name: str, numbers: Mapping[str, float]) -> tuple[str, str, str, str]:
@@ -54,7 +53,7 @@ def _certainty(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[st
         return
     own, n = judgement.terms[scoring.score], judgement.anomalies
     flagged, recall = own["flagged_at_1%"], own["found_at_1%"]
-    yield f"The calibrated threshold for 1% false positives finds {flagged:.1%} of the known anomalies ({round(flagged * n)} of {n})."
+    yield f"The threshold calibrated for 1% finds {flagged:.1%} of the known anomalies ({round(flagged * n)} of {n})."
     if n < FEW_ANOMALIES:
         from scipy.stats import binomtest
 
@@ -65,7 +64,7 @@ def _certainty(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[st
         )
     others = int(judgement.normal.sum()) or judgement.n
     if others < FEW_NORMAL:
-        yield f"The recall at 1% also depends on few {noun}: 1% of {others} {noun} are {others / 100:.1f}."
+        yield f"The threshold of the recall at 1% is uncertain, because 1% of {others} {noun} is only {others / 100:.1f} {noun}."
 
 
 def _rates(judgement: Judgement, noun: str) -> Iterator[str]:

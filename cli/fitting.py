@@ -186,8 +186,8 @@ def judge(
 def _tell(judgement: Judgement, manifest: Manifest) -> None:
     """Print the figures of the detector, and warnings on stderr."""
     assert manifest.scoring is not None
-    for paragraph in detection.summary(judgement, manifest.scoring, manifest.spec.noun):
-        typer.echo(paragraph)
+    for line in detection.summary(judgement, manifest.scoring, manifest.spec.noun):
+        typer.echo(line)
     for warning in judgement.warnings:
         typer.echo(f"note: {warning}", err=True)
 
