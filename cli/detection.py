@@ -35,7 +35,7 @@ def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
     combined = scoring.combination.terms if scoring.score == COMBINED and scoring.combination is not None else ()
     parts = {name: numbers for name, numbers in judgement.terms.items() if name in combined}
     unused = {name: numbers for name, numbers in judgement.terms.items() if name not in (*parts, scoring.score)}
-    for title, terms in (("parts of the score:", parts), ("other terms, not in the score:", unused)):
+    for title, terms in (("parts of the score:", parts), ("not part of the score:", unused)):
         if terms:
             rows += [(title, "", "", ""), *(_line(f"  {name}", numbers) for name, numbers in terms.items())]
     yield f"Detection of {judgement.anomalies} known anomalies among {others}:"

@@ -51,7 +51,7 @@ def test_the_score_of_the_model_comes_first_and_is_named() -> None:
         "  parts of the score:",
         "    odd                         0.700              0.800             0.450",
         "    near                        0.800              0.800             0.450",
-        "  other terms, not in the score:",
+        "  not part of the score:",
     ]
     assert said(judged())[10:] == [
         "The threshold calibrated for 1% finds 50.0% of the known anomalies (100 of 200).",

@@ -21,7 +21,7 @@ class Reason:
     column: str
     value: str | None
     expected: str | None  # None if it was not computed
-    share: float  # of what makes the row more anomalous than usual
+    share: float  # the part of the excess over the usual values, 0 to 1
 
     def __str__(self) -> str:
         said = f"{self.column} is missing" if self.value is None else f"{self.column} = {self.value}"
