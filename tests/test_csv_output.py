@@ -53,7 +53,8 @@ def written(model: Model, content: bytes, kind: str = "csv", **options: Any) -> 
 
 def test_csv_says_what_parquet_says(model: Model) -> None:
     """The numbers are the same to the last digit, over several chunks with one header; invalid rows are set aside."""
-    content, options = as_csv(table_of(100)), {"explain": True, "rows": 30, "carry": Carry("name", ("kind",))}
+    content = as_csv(table_of(100))
+    options: dict[str, Any] = {"explain": True, "rows": 30, "carry": Carry("name", ("kind",))}
     found, rejected = written(model, content, **options)
     assert json.loads(rejected)["row"] == 2
     out = io.BytesIO()
@@ -97,7 +98,7 @@ def test_no_text_is_a_formula(text: str, safe: str) -> None:
 
 def test_copied_values_keep_their_form(model: Model) -> None:
     """Numbers, times and quotes are exact. Names of columns are made safe too."""
-    table = {name: values[:2] for name, values in made_table(2).items()}
+    table: dict[str, Any] = {name: values[:2] for name, values in made_table(2).items()}
     table |= {
         "id": pa.array([-(2**60), None]), "when": pa.array([datetime.date(2024, 2, 29), None]), "sum": pa.array([Decimal("-1.10"), None]),
         "half": pa.array(np.asarray([-0.5, 2], np.float16)), "flag": pa.array([True, None]), "text": pa.array(['"é",\n;-', ""]).dictionary_encode(),
