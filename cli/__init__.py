@@ -42,7 +42,7 @@ SUBJECTS = (  # in the order of the help
     )),
     Subject("Score tables", "train", (
         (fitting.fit, "payments.csv --name my-payments --truth 'label!=normal'"),
-        (scoring.score, "new-payments.csv --model my-payments -o scores.parquet"),
+        (scoring.score, "new-payments.csv --model my-payments -o scores.csv --explain"),
         (scoring.calibrate, "my-payments normal-payments.csv"),
     )),
     Subject("Train and publish", "train", (

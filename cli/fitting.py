@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifold.cli import completion
+from manifold.cli import completion, detection
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet
 from manifold.cli.outputs import check_folder, check_recordable, check_writable
@@ -17,6 +17,7 @@ from manifold.runtime.errors import InvalidValue, shown
 
 if TYPE_CHECKING:
     from manifold.evaluation.anomaly import Judgement
+    from manifold.runtime.manifest import Manifest
 
 
 def fit(
@@ -120,9 +121,11 @@ def fit(
     model = engine.load(published, device="cpu")
     tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
     told = dataclasses.replace(data, notes=())  # printed above
-    _tell(judging.judge(model, told, html=html, record=True), data.spec.noun)
+    _tell(judging.judge(model, told, html=html, record=True), model.manifest)
+    place = "" if models == Path("models") else f" --models {models}"
     typer.echo(
-        f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
+        f"{published}: done; open the report {html} in a browser; next: "
+        f"manifold score ROWS.csv --model {name}{place} -o SCORES.csv --explain"
     )
 
 
@@ -177,24 +180,14 @@ def judge(
     judging.check_can(manifest_of(model, models), against, html)
     loaded = load(model, models)
     items = judging.data_of(loaded, data, truth)
-    _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest.spec.noun)
+    _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest)
 
 
-def _tell(judgement: Judgement, noun: str) -> None:
-    """Print the false alarm rates and the figures of the score and of the baselines, and warnings on stderr."""
-    normal = int(judgement.normal.sum())
-    for rate in judgement.rates:
-        typer.echo(
-            f"false alarms: {rate['met']:.2%} (requested {rate['asked']:.1%}), on {normal} held-out {noun} that are known to be normal"
-        )
-    for rate in judgement.unlabelled:
-        low, high = rate["expected"]
-        typer.echo(
-            f"flagged: {rate['met']:.2%} (requested {rate['asked']:.1%}) of {judgement.n - normal} unlabelled held-out {noun} "
-            f"({low:.2%} to {high:.2%} if none is an anomaly)"
-        )
-    for name, figures in {**judgement.terms, **judgement.peers}.items():
-        typer.echo(f"{name}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items()))
+def _tell(judgement: Judgement, manifest: Manifest) -> None:
+    """Print the figures of the detector, and warnings on stderr."""
+    assert manifest.scoring is not None
+    for line in detection.summary(judgement, manifest.scoring, manifest.spec.noun):
+        typer.echo(line)
     for warning in judgement.warnings:
         typer.echo(f"note: {warning}", err=True)
 

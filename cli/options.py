@@ -73,7 +73,7 @@ Resize = Annotated[
     typer.Option(help="How images are resized for the extractor: none, torch-bilinear, tf1-bilinear or pil-bicubic."),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the samples and of every shuffle.")]
-Count = Annotated[int, typer.Option("--n", min=1, max=1_000_000, help="Number of images to generate.")]
+Count = Annotated[int, typer.Option("-n", "--n", min=1, max=1_000_000, help="Number of images to generate.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Also write a page with the numbers and pictures.")]
 JsonFile = Annotated[Path | None, typer.Option("-o", "--out", help="Also write the JSON to this file.")]

@@ -16,7 +16,7 @@ from manifold.runtime.errors import InvalidValue
 
 def sample(
     model: ModelName,
-    n: Annotated[int, typer.Option("-n", min=1, max=4096, help="Number of samples.")] = 64,
+    n: Annotated[int, typer.Option("-n", "--n", min=1, max=4096, help="Number of samples.")] = 64,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers, 0 to 2^63 - 1.")] = 0,
     first: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Index of the first item.")] = 0,
     class_: Annotated[

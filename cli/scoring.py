@@ -11,14 +11,17 @@ import typer
 
 from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
-from manifold.cli.options import Device, ModelName, Models, Quiet, Skip
+from manifold.cli.options import Device, ModelName, Models, Skip
 from manifold.cli.outputs import check_writable
+from manifold.cli.tables import aligned
 from manifold.runtime.errors import InvalidValue
 
 if TYPE_CHECKING:
     from manifold.runtime.scores.bulk import Total
+    from manifold.runtime.scores.leading import TopRow
 
 PROGRESS_SECONDS = 2  # between two messages of progress
+LISTED = 5  # number of rows that are printed
 
 
 def score(
@@ -30,7 +33,7 @@ def score(
             autocompletion=completion.model_names,
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .ndjson or .parquet.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .csv, .parquet or .ndjson.")],
     rate: Annotated[
         float | None,
         typer.Option(
@@ -56,13 +59,15 @@ def score(
     threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 1,
     device: Device = "auto",
     models: Models = Path("models"),
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress, and no list of rows.")] = False,
 ) -> None:
     """Score the rows of a table.
 
-    The file is read as a stream and the rows keep their order. Rows that cannot be read are written to a separate file, with the reason.
+    The file is read as a stream and the rows keep their order. Rows that cannot be read are written to a separate file, with the reason. The
+    most anomalous rows are printed.
     """
     from manifold.runtime.scores import bulk, decisions
+    from manifold.runtime.scores.leading import TopRows
     from manifold.runtime.tables import files
     from manifold.runtime.tables.schema import Carry
 
@@ -77,8 +82,16 @@ def score(
     own = bulk.table_of(loaded).carried
     kept = tuple(dict.fromkeys([*own.passed, *(keep or [])]))
     carry = Carry(own.id if id_ is None else id_, kept, (*([] if id_ is None else [id_]), *(keep or [])))
+    top = TopRows(0 if quiet else LISTED)
     total = bulk.score_file(
-        loaded, file, out, rule, explain=explain, progress=None if quiet else _progress(began), carry=carry
+        loaded,
+        file,
+        out,
+        rule,
+        explain=explain,
+        progress=None if quiet else _progress(began),
+        carry=carry,
+        watch=top.add,
     )
     if loaded.manifest.drawing:
         typer.echo(
@@ -87,11 +100,28 @@ def score(
         )
     for note in total.told():
         typer.echo(f"warning: {note}", err=True)
+    if top.rows:
+        typer.echo(f"The {len(top.rows)} most anomalous of {total.flagged:,} flagged rows:")
+        typer.echo(_listed(top.rows))
     where = f", written to {rejected if rejected.exists() else out}" if total.bad else ""
     undecided = f", {total.undecided:,} not decided" if total.undecided else ""
     seconds = time.perf_counter() - began
     speed = f"{total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s)"
     typer.echo(f"{out}: {speed}, {total.flagged:,} flagged{undecided}, {total.bad:,} invalid{where}")
+
+
+def _listed(rows: Sequence[TopRow]) -> str:
+    """Return rows as a table. Columns without values are left out."""
+    found = {
+        "row": [str(row.number) for row in rows],
+        "id": ["" if row.id is None else str(row.id) for row in rows],
+        "score": [f"{row.score:.4g}" for row in rows],
+        "p-value": ["" if row.p_value is None else f"{row.p_value:.2g}" for row in rows],
+        "main reason, with its share": ["" if row.reason is None else str(row.reason) for row in rows],
+    }
+    columns = [[name, *values] for name, values in found.items() if any(values)]
+    numeric = [at for at, (name, *_) in enumerate(columns) if name in ("row", "score", "p-value")]
+    return aligned(list(zip(*columns, strict=True)), right=numeric)
 
 
 def _progress(began: float) -> Callable[[Total], None]:

@@ -64,6 +64,17 @@ def test_the_example_of_each_command_is_legal(name: str, example: str) -> None:
     assert f"manifold {name} {example}".rstrip() in said(name, "--help")
 
 
+def test_the_number_of_items_has_two_spellings_in_every_command() -> None:
+    found = {
+        name: parameter.opts
+        for name, command in typer.main.get_group(cli.app).commands.items()
+        for parameter in command.params
+        if {"-n", "--n"} & set(parameter.opts)
+    }
+    assert {"sample", "evaluate", "compare"} <= set(found)
+    assert all(spellings == ["-n", "--n"] for spellings in found.values())
+
+
 def test_the_page_of_the_commands_is_made_from_them() -> None:
     assert (ROOT / "docs/reference/commands.md").read_text() == reference.page(), "run `make docs`"
 

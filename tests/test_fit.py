@@ -77,8 +77,16 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     assert {"IForest", "input kNN", "reconstruction"} <= set(recorded["auroc"].protocol["beside"])
     assert recorded["false_positive_rate_at_0.05"].value < 0.12
     said = (folder / "output").read_text()
-    assert "(requested 5.0%)" in said
-    assert "combined: auroc" in said
+    assert "(requested 5%)" in said
+    assert re.search(r"combined score of the model +0\.\d{3}", said)
+    assert re.search(r"baseline: isolation forest +[01]\.\d{3}", said)
+    assert "only 60 anomalies are known" in said
+    last = said.splitlines()[-1]
+    assert re.search(
+        r"mine/1: done; open the report \S+/mine\.html in a browser; next: manifold score ROWS\.csv --model mine --models",
+        last,
+    )
+    assert last.endswith("/models -o SCORES.csv --explain")
 
 
 def test_the_report_shows_what_was_found(folder: Path) -> None:
@@ -401,8 +409,8 @@ def test_a_run_of_fit_knows_the_roles_of_its_columns(folder: Path) -> None:
 
 def test_wrong_outputs_are_named(folder: Path) -> None:
     score = ("--model", "mine", "--models", folder / "models", "-o")
-    with pytest.raises(ManifoldError, match=r"use \.ndjson, \.jsonl or \.parquet"):
-        run("score", folder / "rows.csv", *score, folder / "x.csv")
+    with pytest.raises(ManifoldError, match=r"use \.csv, \.parquet, \.ndjson or \.jsonl"):
+        run("score", folder / "rows.csv", *score, folder / "x.json")
     with pytest.raises(ManifoldError, match="give only one of them"):
         run("score", folder / "rows.csv", *score, folder / "x.parquet", "--budget", 1, "--false-positive-rate", 0.1)
     with pytest.raises(ManifoldError, match="the suffix is not that of a table"):
@@ -416,7 +424,7 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     output = run(
         "judge", "small", "--data", "digits", "--against", "shapes", "--record", "--models", tmp_path / "models"
     )
-    assert "IForest: auroc" in output
+    assert "baseline: isolation forest" in output
     recorded = {metric.name: metric for metric in load(published, device="cpu").manifest.metrics}
     assert recorded["auroc"].protocol["against"] == "shapes"
     assert {"IForest", "input kNN", "squared_error"} <= set(recorded["auroc"].protocol["beside"])

@@ -1,6 +1,7 @@
 """Scoring of files of rows as streams: with constant memory and in order. Invalid rows are reported with a reason, all others are scored.
 
-Rows are numbered from 1 in the order of the file. runtime.scores.scored_rows writes them as NDJSON or Parquet.
+Rows are numbered from 1 in the order of the file. runtime.scores.scored_rows writes them as NDJSON or Parquet, and
+runtime.scores.csv_rows as CSV.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from manifold.runtime.kinds import Kind
 from manifold.runtime.operations import Scores
 from manifold.runtime.repository import replacing
 from manifold.runtime.scores import decisions, reasons, scoring
+from manifold.runtime.scores.csv_rows import CsvWriter
 from manifold.runtime.scores.decisions import Judged, Rule
 from manifold.runtime.scores.scored_rows import CarriedValues, NdjsonWriter, ParquetWriter, ScoredRows, Writer
 from manifold.runtime.tables import files
@@ -31,7 +33,7 @@ from manifold.runtime.tables.values import Notation
 Array = NDArray[Any]
 P = ParamSpec("P")
 
-SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # output formats
+SUFFIXES = (".csv", ".parquet", ".ndjson", ".jsonl")  # output formats
 MANY, LEAST_MANY = (
     0.1,
     10,
@@ -317,12 +319,13 @@ def check_output(out: Path) -> None:
     """Raise InvalidValue for an output of `score_file` with an unknown suffix."""
     if out.suffix not in SUFFIXES:
         raise InvalidValue(
-            f"{out}: the suffix {out.suffix!r} is not supported; use .ndjson, .jsonl or .parquet", field="out"
+            f"{out}: the suffix {out.suffix!r} is not supported; use {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}",
+            field="out",
         )
 
 
 def rejected_file(out: Path) -> Path:
-    """Return the path of the file, next to a Parquet file, for the rows that could not be scored."""
+    """Return the path of the file, next to a CSV or Parquet file, for the rows that could not be scored."""
     return out.with_suffix(".rejected.ndjson")
 
 
@@ -335,22 +338,41 @@ def score_file(
     explain: bool = False,
     progress: Callable[[Total], None] | None = None,
     carry: Carry | None = None,
+    watch: Callable[[ScoredRows], None] | None = None,
 ) -> Total:
     """Score a file of rows and write the result to `out`, which is replaced when all rows are written. Raises the errors of `check_output`.
 
+    `watch` is called with each part.
+
     `carry` names the columns that are copied to the output; by default the columns that the model records.
 
-    For a Parquet file, the rows that could not be scored are written to `rejected_file`, which exists only if there are any.
+    For a CSV or Parquet file, the rows that could not be scored are written to `rejected_file`, which exists only if there are any.
     """
     check_output(out)
+    if out.exists() and out.samefile(file):
+        raise InvalidValue(f"{out}: is the file to score; write the scores to another file", field="out")
     kind, rejected = files.format_of(file), rejected_file(out)
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(file.open("rb"))
         target, aside = (
             stack.enter_context(stack.enter_context(replacing(path)).open("wb")) for path in (out, rejected)
         )
-        writer = ParquetWriter(target, aside) if out.suffix == ".parquet" else NdjsonWriter(target)
-        total = drain(score(model, source, kind, rule, explain=explain, carry=carry), writer, progress)
+        parts = score(model, source, kind, rule, explain=explain, carry=carry)
+        total = drain(parts if watch is None else _watched(parts, watch), _writer(out, target, aside), progress)
     if not rejected.stat().st_size:
         rejected.unlink()
     return total
+
+
+def _writer(out: Path, target: IO[bytes], rejected: IO[bytes]) -> Writer:
+    """Return the writer for the suffix of `out`."""
+    if out.suffix == ".csv":
+        return CsvWriter(target, rejected)
+    return ParquetWriter(target, rejected) if out.suffix == ".parquet" else NdjsonWriter(target)
+
+
+def _watched(parts: Iterator[ScoredRows], watch: Callable[[ScoredRows], None]) -> Iterator[ScoredRows]:
+    """Yield the parts, and call `watch` with each."""
+    for scored in parts:
+        watch(scored)
+        yield scored

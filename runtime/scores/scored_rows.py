@@ -1,4 +1,7 @@
-"""Writers of scored rows: NDJSON (one line per row, in the form of /anomaly-score, with its `row`) or Parquet (flat columns)."""
+"""Writers of scored rows: NDJSON (one line per row, in the form of /anomaly-score, with its `row`) or Parquet (flat columns).
+
+runtime.scores.csv_rows writes CSV.
+"""
 
 from __future__ import annotations
 
@@ -107,25 +110,10 @@ class ParquetWriter:
         import pyarrow
         from pyarrow import parquet
 
-        for entry in _rejected(scored):
-            self.rejected.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str))
-        judged, n = scored.judged, len(scored.numbers)
-        if judged is None:
+        write_rejected(scored, self.rejected)
+        made = flat(scored)
+        if made is None:
             return
-        made: dict[str, Any] = {
-            "row": scored.numbers,
-            **_copied(scored.carried),
-            "score": judged.score,
-            "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
-            "is_anomaly": pyarrow.array(judged.flagged, mask=judged.undecided),
-            "band": _names(judged.bands, decisions.BANDS, n, judged.undecided),
-            "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
-            "state": _names(judged.states, decisions.STATES, n),
-            "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
-        }
-        for name, (values, p) in judged.parts.items():
-            made[f"part.{name}"] = values
-            made[f"part.{name}.p_value"] = pyarrow.nulls(n, pyarrow.float64()) if p is None else p
         if scored.explanations is not None:
             made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
         table = pyarrow.table(made)
@@ -136,6 +124,38 @@ class ParquetWriter:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def write_rejected(scored: ScoredRows, out: IO[bytes]) -> None:
+    """Write the rows that could not be scored as NDJSON."""
+    import orjson
+
+    for entry in _rejected(scored):
+        out.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str))
+
+
+def flat(scored: ScoredRows) -> dict[str, Any] | None:
+    """Return the scored rows as columns (n,), without explanations; None if no row was scored."""
+    import pyarrow
+
+    judged, n = scored.judged, len(scored.numbers)
+    if judged is None:
+        return None
+    made: dict[str, Any] = {
+        "row": scored.numbers,
+        **_copied(scored.carried),
+        "score": judged.score,
+        "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
+        "is_anomaly": pyarrow.array(judged.flagged, mask=judged.undecided),
+        "band": _names(judged.bands, decisions.BANDS, n, judged.undecided),
+        "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
+        "state": _names(judged.states, decisions.STATES, n),
+        "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
+    }
+    for name, (values, p) in judged.parts.items():
+        made[f"part.{name}"] = values
+        made[f"part.{name}.p_value"] = pyarrow.nulls(n, pyarrow.float64()) if p is None else p
+    return made
 
 
 def _copied(carried: CarriedValues | None) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""The printed figures of an anomaly detector: a table of recall and ranking, and sentences on the measured false positive rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from manifold.cli.tables import aligned
+from manifold.runtime.manifest import COMBINED, Scoring
+
+if TYPE_CHECKING:
+    from manifold.evaluation.anomaly import Judgement
+
+FIGURES = ("auroc", "average_precision", "found_at_1%")
+BASELINES = {"IForest": "isolation forest", "input kNN": "nearest neighbours"}
+FEW_ANOMALIES = 100  # below this number, the interval of the recall is stated
+FEW_NORMAL = 1000  # below this number, 1% of the rows are fewer than ten
+
+
+def summary(judgement: Judgement, scoring: Scoring, noun: str) -> list[str]:
+    """Return the lines that describe a detector. `noun` is the name of the items, such as rows."""
+    return [*_table(judgement, scoring, noun), *_certainty(judgement, scoring, noun), *_rates(judgement, noun)]
+
+
+def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
+    """Yield the table: the score of the model, the baselines, then the other terms. There is none if no anomalies are known."""
+    if not judgement.terms:
+        return
+    normal = int(judgement.normal.sum())
+    others = f"{normal or judgement.n} held-out {noun} {'known to be normal' if normal else 'without a label'}"
+    own = "combined score of the model" if scoring.score == COMBINED else f"score of the model ({scoring.score})"
+    rows = [("", "AUROC", "average precision", "recall at 1% FPR" if normal else "recall at 1% flagged")]
+    rows.append(_line(own, judgement.terms[scoring.score]))
+    rows += [_line(f"baseline: {BASELINES.get(name, name)}", numbers) for name, numbers in judgement.peers.items()]
+    combined = scoring.combination.terms if scoring.score == COMBINED and scoring.combination is not None else ()
+    parts = {name: numbers for name, numbers in judgement.terms.items() if name in combined}
+    unused = {name: numbers for name, numbers in judgement.terms.items() if name not in (*parts, scoring.score)}
+    for title, terms in (("parts of the score:", parts), ("not part of the score:", unused)):
+        if terms:
+            rows += [(title, "", "", ""), *(_line(f"  {name}", numbers) for name, numbers in terms.items())]
+    yield f"Detection of {judgement.anomalies} known anomalies among {others}:"
+    yield aligned(rows, right=(1, 2, 3))
+
+
+def _line(name: str, numbers: Mapping[str, float]) -> tuple[str, str, str, str]:
+    auroc, precision, recall = (f"{numbers[figure]:.3f}" for figure in FIGURES)
+    return name, auroc, precision, recall
+
+
+def _certainty(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
+    """Yield sentences on the recall at the calibrated threshold, and on figures that are uncertain because there are few items."""
+    if not judgement.terms:
+        return
+    own, n = judgement.terms[scoring.score], judgement.anomalies
+    flagged, recall = own["flagged_at_1%"], own["found_at_1%"]
+    yield f"The threshold calibrated for 1% finds {flagged:.1%} of the known anomalies ({round(flagged * n)} of {n})."
+    if n < FEW_ANOMALIES:
+        from scipy.stats import binomtest
+
+        low, high = binomtest(round(recall * n), n).proportion_ci(method="wilson")
+        yield (
+            f"These figures are uncertain, because only {n} anomalies are known: the 95% interval of the recall {recall:.3f} "
+            f"is {low:.2f} to {high:.2f}."
+        )
+    others = int(judgement.normal.sum()) or judgement.n
+    if others < FEW_NORMAL:
+        yield f"The threshold of the recall at 1% is uncertain, because 1% of {others} {noun} is only {others / 100:.1f} {noun}."
+
+
+def _rates(judgement: Judgement, noun: str) -> Iterator[str]:
+    """Yield a sentence on the false positive rates of normal items, and one on the flagged share of unlabelled items."""
+    normal = int(judgement.normal.sum())
+    if judgement.rates:
+        yield (
+            f"False positive rate on {normal} held-out {noun} that are known to be normal: {_each(judgement.rates)}. The interval in brackets "
+            "contains the rate in 95% of cases if the calibration fits."
+        )
+    if judgement.unlabelled:
+        yield (
+            f"Share of {judgement.n - normal} unlabelled held-out {noun} that is flagged: {_each(judgement.unlabelled)}. The interval in "
+            "brackets contains the share in 95% of cases if none of them is an anomaly."
+        )
+
+
+def _each(rates: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(
+        "{:.2%} (requested {:.3g}%) [{:.2%} to {:.2%}]".format(rate["met"], 100 * rate["asked"], *rate["expected"])
+        for rate in rates
+    )
