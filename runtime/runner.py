@@ -61,7 +61,7 @@ class Runner:
         spec = self.manifest.task(task)
         if spec is None:
             raise UnsupportedTask(
-                f"{self.manifest.name} cannot {task}; it can {', '.join(self.manifest.tasks)}",
+                f"{self.manifest.name} has no task {task}; its tasks are {', '.join(self.manifest.tasks)}",
                 field="model",
                 valid=list(self.manifest.tasks),
             )
