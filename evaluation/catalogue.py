@@ -67,7 +67,7 @@ def page(root: Path, beside: Path) -> str:
 
 _INTRODUCTION = """This page is written by `manifold catalogue` from the manifests. The figures came with each artifact. They were measured on the test split,
 under the protocol that the manifest states (`models/NAME/VERSION/manifest.json`, or `GET /models/NAME`). An arrow says which direction is better:
-↓ lower, ↑ higher. Pictures are each artifact's `preview.png`: 64 samples of seed 0. For tables they show the distribution of each column beside
+↓ lower, ↑ higher. Pictures are each artifact's `preview.png`: 64 samples of seed 0. For tables they show the distribution of each column next to
 that of real rows, and for classifiers the test items with the smallest margin. Fréchet distances of different classifiers have different scales:
 compare them within a data set."""
 

@@ -53,7 +53,7 @@ class Model:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, as it holds on this machine."""
+        """The manifest, with the changes for this machine: padding, and tasks that are not reproducible."""
         return self.runner.manifest
 
     @property
