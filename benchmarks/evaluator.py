@@ -54,9 +54,9 @@ def main() -> None:
         models.evaluate(model, held, extractor, real, n=options.n)
 
     steps = {
-        "engine draws": drawing,
-        "engine looks": looking,
-        "draw, look, count": extraction,
+        "engine samples": drawing,
+        "extractor": looking,
+        "all three steps": extraction,
         "whole evaluation": whole,
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -66,7 +66,7 @@ def main() -> None:
             step()
             times[name].append(time.perf_counter() - began)
     median = {name: float(np.median(seconds)) for name, seconds in times.items()}
-    engine_alone = median["engine draws"] + median["engine looks"]
+    engine_alone = median["engine samples"] + median["extractor"]
     print(f"{options.model}, {options.n} images, extractor {extractor.name}, medians of {options.rounds}")
     for name, seconds in median.items():
         print(

@@ -72,7 +72,7 @@ SUBJECTS = (  # in the order of the help
 )  # fmt: skip
 
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`
-    0: "success; for a server also: it was asked to stop and stopped",
+    0: "success. A server also ends with 0 after a signal to stop",
     1: "an error; the message says what is wrong and what to do",
     2: "wrong usage: an argument, an option or a setting",
     3: "the server or its worker processes did not start",

@@ -168,11 +168,12 @@ def reference(
     source = path or images
     if source is not None and part is not None:
         raise InvalidValue(
-            f"--part: this option is for data sets, and all images of {source} are used; leave it out", field="part"
+            f"--part: this option is for data sets, and all images of {source} are used; remove the option",
+            field="part",
         )
     if skip_unreadable and (source is None or not source.is_dir()):
         raise InvalidValue(
-            "--skip-unreadable: this option is for folders of images; leave it out", field="skip_unreadable"
+            "--skip-unreadable: this option is for folders of images; remove the option", field="skip_unreadable"
         )
     check_writable(out)
     check_suffix(out, "statistics", ".npz")

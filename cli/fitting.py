@@ -130,12 +130,12 @@ def fit(
 
 
 def _check_new(folder: Path, name: str) -> None:
-    """Raise InvalidValue if a folder holds a run already."""
+    """Raise InvalidValue if a folder already contains a run."""
     from manifold.training import runs
 
     if (folder / runs.CHECKPOINT).exists():
         raise InvalidValue(
-            f"--run: {folder} holds a run already; name another folder, such as --run {folder}-2 (the model is then published as the next "
+            f"--run: {folder} already contains a run; name another folder, such as --run {folder}-2 (the model is then published as the next "
             f"version of {name}). To finish an interrupted run: manifold resume {folder}, then manifold export {folder} --name {name}",
             field="run",
         )
@@ -147,7 +147,7 @@ def judge(
         str | None,
         typer.Option(
             help="Data set, .csv or .parquet file, or folder of images. By default the data that the model was trained on; a file is "
-            "looked for in this folder.",
+            "expected in the current folder.",
             autocompletion=completion.data_names,
         ),
     ] = None,

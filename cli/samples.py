@@ -91,7 +91,7 @@ def remake(
     remade = recipes.remake(load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
     write(out, remade)
     if imaging.read_recipe(remade).get("reproducible") is False:
-        same = f"not the same picture: {recipe.get('model')} draws random numbers inside its graph, so its recipes are not reproducible"
+        same = f"the picture differs: {recipe.get('model')} draws random numbers inside its graph, so its recipes are not reproducible"
     elif remade == content:
         same = "the same bytes"
     else:

@@ -172,7 +172,7 @@ def calibrate(
     else:
         if skip_unreadable:
             raise InvalidValue(
-                f"--skip-unreadable: this option is for folders of images, and {file} is not a folder",
+                f"--skip-unreadable: this option is for folders of images, and {file} is not a folder; remove the option",
                 field="skip_unreadable",
             )
         _calibrate_on_rows(model, file, models, truth, strict=strict)

@@ -1,7 +1,7 @@
 """The tables and the page of a folder of artifacts, written from their manifests: what each artifact is, what it can do, and how well.
 
-Figures come with the artifact, each under its own protocol: from training (on the test part), from `manifold evaluate --record` (beside its
-anchors) and from `manifold fit`. Each figure carries an arrow that says which direction is better.
+The figures of an artifact come from three sources, each with its own protocol: training (on the test split), `manifold evaluate --record` (with the
+figures of real images) and `manifold fit`. Each figure has an arrow that says which direction is better.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def featured(root: Path, names: Iterable[str], beside: Path) -> str:
 
 
 def page(root: Path, beside: Path) -> str:
-    """Return the whole page: a section for each data set, with its artifacts and their sheets. Links are relative to the folder `beside`."""
+    """Return the whole page: a section for each data set, with its artifacts and their samples. Links are relative to the folder `beside`."""
     by_data: dict[str, list[tuple[Path, Manifest]]] = {}
     for folder, manifest in artifacts(root):
         by_data.setdefault(_data(manifest), []).append((folder, manifest))
@@ -65,9 +65,9 @@ def page(root: Path, beside: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_INTRODUCTION = """This page is written by `manifold catalogue` from the manifests. The figures came with each artifact. They were measured on the test part,
+_INTRODUCTION = """This page is written by `manifold catalogue` from the manifests. The figures came with each artifact. They were measured on the test split,
 under the protocol that the manifest states (`models/NAME/VERSION/manifest.json`, or `GET /models/NAME`). An arrow says which direction is better:
-↓ lower, ↑ higher. Pictures are each artifact's `preview.png`: 64 samples of seed 0. For tables they show the distribution of each column beside
+↓ lower, ↑ higher. Pictures are each artifact's `preview.png`: 64 samples of seed 0. For tables they show the distribution of each column next to
 that of real rows, and for classifiers the test items with the smallest margin. Fréchet distances of different classifiers have different scales:
 compare them within a data set."""
 
@@ -111,7 +111,7 @@ def write(root: Path, page_: Path, readme: Path | None = None, names: Iterable[s
 
 
 def between(text: str, new: str) -> str:
-    """Return the text with what stands between the marks replaced. Raises ValueError unless each mark occurs once, in order."""
+    """Return the text with the part between the marks replaced. Raises ValueError unless each mark occurs once, in order."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"needs the lines {BEGIN} and {END}, once each")
     before, rest = text.split(BEGIN)

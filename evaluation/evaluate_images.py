@@ -143,7 +143,7 @@ def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
 
 
 def _classes(report: Report, features: ExtractedFeatures, reference: Reference, extractor: Extractor) -> None:
-    """Add a row for each class: its share of the images, and its accuracy among images of which it was requested."""
+    """Add a row for each class: its share of the images, and the accuracy for images of which this class was requested."""
     if features.probabilities is None:
         return
     chosen = features.probabilities.argmax(axis=1)

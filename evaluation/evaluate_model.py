@@ -35,7 +35,9 @@ def evaluate(
     prior: str | None = None,
     stage: Stage = silent,
 ) -> tuple[Report, Pictures]:
-    """Evaluate an artifact's samples with `evaluate_images`. With `data` also its likelihood, reconstructions, codes, copies and anchors.
+    """Evaluate an artifact's samples with `evaluate_images`.
+
+    With `data`, also evaluate its likelihood, reconstructions and codes, find copies, and add the figures of real images.
 
     Raises UnsupportedTask for a model that generates no images, and EvaluationError for invalid options.
     """

@@ -112,7 +112,7 @@ def silent(stage: str) -> None:
 
 
 def _is_weights(name: str) -> bool:
-    """Return whether a file contains weights: it is no image, no golden vectors, no statistics and no graph."""
+    """Return whether a file contains weights, and not an image, golden vectors, statistics or a graph."""
     return not name.endswith((".png", ".npz", ".json", ".onnx"))
 
 

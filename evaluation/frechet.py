@@ -93,7 +93,7 @@ def expected_floor(spectrum: Array, n: int, m: int) -> float:
 
 
 def resampled_floor(features: Array, n: int, m: int, seed: int, repeats: int = 5) -> tuple[float, float]:
-    """Return the same without the Gaussian assumption: mean and deviation of the distance between n and m rows resampled from features (N, d)."""
+    """Return the mean and deviation of the distance between n and m rows resampled from features (N, d), without the Gaussian assumption."""
     generator = np.random.Generator(np.random.Philox(seed))
     distances = []
     for _ in range(repeats):

@@ -53,7 +53,7 @@ class Model:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest, as it holds on this machine."""
+        """The manifest, with the changes for this machine: padding, and tasks that are not reproducible."""
         return self.runner.manifest
 
     @property
@@ -218,7 +218,7 @@ class Model:
         if masks is None:
             if candidates is not None or temperature is not None:
                 name = "candidates" if candidates is not None else "temperature"
-                raise InvalidValue(f"{name}: it has no effect without masks; leave it out", field=name)
+                raise InvalidValue(f"{name}: it has no effect without masks; remove it", field=name)
             data = self._data(items, Reading(missing=True))
             return self._drive(
                 operations.impute(self.manifest, data, seed=seed, first=first, condition=chosen, numbers=numbers)
@@ -254,7 +254,7 @@ class Model:
         if isinstance(end, End):
             return end
         if not isinstance(end, Mapping):
-            raise InvalidValue(f"{side}: {shown(end)} is no end; give a mapping such as {{'seed': 1}}", field=side)
+            raise InvalidValue(f"{side}: {shown(end)} is not an end; give a mapping such as {{'seed': 1}}", field=side)
         one = self.manifest.spec.wire.one
         known = (one, "data", "latent", "seed", "first", "class", "classes", "condition")
         if unknown := [name for name in end if name not in known]:
@@ -263,7 +263,7 @@ class Model:
             )
         places = [name for name in (one, "data", "latent", "seed") if end.get(name) is not None]
         if len(places) > 1:
-            raise InvalidValue(f"{side}: {' and '.join(places)} exclude each other; give one of them", field=side)
+            raise InvalidValue(f"{side}: {' and '.join(places)} cannot be combined; give only one of them", field=side)
         data = end.get(one, end.get("data"))
         read = None if data is None else read_items(self.manifest.spec, data, one=True)[0].data[0]
         classes = end.get("class", end.get("classes"))
@@ -281,7 +281,7 @@ def _checked_n(n: int) -> int:
 def _condition(classes: Given | None, condition: Given | None) -> Given | None:
     """Return the condition. `classes` is a short form of it."""
     if classes is not None and condition is not None:
-        raise InvalidValue("classes: classes and condition exclude each other; give one of them", field="classes")
+        raise InvalidValue("classes: classes and condition cannot be combined; give only one of them", field="classes")
     return condition if classes is None else classes
 
 

@@ -71,7 +71,7 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
 
 
 def _compare(name: str, actual: Array, expected: Array, tolerance: float) -> list[str]:
-    """Return a problem if arrays differ. The difference is relative to the absolute value where that is above 1, else absolute."""
+    """Return a problem if arrays differ. The difference is relative if the absolute value is above 1, else absolute."""
     if actual.shape != expected.shape:
         return [f"{name}: shape {list(actual.shape)}, but the golden vectors have {list(expected.shape)}"]
     if expected.dtype.kind not in "biuf" or not expected.size:

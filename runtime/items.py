@@ -1,7 +1,7 @@
-"""Items as users of the library give them, as model inputs: arrays, image files, pictures, rows and data frames.
+"""The conversion of items that users of the library give into model inputs: arrays, image files, pictures, rows and data frames.
 
-An array of floats with the shape of the model's inputs, (n, *shape) or (*shape) for one item, is used as it is. An array of another type holds
-pixels. Everything else is read as a request of the service is: image files are fitted to the model's size, rows are encoded.
+An array of floats with the shape of the model's inputs, (n, *shape) or (*shape) for one item, is used unchanged. An array of another type holds
+pixels. Everything else is read like a request to the service: image files are fitted to the model's size, rows are encoded.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def read_masks(spec: Kind, given: Any, items: Items) -> Array:
     n, shape = len(items.data), spec.mask_shape
     if shape is None:
         raise InvalidValue(
-            f"masks: {spec.noun} have none; leave masks out, and give missing values as NaN or None", field="masks"
+            f"masks: {spec.noun} have no masks; remove the argument, and give missing values as NaN or None",
+            field="masks",
         )
     if hasattr(given, "__array__") and not hasattr(given, "save"):
         array = np.asarray(given) > 0
@@ -108,7 +109,7 @@ def read_masks(spec: Kind, given: Any, items: Items) -> Array:
 
 
 def _is_single(given: Any, spec: Kind) -> bool:
-    """Return whether a value is one item that is no array."""
+    """Return whether a value is one item in another form than an array."""
     if spec.pictures:
         return isinstance(given, str | os.PathLike | bytes) or hasattr(given, "save")
     return isinstance(given, Mapping)
@@ -151,7 +152,7 @@ def _file(given: Any, field: str) -> bytes:
         given.save(buffer, "PNG")
         return buffer.getvalue()
     raise InvalidValue(
-        f"{field}: {shown(given)} is no image; give an array, a Pillow image, a path, or the bytes of a file",
+        f"{field}: {shown(given)} is not an image; give an array, a Pillow image, a path, or the bytes of a file",
         field=field,
     )
 

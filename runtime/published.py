@@ -1,4 +1,4 @@
-"""The record of published versions: which content each version of each artifact has. It lies in the folder of artifacts as `published.json`.
+"""The record of published versions: the content of each version of each artifact. It is the file `published.json` in the folder of artifacts.
 
 An artifact never changes under one version, because pictures carry recipes that name a version, and scores and thresholds are compared by it.
 The record keeps an entry for versions that are no longer in the folder, so that a number is never used twice. Figures that an evaluation

@@ -61,7 +61,7 @@ class Runner:
         spec = self.manifest.task(task)
         if spec is None:
             raise UnsupportedTask(
-                f"{self.manifest.name} cannot {task}; it can {', '.join(self.manifest.tasks)}",
+                f"{self.manifest.name} has no task {task}; its tasks are {', '.join(self.manifest.tasks)}",
                 field="model",
                 valid=list(self.manifest.tasks),
             )
@@ -103,7 +103,7 @@ class Runner:
 
         If they do, batches are padded further than the manifest says. If no padding helps, there are three cases. The graph draws random
         numbers by itself: it is marked as not reproducible. Its rows influence each other: it is refused with a GraphError. Its bits depend
-        on the number of rows alone: it stays as it is, and `manifold check` reports it. For large images two rows are tried instead of 64,
+        only on the number of rows: it is served unchanged, and `manifold check` reports it. For large images two rows are tried instead of 64,
         and no padding.
         """
         for name, task in list(self.manifest.tasks.items()):

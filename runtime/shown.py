@@ -67,11 +67,11 @@ class ShownItems:
         return f"<{type(self).__name__}: {', '.join(said)}>"
 
     def _repr_png_(self) -> bytes | None:
-        """Return the first images as a grid; None if the items are no images."""
+        """Return the first images as a grid; None if the items are not images."""
         return self.spec.sheet(self.data[:PICTURES]) if self.spec is not None and self.spec.pictures else None
 
     def _repr_html_(self) -> str | None:
-        """Return the first rows as a table; None if the items are no rows."""
+        """Return the first rows as a table; None if the items are not rows."""
         if self.spec is None or not self.spec.in_files:
             return None
         written = self.spec.write(self.data[:ROWS], "array", None, bytes)[self.spec.wire.many]

@@ -4,7 +4,7 @@ With --check, nothing is served: the settings and the models are checked.
 
 Exit statuses, the same for both commands:
 
-0    the server was asked to stop (SIGTERM, SIGINT) and stopped; with --check: no problem was found
+0    the server stopped after a signal (SIGTERM, SIGINT); with --check: no problem was found
 1    an unexpected error
 2    a setting, an argument, a key file, a certificate, the models folder or a port is wrong; nothing was loaded
 3    the server or its worker processes did not start

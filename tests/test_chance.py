@@ -157,7 +157,7 @@ def test_a_remake_says_that_it_is_another_picture(root: Path, tmp_path: Path, mo
     again = runner.invoke(cli.app, ["remake", str(picture), "--models", str(root)])
     assert again.exit_code == 0, again.output
     assert (
-        "the same bytes" if same else "not the same picture: noisy draws random numbers inside its graph"
+        "the same bytes" if same else "the picture differs: noisy draws random numbers inside its graph"
     ) in again.output
 
 

@@ -170,13 +170,13 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "no file": (lambda c: c.encode("no-such.png"), InvalidValue, "images: there is no file 'no-such.png' .*give the path"),
     "no file in a list": (lambda c: c.encode([IMAGE, Path("no.png")]), InvalidValue, r"images\[1\]: there is no file"),
     "a folder": (lambda c: c.encode("."), InvalidValue, "images: '.' is a folder; give its files"),
-    "base64": (lambda c: c.encode("iVBORw0KGgo"), InvalidValue, "a text is read as the path of a file.*base64.b64decode"),
+    "base64": (lambda c: c.encode("iVBORw0KGgo"), InvalidValue, "a string is read as the path of a file.*base64.b64decode"),
     "bytes of a text": (lambda c: c.encode(b"GIF89a"), InvalidValue, "images: these 6 bytes are no PNG, JPEG or WebP"),
-    "a number": (lambda c: c.encode(3), InvalidType, "images: 3 is no image and no list"),  # type: ignore[arg-type]
-    "nested lists": (lambda c: c.encode([[0, 1]]), InvalidType, r"images\[0\]: \[0, 1\] is no image"),  # type: ignore[list-item]
+    "a number": (lambda c: c.encode(3), InvalidType, "images: 3 is neither an image nor a list"),  # type: ignore[arg-type]
+    "nested lists": (lambda c: c.encode([[0, 1]]), InvalidType, r"images\[0\]: \[0, 1\] is not an image"),  # type: ignore[list-item]
     "no images": (lambda c: c.encode([]), InvalidValue, "images: the list is empty; give at least one"),
     "no items": (lambda c: c.encode(), InvalidValue, "images: there are no items; give images or rows"),
-    "both": (lambda c: c.encode(IMAGE, rows=ROW), InvalidValue, "rows: images and rows exclude each other"),
+    "both": (lambda c: c.encode(IMAGE, rows=ROW), InvalidValue, "rows: a request contains images or rows"),
     "rows as images": (lambda c: c.anomaly_score(ROW), InvalidType, "images: a dict holds rows; give it as rows="),  # type: ignore[arg-type]
     "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give it as images="),  # type: ignore[arg-type]
     "one or several": (lambda c: c.encode(np.zeros((8, 8, 4))), InvalidValue, r"\(8, 8, 4\) could be one image with 4 channels or 8 grey"),
@@ -186,17 +186,17 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "floats to 255": (lambda c: c.encode(np.full((8, 8), 255.0)), InvalidValue, "floats from 255 to 255; scale floats to 0..1"),
     "NaN": (lambda c: c.encode(np.full((8, 8), np.nan)), InvalidValue, "images: NaN"),
     "large integers": (lambda c: c.encode(np.full((8, 8), 300)), InvalidValue, "whole numbers from 300 to 300"),
-    "complex": (lambda c: c.encode(np.zeros((8, 8), complex)), InvalidType, "array of complex128 is no image"),
+    "complex": (lambda c: c.encode(np.zeros((8, 8), complex)), InvalidType, "array of complex128 is not an image"),
     "n": (lambda c: c.sample(0), InvalidValue, "n: 0 is not allowed; give an integer of 1 or more"),
-    "n as a text": (lambda c: c.sample("3"), InvalidType, "n: '3' is no integer"),  # type: ignore[arg-type]
-    "n as a truth value": (lambda c: c.sample(True), InvalidType, "n: True is a truth value"),
+    "n as a text": (lambda c: c.sample("3"), InvalidType, "n: '3' is not an integer"),  # type: ignore[arg-type]
+    "n as a truth value": (lambda c: c.sample(True), InvalidType, "n: True is a boolean"),
     "n of a stream": (lambda c: c.sample_stream(-1), InvalidValue, "n: -1 is not allowed"),
     "seed": (lambda c: c.sample(seed=-1), InvalidValue, r"seed: -1 is not allowed; give an integer of 0 to 2\^63 - 1"),
     "large seed": (lambda c: c.sample(seed=2**63), InvalidValue, "seed: 9223372036854775808 is not allowed"),
     "temperature": (lambda c: c.sample(temperature=0), InvalidValue, "temperature: 0 is not allowed; give a number from 0.01 to 100"),
     "rate": (lambda c: c.anomaly_score(rows=ROW, false_positive_rate=1), InvalidValue, "between 0 and 1"),
-    "rate as a text": (lambda c: c.anomaly_score(rows=ROW, false_positive_rate="1%"), InvalidType, "'1%' is no number"),  # type: ignore[arg-type]
-    "two ways to decide": (lambda c: c.anomaly_score(rows=ROW, budget=1, false_positive_rate=0.1), InvalidValue, "exclude each other"),
+    "rate as a text": (lambda c: c.anomaly_score(rows=ROW, false_positive_rate="1%"), InvalidType, "'1%' is not a number"),  # type: ignore[arg-type]
+    "two ways to decide": (lambda c: c.anomaly_score(rows=ROW, budget=1, false_positive_rate=0.1), InvalidValue, "cannot be combined"),
     "costs": (lambda c: c.anomaly_score(rows=ROW, costs={"false_positive": 1}), InvalidValue, "costs: false_negative, prevalence missing"),  # type: ignore[arg-type]
     "prevalence": (
         lambda c: c.anomaly_score(rows=ROW, costs={"false_positive": 1, "false_negative": 2, "prevalence": 2}), InvalidValue,
@@ -204,22 +204,22 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     ),
     "key of costs": (lambda c: c.anomaly_score(rows=ROW, costs={"false_negativ": 1}), InvalidType, "did you mean false_negative"),  # type: ignore[arg-type]
     "choice": (lambda c: c.encode(IMAGE, fit="cover"), InvalidValue, "fit: 'cover' is unknown; give one of contain, strict"),  # type: ignore[arg-type]
-    "truth value": (lambda c: c.sample(return_latents=1), InvalidType, "return_latents: 1 is no truth value"),  # type: ignore[arg-type]
-    "model": (lambda c: c.sample(model=3), InvalidType, "model: 3 is no text"),  # type: ignore[arg-type]
+    "truth value": (lambda c: c.sample(return_latents=1), InvalidType, "return_latents: 1 is not a boolean"),  # type: ignore[arg-type]
+    "model": (lambda c: c.sample(model=3), InvalidType, "model: 3 is not a string"),  # type: ignore[arg-type]
     "empty model": (lambda c: c.sample(model=""), InvalidValue, "model: it is empty"),
-    "class": (lambda c: c.sample(class_=3.5), InvalidType, "class: 3.5 is no class"),  # type: ignore[arg-type]
-    "weights": (lambda c: c.sample(class_={"3": -1}), InvalidValue, "class.3: -1 is no weight"),
-    "class and condition": (lambda c: c.sample(class_=3, condition=[1.0]), InvalidValue, "class and condition exclude"),
+    "class": (lambda c: c.sample(class_=3.5), InvalidType, "class: 3.5 is not a class"),  # type: ignore[arg-type]
+    "weights": (lambda c: c.sample(class_={"3": -1}), InvalidValue, "class.3: -1 is not a weight"),
+    "class and condition": (lambda c: c.sample(class_=3, condition=[1.0]), InvalidValue, "class and condition cannot be combined"),
     "latents": (lambda c: c.sample(latents=[[1.0], [1.0, 2.0]]), InvalidValue, "latents: the lists have different lengths"),
-    "latents as text": (lambda c: c.sample(latents="x"), InvalidType, "latents: 'x' is no array"),
+    "latents as text": (lambda c: c.sample(latents="x"), InvalidType, "latents: 'x' is not an array"),
     "latents with NaN": (lambda c: c.sample(latents=[[np.nan]]), InvalidValue, "latents: it holds NaN or infinity"),
-    "latents and codes": (lambda c: c.sample(latents=[[1.0]], codes=[[[1]]]), InvalidValue, "latents and codes exclude"),
-    "inputs": (lambda c: c.sample(inputs={"guidance": "high"}), InvalidType, "inputs.guidance: 'high' is no array"),
-    "inputs as a list": (lambda c: c.sample(inputs=[1]), InvalidType, "inputs: .* is no mapping"),  # type: ignore[arg-type]
+    "latents and codes": (lambda c: c.sample(latents=[[1.0]], codes=[[[1]]]), InvalidValue, "latents and codes cannot be combined"),
+    "inputs": (lambda c: c.sample(inputs={"guidance": "high"}), InvalidType, "inputs.guidance: 'high' is not an array"),
+    "inputs as a list": (lambda c: c.sample(inputs=[1]), InvalidType, "inputs: .* is not a mapping"),  # type: ignore[arg-type]
     "condition": (lambda c: c.sample(conditions={"look": {"image": IMAGE}}), InvalidType, "conditions.look.image: .*mean images"),  # type: ignore[typeddict-unknown-key]
     "empty condition": (lambda c: c.sample(conditions={"look": {}}), InvalidValue, "conditions.look: it states nothing"),
-    "text": (lambda c: c.sample(conditions={"caption": {"texts": [1]}}), InvalidType, "conditions.caption.texts: .* is no list of texts"),  # type: ignore[list-item]
-    "two places": (lambda c: c.interpolate({"seed": 1, "image": IMAGE}, {"seed": 2}), InvalidValue, "from: image and seed exclude"),
+    "text": (lambda c: c.sample(conditions={"caption": {"texts": [1]}}), InvalidType, "conditions.caption.texts: .* is not a list of strings"),  # type: ignore[list-item]
+    "two places": (lambda c: c.interpolate({"seed": 1, "image": IMAGE}, {"seed": 2}), InvalidValue, "from: image and seed cannot be combined"),
     "empty end": (lambda c: c.interpolate({"seed": 1}, {}), InvalidValue, "to: it is empty; give one of image"),
     "key of an end": (lambda c: c.interpolate({"seed": 1}, {"latents": [1]}), InvalidType, "to.latents: an end has no such field; did you mean latent"),  # type: ignore[typeddict-unknown-key]
     "image of an end": (lambda c: c.interpolate({"image": "no.png"}, {"seed": 1}), InvalidValue, "from.image: there is no file"),
@@ -229,12 +229,12 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "masks": (lambda c: c.impute(images=[IMAGE] * 3, masks=[IMAGE] * 2), InvalidValue, "masks: 2 for 3 images"),
     "candidates": (lambda c: c.impute(images=IMAGE, masks=IMAGE, candidates=65), InvalidValue, "integer of 1 to 64"),
     "no rows": (lambda c: c.impute([]), InvalidValue, "rows: the list is empty"),
-    "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, "rows: 'rows.csv' is no list of rows"),
-    "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is no row"),  # type: ignore[list-item]
+    "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, "rows: 'rows.csv' is not a list of rows"),
+    "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is not a row"),  # type: ignore[list-item]
     "infinity": (lambda c: c.impute([{"a": float("inf")}]), InvalidValue, r"rows\[0\].a: inf cannot be sent"),
     "bytes in a cell": (lambda c: c.impute({"a": b"x"}), InvalidType, "rows.a: b'x' is a bytes"),
-    "a name": (lambda c: c.impute({1: 2}), InvalidType, "the column 1 has no text as its name"),  # type: ignore[dict-item]
-    "endpoint": (lambda c: c.call(""), InvalidValue, "endpoint: '' is no name"),
+    "a name": (lambda c: c.impute({1: 2}), InvalidType, "the column 1 has a name that is not a string"),  # type: ignore[dict-item]
+    "endpoint": (lambda c: c.call(""), InvalidValue, "endpoint: '' is not a name"),
 }  # fmt: skip
 
 
@@ -290,7 +290,7 @@ def test_wrong_addresses_are_explained(url: str, message: str) -> None:
 
 
 def test_an_address_that_is_no_text_and_one_with_a_prefix() -> None:
-    with pytest.raises(InvalidType, match="url: 8000 is no text"):
+    with pytest.raises(InvalidType, match="url: 8000 is not a string"):
         Client(8000)  # type: ignore[arg-type]
     asked: list[str] = []
 
@@ -346,7 +346,7 @@ def test_a_service_that_does_not_answer_is_explained(plain_port: int) -> None:
         client.models()
     with (
         Client(f"http://127.0.0.1:{plain_port}") as client,
-        pytest.raises(RequestRefused, match="HTTP 404 without the JSON of a Manifold service: <html>; check"),
+        pytest.raises(RequestRefused, match="HTTP 404: the answer is not from a Manifold service: <html>; check"),
     ):
         client.models()
 

@@ -140,11 +140,11 @@ def test_single_values_as_they_are_sent() -> None:
 def test_frames_that_cannot_be_rows() -> None:
     with pytest.raises(InvalidValue, match="2 columns have the name 'a'"):
         rows(FakePandas([SERIES[0]] * 2), "rows")
-    with pytest.raises(InvalidType, match="the column 3 has no text as its name"):
+    with pytest.raises(InvalidType, match="the column 3 has a name that is not a string"):
         rows(FakePandas([FakeSeries(3, "int", [1])]), "rows")  # type: ignore[arg-type]
     with pytest.raises(InvalidValue, match="the table is empty"):
         rows(ARROW.slice(0, 0), "rows")
-    with pytest.raises(InvalidType, match=r"rows\[0\].a: b'x' is a bytes; .* or drop the column"):
+    with pytest.raises(InvalidType, match=r"rows\[0\].a: b'x' is a bytes; .* or remove the column"):
         rows(pyarrow.table({"a": [b"x"]}), "rows")
     with pytest.raises(InvalidValue, match=r"an array of shape \(2,\)"):
         rows(np.zeros(2), "rows")

@@ -201,10 +201,10 @@ def test_codes_with_a_few_words_stay_codes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "says"),
     [
-        (lambda i: f"{i * 13 % 57}%", "column c is not numeric: values such as '13%' have signs next to the number"),
-        (lambda i: f"{i * 13 % 57}" + "%" * (i % 2), "values such as '13%'"), (lambda i: f"${i * 13 % 57}.50", "signs next to the number"),
-        (lambda i: f"€ {i}.25", "signs next to the number"), (lambda i: f"{i * 13 % 57} EUR", "signs next to the number"),
-        (lambda i: f"({i % 57}.50)" if i % 3 else f"{i % 89}.25", "signs next to the number"),
+        (lambda i: f"{i * 13 % 57}%", "column c is not numeric: values such as '13%' have other characters next to the number"),
+        (lambda i: f"{i * 13 % 57}" + "%" * (i % 2), "values such as '13%'"), (lambda i: f"${i * 13 % 57}.50", "other characters next to the number"),
+        (lambda i: f"€ {i}.25", "other characters next to the number"), (lambda i: f"{i * 13 % 57} EUR", "other characters next to the number"),
+        (lambda i: f"({i % 57}.50)" if i % 3 else f"{i % 89}.25", "other characters next to the number"),
         (lambda i: f"{i * 7 % 31},25", "another decimal separator"),
         (lambda i: "absent" if i % 5 == 0 else str(i * 13 % 57), r"3\d of 180 values are words, such as 'absent'; .* --missing 'absent'"),
     ],

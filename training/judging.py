@@ -110,7 +110,7 @@ def data_of(model: Model, named: str | None = None, truth: str | None = None) ->
     if not is_file:
         if truth is not None:
             raise InvalidValue(
-                "--truth: it is only for files of rows, as data sets define their own anomalies; leave it out",
+                "--truth: it is only for files of rows, as data sets define their own anomalies; remove the option",
                 field="truth",
             )
         return datasets.load_like(named or model.manifest.data_name or "", model.manifest.spec)
@@ -176,7 +176,7 @@ def check_can(manifest: Manifest, against: str | None = None, html: Path | None 
         raise UnsupportedTask(f"{manifest.name} has no anomaly score to evaluate; {abilities(manifest)}", field="model")
     if html is not None and not manifest.spec.in_files:
         raise InvalidValue(
-            f"--html: the page shows rows of a table, and {manifest.name} scores {manifest.spec.noun}; leave the option out",
+            f"--html: the page shows rows of a table, and {manifest.name} scores {manifest.spec.noun}; remove the option",
             field="html",
         )
     if against is not None and not manifest.spec.pictures:

@@ -58,10 +58,10 @@ def train(
 
 
 def check_new(run: TrainingRun) -> None:
-    """Raise TrainingError if the folder of a new run holds a run already."""
+    """Raise TrainingError if the folder of a new run already contains a run."""
     if run.checkpoint.exists():
         raise TrainingError(
-            f"{run.folder}: this folder holds a run already; `manifold resume {run.folder}` continues it, --out names another folder"
+            f"{run.folder}: this folder already contains a run; continue it with `manifold resume {run.folder}`, or name another folder with --out"
         )
 
 

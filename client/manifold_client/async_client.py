@@ -185,7 +185,7 @@ class AsyncClient:
         return await self._do(exchanges.impute(locals()))
 
     async def call(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """Return the answer of any endpoint as its JSON, also of one that this client has no method for.
+        """Call any endpoint, even one for which this client has no method. Return its JSON.
 
         Fields are those of the wire; images may also be paths (pathlib.Path), bytes of files, arrays or PIL images.
         """

@@ -130,9 +130,9 @@ class Client:
         prior: str | None = None, temperature: float | None = None, return_latents: bool | None = None,
         encoding: Encoding | None = None, model: str | None = None, version: int | None = None,
     ) -> Iterator[Sample]:  # fmt: skip
-        """Yield new items as they are made, also more of them than one answer may hold. The arguments are those of `sample`.
+        """Yield new items as they are generated. There may be more of them than one answer can contain. The arguments are those of `sample`.
 
-        The request is not repeated once items have come.
+        The request is not repeated after the first item has arrived.
         """
         return self._stream(exchanges.sample(locals()))
 
@@ -153,7 +153,7 @@ class Client:
         target_conditions: Conditions | None = None, inputs: Inputs | None = None, fit: Fit | None = None,
         encoding: Encoding | None = None, model: str | None = None, version: int | None = None,
     ) -> Reconstruction:  # fmt: skip
-        """Encode and decode items. They are decoded under `target_class` or `target_conditions`, if given, instead of their own."""
+        """Encode and decode items. If `target_class` or `target_conditions` is given, they are decoded with it and not with their own condition."""
         return self._do(exchanges.reconstruct(locals()))
 
     @checked
@@ -164,7 +164,7 @@ class Client:
     ) -> Interpolation:  # fmt: skip
         """Decode a path of `steps` latents (8 by default) between two ends.
 
-        Each end is a mapping with one of image, row, latent, named_latent and seed; class, condition or conditions may stand beside it.
+        Each end is a mapping with one of image, row, latent, named_latent and seed; class, condition or conditions may be added.
         """
         return self._do(exchanges.interpolate(locals()))
 
@@ -175,9 +175,9 @@ class Client:
         class_: ClassChoice | None = None, condition: Numbers | None = None, conditions: Conditions | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, model: str | None = None, version: int | None = None,
     ) -> Scores:  # fmt: skip
-        """Score how anomalous items are, and decide which are flagged.
+        """Score how anomalous items are, and decide which ones to flag.
 
-        One of `false_positive_rate` (0.01 by default), `budget` (the n most anomalous items of the request) and `costs` decides.
+        One of `false_positive_rate` (0.01 by default), `budget` (the n most anomalous items of the request) and `costs` sets the threshold.
         """
         return self._do(exchanges.anomaly_score(locals()))
 
@@ -197,14 +197,14 @@ class Client:
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
         version: int | None = None,
     ) -> Imputed:  # fmt: skip
-        """Fill in the missing values of rows (None, NaN, or left out), or the unknown pixels of images.
+        """Fill in the missing values of rows (None, NaN, or absent), or the unknown pixels of images.
 
         A mask is white, or true, where its image is known: one for all images, or one for each.
         """
         return self._do(exchanges.impute(locals()))
 
     def call(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """Return the answer of any endpoint as its JSON, also of one that this client has no method for.
+        """Call any endpoint, even one for which this client has no method. Return its JSON.
 
         Fields are those of the wire; images may also be paths (pathlib.Path), bytes of files, arrays or PIL images.
         """

@@ -1,4 +1,4 @@
-"""How results look: short texts, images and tables in notebooks, and columns for pandas, polars and Arrow."""
+"""The display of results: short texts, images and tables in notebooks, and columns for pandas, polars and Arrow."""
 
 from __future__ import annotations
 

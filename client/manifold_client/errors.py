@@ -20,7 +20,7 @@ ECHOED = 80  # characters of a value that an error repeats
 
 
 class ManifoldClientError(Exception):
-    """The base class of all errors. `status` is the HTTP status, None if there was no answer; `field` names the argument at fault."""
+    """The base class of all errors. `status` is the HTTP status, None if there was no answer; `field` names the wrong argument."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class RequestRefused(ManifoldClientError):
 
 
 class Busy(ManifoldClientError):
-    """The service has too much to do."""
+    """The service has too many requests in progress."""
 
 
 class NotReady(ManifoldClientError):

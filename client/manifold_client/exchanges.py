@@ -91,11 +91,11 @@ def classify(fields: Fields) -> Exchange[Classes]:
 
 
 def impute(fields: Fields) -> Exchange[Imputed]:
-    """Return the request for items that are filled in."""
+    """Return the request that fills in missing values."""
     given = _items(fields)
     if "masks" in given and "images" not in given:
         raise InvalidValue(
-            "masks: they belong to images; give images, or leave masks out and use None for missing values",
+            "masks: they belong to images; give images, or remove masks and use None for missing values",
             field="masks",
         )
     body = _body(given)
@@ -108,9 +108,9 @@ def impute(fields: Fields) -> Exchange[Imputed]:
 
 
 def call(endpoint: str, fields: Fields) -> Exchange[dict[str, Any]]:
-    """Return the request of any endpoint. The answer is its JSON. Texts among images are base64, as on the wire."""
+    """Return the request of any endpoint. The answer is its JSON. Strings among the images must be base64, as in the HTTP request."""
     if not isinstance(endpoint, str) or not endpoint.strip("/"):
-        raise InvalidValue(f"endpoint: {shown(endpoint)} is no name; give one such as sample", field="endpoint")
+        raise InvalidValue(f"endpoint: {shown(endpoint)} is not a name; give one, such as sample", field="endpoint")
     body = {name: _plain(value) for name, value in _given(fields).items()}
     for name in ("images", "masks"):
         if name in body:
@@ -136,7 +136,7 @@ def _items(fields: Fields) -> dict[str, Any]:
     """Return the fields of a request about items: either images or rows."""
     given = _given(fields)
     if "images" in given and "rows" in given:
-        raise InvalidValue("rows: images and rows exclude each other; send them in two requests", field="rows")
+        raise InvalidValue("rows: a request contains images or rows, not both; send two requests", field="rows")
     if "images" not in given and "rows" not in given:
         raise InvalidValue("images: there are no items; give images or rows", field="images")
     if isinstance(found := given.get("images"), Mapping) or rows.is_table(found):
@@ -151,7 +151,7 @@ def _one_of(given: Fields, *names: str) -> None:
     several = [name for name in names if name in given]
     if len(several) > 1:
         raise InvalidValue(
-            f"{several[1]}: {' and '.join(several)} exclude each other; give one of them", field=several[1]
+            f"{several[1]}: {' and '.join(several)} cannot be combined; give only one of them", field=several[1]
         )
 
 
@@ -160,12 +160,12 @@ def _check_conditions(given: Fields, prefix: str = "") -> None:
 
 
 def _body(given: Fields, path: str = "") -> dict[str, Any]:
-    """Return the fields as JSON has them."""
+    """Return the fields as JSON values."""
     return {name: _field(name, value, f"{path}{name}") for name, value in given.items()}
 
 
 def _field(name: str, value: Any, field: str) -> Any:
-    """Return one field as JSON has it. `field` is its path, for errors."""
+    """Return one field as a JSON value. `field` is its path, for errors."""
     if name in WHOLE:
         return _whole(value, field, *WHOLE[name])
     if name in RANGES or name in OPEN:
@@ -180,7 +180,7 @@ def _field(name: str, value: Any, field: str) -> Any:
         return _text(value, field)
     if name in TRUTHS:
         if not isinstance(value, bool | np.bool_):
-            raise InvalidType(f"{field}: {shown(value)} is no truth value; give True or False", field=field)
+            raise InvalidType(f"{field}: {shown(value)} is not a boolean; give True or False", field=field)
         return bool(value)
     if name in CLASSES:
         return _classes(value, field)
@@ -196,9 +196,9 @@ def _whole(value: Any, field: str, low: int, high: int | None) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise InvalidType(f"{field}: {shown(value)} is no integer; give one", field=field) from None
+        raise InvalidType(f"{field}: {shown(value)} is not an integer; give an integer", field=field) from None
     if isinstance(value, bool | np.bool_):
-        raise InvalidType(f"{field}: {value} is a truth value; give an integer", field=field)
+        raise InvalidType(f"{field}: {value} is a boolean; give an integer", field=field)
     if number < low or (high is not None and number > high):
         upper = "or more" if high is None else f"to {'2^63 - 1' if high == MAX_SEED else high}"
         raise InvalidValue(f"{field}: {shown(number)} is not allowed; give an integer of {low} {upper}", field=field)
@@ -207,7 +207,7 @@ def _whole(value: Any, field: str, low: int, high: int | None) -> int:
 
 def _number(name: str, value: Any, field: str) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
-        raise InvalidType(f"{field}: {shown(value)} is no number; give one", field=field)
+        raise InvalidType(f"{field}: {shown(value)} is not a number; give a number", field=field)
     number = float(value)
     if name in RANGES:
         low, high = RANGES[name]
@@ -225,9 +225,9 @@ def _number(name: str, value: Any, field: str) -> float:
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise InvalidType(f"{field}: {shown(value)} is no text; give a name", field=field)
+        raise InvalidType(f"{field}: {shown(value)} is not a string; give a name", field=field)
     if not value:
-        raise InvalidValue(f"{field}: it is empty; give a name, or leave it out", field=field)
+        raise InvalidValue(f"{field}: it is empty; give a name, or remove the argument", field=field)
     return value
 
 
@@ -241,28 +241,30 @@ def _classes(value: Any, field: str) -> Any:
     for each in many:
         if isinstance(each, bool) or not isinstance(each, str | int):
             raise InvalidType(
-                f"{field}: {shown(each)} is no class; give a name, an index, or weights by name", field=field
+                f"{field}: {shown(each)} is not a class; give a name, an index, or weights by name", field=field
             )
     return plain
 
 
 def _weight(value: Any, field: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InvalidValue(f"{field}: {shown(value)} is no weight; give a finite number of 0 or more", field=field)
+        raise InvalidValue(f"{field}: {shown(value)} is not a weight; give a finite number of 0 or more", field=field)
     return value
 
 
 def _array(value: Any, field: str) -> Any:
     """Return numbers as nested lists. Raises InvalidType for anything else, InvalidValue for ragged lists and for NaN."""
     if isinstance(value, str | bytes | Mapping):
-        raise InvalidType(f"{field}: {shown(value)} is no array; give an array or nested lists of numbers", field=field)
+        raise InvalidType(
+            f"{field}: {shown(value)} is not an array; give an array or nested lists of numbers", field=field
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError):
         raise InvalidValue(f"{field}: the lists have different lengths; give lists of one shape", field=field) from None
     if array.dtype.kind not in "iuf" or not array.ndim:
         raise InvalidType(
-            f"{field}: {shown(value)} is no array of numbers; give an array or nested lists of numbers", field=field
+            f"{field}: {shown(value)} is not an array of numbers; give an array or nested lists of numbers", field=field
         )
     if not array.size:
         raise InvalidValue(f"{field}: it is empty; give at least one number", field=field)
@@ -298,13 +300,13 @@ def _condition(value: Any, field: str) -> dict[str, Any]:
 
 
 def _end(value: Any, field: str) -> dict[str, Any]:
-    """Return an end of an interpolation. Raises InvalidValue for one that states two places in the latent space."""
+    """Return an end of an interpolation. Raises InvalidValue if it states two points of the latent space."""
     keys = list(End.__annotations__)
     given = _known(value, field, keys, "an end")
     places = [name for name in PLACES if name in given]
     if len(places) > 1:
         raise InvalidValue(
-            f"{field}: {' and '.join(places)} exclude each other; give one of {', '.join(PLACES)}", field=field
+            f"{field}: {' and '.join(places)} cannot be combined; give only one of {', '.join(PLACES)}", field=field
         )
     if not given:
         raise InvalidValue(f"{field}: it is empty; give one of {', '.join(keys)}", field=field)
@@ -324,16 +326,16 @@ def _texts(value: Any, field: str) -> list[str]:
     many = [value] if isinstance(value, str) else _plain(value)
     if not isinstance(many, list) or not all(isinstance(each, str) for each in many):
         raise InvalidType(
-            f"{field}: {shown(value)} is no list of texts; give one text, or one for each item", field=field
+            f"{field}: {shown(value)} is not a list of strings; give one string, or one for each item", field=field
         )
     if not many:
-        raise InvalidValue(f"{field}: the list is empty; give one text, or one for each item", field=field)
+        raise InvalidValue(f"{field}: the list is empty; give one string, or one for each item", field=field)
     return many
 
 
 def _mapping(value: Any, field: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InvalidType(f"{field}: {shown(value)} is no mapping; give values by name: {{name: …}}", field=field)
+        raise InvalidType(f"{field}: {shown(value)} is not a mapping; give values by name: {{name: …}}", field=field)
     return value
 
 
@@ -346,7 +348,7 @@ def _known(value: Any, field: str, keys: list[str], what: str) -> dict[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: arrays, tuples, and those within mappings, become lists."""
+    """Convert a value to JSON types: arrays and tuples become lists, within mappings too."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):

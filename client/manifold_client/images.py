@@ -1,6 +1,6 @@
-"""Images of many forms, made ready to send: base64 of image files.
+"""The conversion of images of many forms to base64 of image files.
 
-A text is always the path of a file. An array with three axes is one RGB image if its last axis has length 3, else a batch of grey images.
+A string is always the path of a file. An array with three axes is one RGB image if its last axis has length 3, else a batch of grey images.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def images(given: Any, field: str) -> list[str]:
     if is_image(given):
         return [image(given, field)]
     if not isinstance(given, Sequence):
-        raise InvalidType(f"{field}: {shown(given)} is no image and no list of images; {NEEDED}", field=field)
+        raise InvalidType(f"{field}: {shown(given)} is neither an image nor a list of images; {NEEDED}", field=field)
     if not given:
         raise InvalidValue(f"{field}: the list is empty; give at least one image", field=field)
     return [image(each, f"{field}[{place}]") for place, each in enumerate(given)]
 
 
 def is_image(given: Any) -> bool:
-    """Return whether a value is one image that is no array: a picture, a path, or the bytes of a file."""
+    """Return whether a value is one image in another form than an array: a picture, a path, or the bytes of a file."""
     return isinstance(given, str | bytes | bytearray | os.PathLike | Image.Image)
 
 
@@ -51,7 +51,8 @@ def image(given: Any, field: str) -> str:
         several = _split(given, field)
         if given.ndim not in (2, 3) or (given.ndim == 3 and len(several) > 1):
             raise InvalidValue(
-                f"{field}: an array of {len(several)} images stands for one; give them one by one", field=field
+                f"{field}: an array of {len(several)} images was given for one image; give the images one by one",
+                field=field,
             )
         return _pixels(several[0], field)
     if isinstance(given, str | os.PathLike):
@@ -60,11 +61,11 @@ def image(given: Any, field: str) -> str:
         return base64.b64encode(_known(bytes(given), field, f"these {len(given)} bytes are")).decode()
     if isinstance(given, Image.Image):
         return _png(given)
-    raise InvalidType(f"{field}: {shown(given)} is no image; {NEEDED}", field=field)
+    raise InvalidType(f"{field}: {shown(given)} is not an image; {NEEDED}", field=field)
 
 
 def _array(given: Any) -> Any:
-    """Return an array for an object that converts itself to one, such as a tensor; any other object as it is."""
+    """Convert an object that can become an array, such as a tensor, to an array. Return other objects unchanged."""
     if hasattr(given, "__array__") and not isinstance(given, np.ndarray | Image.Image):
         return np.asarray(given)
     return given
@@ -117,7 +118,7 @@ def _pixels(array: NDArray[Any], field: str) -> str:
         array = np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
     else:
         raise InvalidType(
-            f"{field}: an array of {array.dtype} is no image; give uint8, bool or floats in 0..1", field=field
+            f"{field}: an array of {array.dtype} is not an image; give uint8, bool or floats in 0..1", field=field
         )
     return _png(Image.fromarray(np.ascontiguousarray(array)))
 
@@ -132,8 +133,8 @@ def _file(given: str | os.PathLike[str], field: str) -> bytes:
     path = Path(given)
     if isinstance(given, str) and (not given or len(given) > 1000 or "\0" in given or given.startswith(BASE64)):
         raise InvalidValue(
-            f"{field}: the text {shown(given)} is no path; a text is read as the path of a file: "
-            "give a path, or base64.b64decode(text) for base64",
+            f"{field}: the string {shown(given)} is not a path; a string is read as the path of a file: "
+            "give a path, or base64.b64decode(string) for base64",
             field=field,
         )
     if path.is_dir():
@@ -155,7 +156,7 @@ def _file(given: str | os.PathLike[str], field: str) -> bytes:
 
 
 def _known(content: bytes, field: str, subject: str) -> bytes:
-    """Return the bytes of a file. Raises InvalidValue if they are no image of a format that the service reads."""
+    """Return the bytes of a file. Raises InvalidValue if they are not an image in a format that the service reads."""
     try:
         Image.open(io.BytesIO(content), formats=FORMATS).close()
     except UnidentifiedImageError:

@@ -1,6 +1,6 @@
-"""Typed results. `raw` is the whole answer, as it came.
+"""Typed results. `raw` is the unchanged JSON of the answer.
 
-Items are images, rows, or something of a kind of data that this client does not know, which stays as it is on the wire (`values`). Outputs and
+Items are images, rows, or values of a kind of data that this client does not know. Such values are returned unchanged (`values`). Outputs and
 latents that a model names are in a dictionary by that name. Results show themselves in notebooks: images as a grid, rows and scores as a table.
 """
 
@@ -58,7 +58,7 @@ class Result(Tabular):
         return f"<{type(self).__name__}: {', '.join([*parts, f'model {self.model} version {self.version}'])}>"
 
     def _parts(self) -> list[str]:
-        """Return what `repr` says of the content."""
+        """Return the content for `repr`."""
         return []
 
     def _repr_html_(self) -> str | None:
@@ -76,7 +76,7 @@ class Items(Tabular):
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Items:
-        """Read the fields that an answer has for items. Fields that are neither images nor rows stay as they are."""
+        """Read the fields of an answer that contain items. Fields other than images and rows are returned unchanged."""
         images = [_picture(text) for text in fields.get("images") or ()]
         others = {name: value for name, value in fields.items() if name not in ("images", "rows") and value is not None}
         return cls(images, fields.get("rows") or [], others)
@@ -95,14 +95,14 @@ class Items(Tabular):
         return np.stack([np.asarray(image) for image in self.images])
 
     def table(self) -> dict[str, list[Any]]:
-        """Return the rows by column. Raises InvalidType if the items are no rows."""
+        """Return the rows by column. Raises InvalidType if the items are not rows."""
         return columns(self.rows) if self.rows else super().table()
 
     def __repr__(self) -> str:
         return f"<Items: {_counted_items(self)}>"
 
     def _repr_png_(self) -> bytes | None:
-        """Return the images as a grid for notebooks; None if the items are no images."""
+        """Return the images as a grid for notebooks; None if the items are not images."""
         if not self.images:
             return None
         buffer = io.BytesIO()
@@ -110,7 +110,7 @@ class Items(Tabular):
         return buffer.getvalue()
 
     def _repr_html_(self) -> str | None:
-        """Return a table for notebooks; None if the items are no rows."""
+        """Return a table for notebooks; None if the items are not rows."""
         return display.html_table(self.table()) if self.rows else None
 
 
@@ -188,7 +188,7 @@ class Item:
 
     @classmethod
     def parse(cls, fields: Mapping[str, Any]) -> Item:
-        """Read the fields that a line of a stream has for an item. Fields other than image and row stay as they are."""
+        """Read the fields of one line of a stream. Fields other than image and row are returned unchanged."""
         text = fields.get("image")
         others = {name: value for name, value in fields.items() if name not in ("image", "row")}
         return cls(None if text is None else _picture(text), fields.get("row"), others)
@@ -201,11 +201,11 @@ class Item:
         return f"<{type(self).__name__}: {_counted_items(self._several())}>"
 
     def _repr_png_(self) -> bytes | None:
-        """Return the image for notebooks; None if the item is no image."""
+        """Return the image for notebooks; None if the item is not an image."""
         return self._several()._repr_png_()
 
     def _repr_html_(self) -> str | None:
-        """Return a table for notebooks; None if the item is no row."""
+        """Return a table for notebooks; None if the item is not a row."""
         return self._several()._repr_html_()
 
 
@@ -468,7 +468,7 @@ class Classes(Result):
 
 @dataclass(frozen=True, repr=False)
 class Imputed(ItemsResult):
-    """Rows or images that are filled in."""
+    """Rows or images with their missing values filled in."""
 
     probabilities: list[dict[str, dict[str, float]]]  # for each row: probability by category, by missing column
     classes: list[str]  # for each image: the class of the chosen candidate, if no class was given

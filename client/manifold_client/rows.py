@@ -1,7 +1,7 @@
-"""Rows of many forms, made ready to send: lists of objects by column, or of lists in the order of the columns.
+"""The conversion of rows of many forms to JSON: lists of objects by column, or of lists in the order of the columns.
 
 Data frames of pandas and polars, tables of pyarrow, and any object with the Arrow PyCapsule interface are read without importing these packages;
-an object of an unknown package is read through pyarrow. Missing values (None, NaN, NaT, pandas' NA) become null. Dates and times become texts in
+an object of an unknown package is read through pyarrow. Missing values (None, NaN, NaT, pandas' NA) become null. Dates and times become strings in
 ISO 8601. A float32 becomes the shortest decimal that names it, as in files (0.1, not 0.10000000149).
 """
 
@@ -36,7 +36,7 @@ def rows(given: Any, field: str) -> list[Any]:
             )
         given = list(given)
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-        raise InvalidType(f"{field}: {shown(given)} is no list of rows; {NEEDED}", field=field)
+        raise InvalidType(f"{field}: {shown(given)} is not a list of rows; {NEEDED}", field=field)
     if not given:
         raise InvalidValue(f"{field}: the list is empty; give at least one row", field=field)
     return [row(each, f"{field}[{place}]") for place, each in enumerate(given)]
@@ -49,22 +49,24 @@ def row(given: Any, field: str) -> Any:
     if isinstance(given, Mapping):
         for name in given:
             if not isinstance(name, str):
-                raise InvalidType(f"{field}: the column {shown(name)} has no text as its name; rename it", field=field)
+                raise InvalidType(
+                    f"{field}: the column {shown(name)} has a name that is not a string; rename it", field=field
+                )
         return {name: cell(value, f"{field}.{name}") for name, value in given.items()}
     if isinstance(given, np.ndarray) and given.ndim == 1:
         given = list(given)
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         raise InvalidType(
-            f"{field}: {shown(given)} is no row; give a mapping by column, or a list with one value for each column",
+            f"{field}: {shown(given)} is not a row; give a mapping by column, or a list with one value for each column",
             field=field,
         )
     return [cell(value, f"{field}.{place}") for place, value in enumerate(given)]
 
 
 def cell(value: Any, field: str) -> Any:
-    """Return one value as JSON has it. Raises InvalidType for values that JSON lacks, such as bytes, InvalidValue for infinity.
+    """Convert one value to a JSON type. Raises InvalidType for types that JSON does not have, such as bytes, and InvalidValue for infinity.
 
-    Lists and mappings are sent as they are: the service ignores them in columns that the model does not read.
+    Lists and mappings are sent unchanged: the service ignores them in columns that the model does not read.
     """
     if value is None or isinstance(value, str | bool):
         return value
@@ -96,7 +98,7 @@ def cell(value: Any, field: str) -> Any:
     if isinstance(value, list | tuple | np.ndarray):
         return [cell(each, f"{field}.{place}") for place, each in enumerate(value)]
     raise InvalidType(
-        f"{field}: {shown(value)} is a {type(value).__name__}; give a text, a number, a truth value, a date or None, or drop the column",
+        f"{field}: {shown(value)} is a {type(value).__name__}; give a string, a number, a boolean, a date or None, or remove the column",
         field=field,
     )
 
@@ -131,7 +133,9 @@ def _columns(table: Any, field: str) -> dict[str, list[Any]]:
         return _columns(_through_pyarrow(table, field), field)
     for name in names:
         if not isinstance(name, str):
-            raise InvalidType(f"{field}: the column {shown(name)} has no text as its name; rename it", field=field)
+            raise InvalidType(
+                f"{field}: the column {shown(name)} has a name that is not a string; rename it", field=field
+            )
         if names.count(name) > 1:
             raise InvalidValue(
                 f"{field}: {names.count(name)} columns have the name {shown(name)}; rename them", field=field
@@ -140,7 +144,7 @@ def _columns(table: Any, field: str) -> dict[str, list[Any]]:
 
 
 def _listed(column: Any, method: str) -> list[Any]:
-    """Return a column as a list. Values of float32 keep their type, so that `cell` finds the decimal that is meant."""
+    """Return a column as a list. Values of float32 keep their type, so that `cell` sends 0.1 and not 0.10000000149."""
     kind = str(getattr(column, "dtype", getattr(column, "type", ""))).lower().removesuffix("[pyarrow]")
     values: list[Any] = getattr(column, method)()
     if kind in ("float", "float32", "halffloat", "float16"):

@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def checked(method: Callable[P, R]) -> Callable[P, R]:
-    """Return the method, which raises InvalidType for arguments that it does not take. The error suggests the nearest name."""
+    """Wrap a method so that it raises InvalidType for unknown arguments. The error suggests the nearest name."""
     signature = inspect.signature(method)
     names = [name for name in signature.parameters if name != "self"]
 

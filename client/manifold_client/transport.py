@@ -44,7 +44,7 @@ def read(response: httpx.Response) -> Any:
     except (ValueError, KeyError, TypeError):
         said = " ".join(response.text.split())[:200]
         raise _kind(response)(
-            f"HTTP {response.status_code} without the JSON of a Manifold service: {said or 'an empty answer'}; check host and port of the address",
+            f"HTTP {response.status_code}: the answer is not from a Manifold service: {said or 'an empty answer'}; check host and port of the address",
             status=response.status_code,
         ) from None
     raise _kind(response)(
@@ -62,7 +62,7 @@ def _kind(response: httpx.Response) -> type[ManifoldClientError]:
 
 
 def streamed(line: str, response: httpx.Response) -> Sample | None:
-    """Return an item of a stream, or None at its end. Raises the error that broke the stream off."""
+    """Return an item of a stream, or None at its end. Raises the error that ended the stream."""
     content = json.loads(line)
     if "error" in content:
         error = content["error"]

@@ -77,7 +77,7 @@ End.__doc__ = "One end of an interpolation: one of image, row, latent, named_lat
 
 
 class Costs(TypedDict):
-    """The costs of errors, in any one unit, and the share of anomalies among the rows."""
+    """The costs of errors, all in the same unit, and the share of anomalies among the rows."""
 
     false_positive: float
     false_negative: float

@@ -22,7 +22,7 @@ ROUTES = (
 def checked_url(url: object) -> str:
     """Return the address of the service. Raises InvalidValue if it is not one, with the address that was probably meant."""
     if not isinstance(url, str | httpx.URL):
-        raise InvalidType(f"url: {shown(url)} is no text; write {EXAMPLE}", field="url")
+        raise InvalidType(f"url: {shown(url)} is not a string; write {EXAMPLE}", field="url")
     text = str(url).strip()
     if not text:
         raise InvalidValue(f"url: it is empty; write the address of the service, such as {EXAMPLE}", field="url")
@@ -35,7 +35,7 @@ def checked_url(url: object) -> str:
         )
     try:
         parts = urlsplit(text)
-        parts.port  # noqa: B018 # raises ValueError for a port that is no number
+        parts.port  # noqa: B018 # raises ValueError for a port that is not a number
         httpx.URL(text)
     except (ValueError, httpx.InvalidURL) as error:
         raise InvalidValue(f"url: {shown(text)} is not valid: {error}; write {EXAMPLE}", field="url") from None

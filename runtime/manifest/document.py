@@ -112,7 +112,7 @@ class Manifest(Record):
     license: str = ""
     backend: Literal["onnx", "torchscript", "fake"] = "onnx"
     data: Data = Field(
-        description="the items; for a model that makes several, a mapping from output roles to specs; the model takes the first one as input"
+        description="description of the items. For a model with several outputs: descriptions by the role of the output. The model takes items of the first one"
     )
     target: DataSpec | None = Field(
         default=None, description="spec of the output `target` of translate, if it differs from the input"
@@ -127,10 +127,10 @@ class Manifest(Record):
         default=None, description="real values that the model is conditioned on, instead of a class"
     )
     condition: Annotated[Condition | Several, Field(discriminator="kind")] | None = Field(
-        default=None, description="the condition of the model, if it is neither only classes nor only real values"
+        default=None, description="the condition of the model, for other conditions than classes or real values"
     )
     latent: Latent | None = Field(
-        default=None, description="the latent; for a model with several, a mapping from input roles to latents"
+        default=None, description="the latent. For a model with several latents: latents by the role of the input"
     )
     codes: CodesSpec | None = None
     tasks: dict[str, TaskSpec] = Field(min_length=1)

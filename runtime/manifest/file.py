@@ -68,7 +68,10 @@ def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
 
 
 def _below(loc: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
-    """Return whether a place lies within another. A list whose only element is invalid is also reported as too short, which is no help."""
+    """Return whether a place lies within another.
+
+    A list whose only element is invalid is also reported as too short. That second problem is not useful.
+    """
     return len(loc) > len(whole) and loc[: len(whole)] == whole
 
 

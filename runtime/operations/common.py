@@ -151,7 +151,7 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
     if condition is None or any(map(takes, specs)):
         return
     field = field.replace("class", {ByValues: "condition", ByClass: "class"}.get(type(tagged(condition)), "conditions"))
-    raise InvalidValue(f"{field}: {manifest.name} takes no condition; leave {field.split('.')[-1]} out", field=field)
+    raise InvalidValue(f"{field}: {manifest.name} takes no condition; remove {field.split('.')[-1]}", field=field)
 
 
 def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> list[str]:
@@ -169,7 +169,7 @@ def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> l
 def no_effect(manifest: Manifest, option: str, why: str, valid: Sequence[str] | None = None) -> InvalidValue:
     """Return the error for an option without effect. `valid` are the options that have one."""
     return InvalidValue(
-        f"{option}: it has no effect, because {manifest.name} {why}; leave it out", field=option, valid=valid
+        f"{option}: it has no effect, because {manifest.name} {why}; remove it", field=option, valid=valid
     )
 
 
@@ -188,7 +188,7 @@ def cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
     """Return the error for a use case that a model does not support."""
     why = why_not_encode(manifest) if "encode" not in manifest.tasks and verb in ("encode", "reconstruct") else ""
     return UnsupportedTask(
-        f"{manifest.name} cannot {verb}{why}; it can {', '.join(manifest.tasks)}",
+        f"{manifest.name} cannot {verb}{why}; its tasks are {', '.join(manifest.tasks)}",
         field="model",
         valid=list(manifest.tasks),
     )

@@ -96,7 +96,7 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     chance = draws(spec, given, not is_random(choices.condition))
     if not chance and (choices.seed is not None or choices.first is not None):
         raise InvalidValue(
-            f"seed: it has no effect, because all random inputs of {manifest.name}.{task} are given; leave it out",
+            f"seed: it has no effect, because all random inputs of {manifest.name}.{task} are given; remove it",
             field="seed",
         )
     first = choices.first or 0
@@ -138,7 +138,7 @@ def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
         )
     rows = next(iter(counts.values()), 1 if n is None else n)
     if n is not None and n != rows:
-        raise InvalidValue(f"n: {n}, but {rows} rows are given; leave n out", field="n")
+        raise InvalidValue(f"n: {n}, but {rows} rows are given; remove n", field="n")
     if rows < 1:
         raise InvalidValue(f"n: {rows} rows; give at least one", field="n")
     if rows > limit:
@@ -151,7 +151,7 @@ def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choic
     spec = manifest.tasks[task]
     if choices.condition is not None and left.isdisjoint(CONDITIONS):
         check_takes(manifest, [spec], choices.condition)
-        raise InvalidValue("class: the condition is given as a tensor too; leave one of the two out", field="class")
+        raise InvalidValue("class: the condition is also given as a tensor; remove one of the two", field="class")
     if (
         choices.condition is not None
         and len(manifest.conditioned) > 1
@@ -163,10 +163,10 @@ def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choic
             field="class", valid=roles,
         )  # fmt: skip
     if choices.prior is not None and "latent" not in left:
-        raise InvalidValue("prior: no latent is drawn here; leave it out", field="prior")
+        raise InvalidValue("prior: no latent is drawn here; remove it", field="prior")
     if choices.temperature is not None and left.isdisjoint(("latent", "temperature")):
         raise InvalidValue(
-            f"temperature: it has no effect on {manifest.name}.{task} here; leave it out", field="temperature"
+            f"temperature: it has no effect on {manifest.name}.{task} here; remove it", field="temperature"
         )
     if choices.temperature is not None:
         check_temperature(choices.temperature)

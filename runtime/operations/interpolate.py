@@ -60,7 +60,7 @@ def interpolate(
     """Return a decoded path of `steps` latents from start to stop. `seed` draws the latents that an end does not state, the same for both."""
     if manifest.space is None:
         raise UnsupportedTask(
-            f"{manifest.name} has no latent space to interpolate in; it can {', '.join(manifest.tasks)}", field="model",
+            f"{manifest.name} has no latent space to interpolate in; its tasks are {', '.join(manifest.tasks)}", field="model",
             valid=list(manifest.tasks),
         )  # fmt: skip
     spec = require(manifest, "decode", "interpolate")

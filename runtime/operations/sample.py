@@ -90,7 +90,7 @@ def _check_effect(
     tempered = open_latents or spec.input("temperature") is not None
     if prior is not None and not open_latents:
         valid = options_of(manifest, [spec], *(["temperature"] if tempered else []))
-        raise InvalidValue("prior: no latent is drawn here; leave it out", field="prior", valid=valid)
+        raise InvalidValue("prior: no latent is drawn here; remove it", field="prior", valid=valid)
     if temperature is not None and not tempered:
         valid = options_of(manifest, [spec])
         raise no_effect(manifest, "temperature", "draws no latent here, and has no input for a temperature", valid)
@@ -135,7 +135,7 @@ def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | No
     """Return the name of the task that makes items. Raises UnsupportedTask if there is none, InvalidValue for both latents and codes."""
     tasks = manifest.tasks
     if latents is not None and codes is not None:
-        raise InvalidValue("codes: latents and codes exclude each other; give one of them", field="codes")
+        raise InvalidValue("codes: latents and codes cannot be combined; give only one of them", field="codes")
     if codes is not None:
         require(manifest, "decode_codes", "decode codes")
         return "decode_codes"

@@ -48,7 +48,7 @@ def score(
     scoring = manifest.scoring
     if scoring is None or "score" not in manifest.tasks:
         raise UnsupportedTask(
-            f"{manifest.name} has no anomaly score; it can {', '.join(manifest.tasks)}", field="model",
+            f"{manifest.name} has no anomaly score; its tasks are {', '.join(manifest.tasks)}", field="model",
             valid=list(manifest.tasks),
         )  # fmt: skip
     spec = manifest.tasks["score"]

@@ -111,7 +111,7 @@ def _read(entries: Sequence[Entry], spec: ImageSpec, skip: bool, note: Callable[
         except ManifoldError as error:
             if not skip:
                 raise InvalidValue(
-                    f"{error.message}; remove the file, or leave it out with --skip-unreadable", field="file"
+                    f"{error.message}; remove the file, or skip such files with --skip-unreadable", field="file"
                 ) from None
             note(f"left out, because it cannot be read: {error.message}")
             continue

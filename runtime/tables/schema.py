@@ -40,7 +40,7 @@ class NumericColumn(Record):
     )
     beyond: Literal["log"] | None = Field(
         default=None,
-        description="log: values beyond `clip` are compressed by a logarithm; if absent, they are clipped and all encoded alike",
+        description="log: values beyond `clip` are compressed by a logarithm; if absent, they are clipped and get the same encoding",
     )
     minimum: float = Field(description="smallest value in training; values made by the model are clipped to it")
     maximum: float = Field(description="largest value in training; values made by the model are clipped to it")

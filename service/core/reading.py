@@ -99,7 +99,7 @@ class Reader:
         if all(getattr(end, spec.wire.one) is None for end in (request.from_, request.to)):
             for option in OPTIONS:
                 if option in request.model_fields_set:
-                    raise operations.no_effect(manifest, option, f"is given no {spec.noun} at the ends")
+                    raise operations.no_effect(manifest, option, f"gets no {spec.noun} as an end of the path")
 
         def read() -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
             start, fitted = self._end(manifest, request.from_, "from", how)

@@ -114,7 +114,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         kind = MEDIA_TYPES.get(content_type)
         if kind is None:
             raise UnsupportedMedia(
-                f"Content-Type: {cut(content_type) or 'nothing'} is not supported; send a file of normal rows of one of the valid types",
+                f"Content-Type: {cut(content_type) or 'an empty value'} is not supported; send a file of normal rows in one of the valid types",
                 field="Content-Type", valid=list(MEDIA_TYPES),
             )  # fmt: skip
         entry = await registry.get(name, None)

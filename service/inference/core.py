@@ -58,7 +58,7 @@ class Asked:
 
 
 def check_id(text: Any) -> str:
-    """Return the id of a request. Raise Malformed if it is not a text, and InvalidValue if it is too long."""
+    """Return the id of a request. Raise Malformed if it is not a string, and InvalidValue if it is too long."""
     if not isinstance(text, str):
         raise Malformed(f"id: a text is needed, not {shown(text)}", field="id")
     if len(text) > ID:

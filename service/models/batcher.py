@@ -244,7 +244,7 @@ class Batcher:
         if wait > allowed:
             raise self._busy(
                 "wait",
-                f"the queue will take {1000 * wait:.0f} ms, but this request may wait for {1000 * max(allowed, 0):.0f} ms",
+                f"the estimated waiting time is {1000 * wait:.0f} ms, but this request may wait at most {1000 * max(allowed, 0):.0f} ms",
             )
 
     def wait(self) -> float:

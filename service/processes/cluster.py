@@ -1,4 +1,4 @@
-"""The line of a worker to the parent process. A command to one worker is carried out by all workers.
+"""The connection of a worker to the parent process. A command to one worker is carried out by all workers.
 
 Messages are lists. A worker sends ["open", 0] when its event loop runs. It sends ["ask", id, verb, argument] and receives ["answer", id, results].
 It receives ["do", id, verb, argument] and sends ["done", id, result]. The event loop returns a heartbeat ["beat", id] unchanged, so that the
@@ -30,12 +30,12 @@ Deed = Callable[[str], Awaitable[Any]]
 
 
 class Cluster:
-    """The line of one worker. `deeds` contains its commands by verb. `lost` is called when the parent process has ended."""
+    """The connection of one worker. `deeds` contains its commands by verb. `lost` is called when the parent process has ended."""
 
     def __init__(
         self, line: Line, deeds: Mapping[str, Deed], lost: Callable[[], None], seconds: float, heard: Sequence[Message] = ()
     ) -> None:  # fmt: skip
-        """Set the line up. `seconds` is the time limit of a command. `heard` contains messages that arrived before the event loop ran."""
+        """Set up the connection. `seconds` is the time limit of a command. `heard` contains messages that arrived before the event loop ran."""
         self.line, self.deeds, self.lost, self.seconds, self.heard = line, deeds, lost, seconds, heard
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[list[Result]]] = {}

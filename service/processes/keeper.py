@@ -52,7 +52,7 @@ FAILED = 3  # exit status in that case
 
 @dataclass(eq=False)
 class Worker:
-    """One worker process, and the line to it."""
+    """One worker process, and the connection to it."""
 
     place: int  # its place among the workers; its replacement gets the same place
     process: subprocess.Popen[bytes]
@@ -268,7 +268,7 @@ class Keeper:
             worker.silent += passed if worker.waiting else 0.0
             if worker.process.poll() is not None:
                 self._bury(worker)
-            elif worker.line.closed:  # a worker closes its line only when it ends
+            elif worker.line.closed:  # a worker closes its connection only when it ends
                 worker.silent += passed
                 self._kill_if(worker, now >= self.kill_at or worker.silent > FIRST)
             else:

@@ -1,7 +1,7 @@
-"""One end of the line between a worker and its parent: JSON messages over a socket that never blocks.
+"""One end of the connection between a worker and its parent: JSON messages over a socket that never blocks.
 
-A message is its length (4 bytes) and its text. Messages that the other end has not read wait here, up to a limit. Above it, messages are refused.
-A process that has stopped reading therefore never blocks the other one.
+A message consists of its length (4 bytes) and its text. Messages that the other end has not read wait here, up to a limit. Above it, messages are
+refused. A process that has stopped reading therefore never blocks the other one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Message = list[Any]
 
 
 class Line:
-    """A socket and the messages that wait to be sent."""
+    """A connection: its socket, and the messages that wait to be sent."""
 
     def __init__(self, end: socket.socket, most: int = MOST) -> None:
         end.setblocking(False)
@@ -100,6 +100,6 @@ class Line:
 
 
 def pair() -> tuple[Line, socket.socket]:
-    """Return one end as a line, and the other end's socket, for a child process."""
+    """Return one end as a Line, and the socket of the other end, for a child process."""
     ours, theirs = socket.socketpair()
     return Line(ours), theirs

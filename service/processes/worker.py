@@ -1,4 +1,4 @@
-"""A worker process: one of several that act as one service. It has inherited sockets and a line to the parent process.
+"""A worker process: one of several that act as one service. It has inherited sockets and a connection to the parent process.
 
 The parent starts `python -m manifold.service.processes.worker LINE SOCKET ...` with the numbers of the inherited sockets, and sends the settings
 over the line.

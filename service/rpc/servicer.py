@@ -59,7 +59,7 @@ class Servicer(stubs.ManifoldServicer):
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in row_files.KINDS:
                 raise UnsupportedMedia(
-                    f"kind: {cut(head.kind) or 'nothing'} is not supported; use one of the valid kinds",
+                    f"kind: {cut(head.kind) or 'an empty value'} is not supported; use one of the valid kinds",
                     field="kind",
                     valid=row_files.KINDS,
                 )

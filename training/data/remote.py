@@ -48,8 +48,8 @@ def fetch(remote: Remote) -> Path:
 def download(what: str, url: str, known_hash: str | None, folder: Path, otherwise: str) -> Path:
     """Return the file at a URL, from the user's cache or downloaded into it, below `folder`.
 
-    Raises DataError with one line if the download fails: `what` is the subject, `otherwise` what to do without internet access. A server
-    that does not answer is given up after CONNECT_SECONDS, one that sends nothing more after READ_SECONDS.
+    Raises DataError with one line if the download fails: `what` is the subject, `otherwise` what to do without internet access. The download fails
+    if the server does not answer within CONNECT_SECONDS, or sends nothing for READ_SECONDS.
     """
     host = urlsplit(url).netloc
     downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))

@@ -2,7 +2,7 @@
 
 The schema is fitted to the training rows only and stored in the manifest. docs/reference/tables.md explains the rules for users. In short:
 
-- Columns with two values, texts and truth values are categories.
+- Columns with two values, texts and booleans are categories.
 - Other numbers are numeric. Non-negative skewed ones (skewness above 2) are transformed by log(1 + v). They are standardised by mean and
   standard deviation and clipped at ten deviations. A given kind can select scaling by the range or a quantile transform instead.
 - A column with a single value is a category without alternatives.
@@ -133,7 +133,7 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
     if kind == "ignore":
         return "left out on request"
     if _is_nested(values):
-        return "holds lists, structures, bytes or durations; only numbers, texts and truth values can be learned"
+        return "holds lists, structures, bytes or durations; only numbers, texts and booleans can be learned"
     present = values[~columns.missing_values(values, notation)]
     if len(present) == 0:
         return "has no values"
@@ -250,7 +250,7 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
 
 
 def _by_meaning(count: dict[tuple[type, Any], int], notation: Notation) -> dict[Any, dict[Any, int]]:
-    """Count each spelling, grouped by meaning: the same truth value, the same number, or the same text."""
+    """Count each spelling, grouped by meaning: the same boolean, the same number, or the same text."""
     are_truths = {truth(value) for _, value in count} == {True, False}
     found: dict[Any, dict[Any, int]] = {}
     for (_, value), n in count.items():
@@ -296,10 +296,12 @@ def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnS
 
 
 def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str, str]:
-    """Return the columns that contain row numbers, with the reason. The rows must be in their original order. Columns with a given kind are not checked.
+    """Return the columns that contain row numbers, with the reason.
+
+    The rows must be in their original order. Columns with a given kind are not checked.
 
     These are columns of different whole numbers that increase or decrease from row to row, or that are so dense that random numbers would
-    repeat, and columns with a name that stands for no name. The number of a new row says nothing about its content.
+    repeat, and columns whose name means that there is no name, such as `Unnamed: 0`. The number of a new row says nothing about its content.
     """
     found = {}
     for name, values in table.items():
@@ -321,7 +323,10 @@ def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str,
 
 
 def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
-    """Return whether whole numbers (n,) all differ, although random ones from their range would with a probability of exp(-n (n - 1) / 2 range)."""
+    """Return whether whole numbers (n,) all differ although that is unlikely by chance.
+
+    Random numbers from their range all differ with a probability of exp(-n (n - 1) / 2 range).
+    """
     n, among = len(numbers), float(numbers.max() - numbers.min()) + 1
     return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
 
@@ -342,7 +347,7 @@ def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -
         words = {text: n for text, n in count.items() if number(text, notation) is None}
         if len(almost) > len(words) / 2 and len(count) > 2:
             found.append(
-                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have signs next to the number, or another decimal separator; "
+                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have other characters next to the number, or another decimal separator; "
                 "write plain numbers if it is numeric"
             )
         elif len(count) - len(words) > FEW_NUMBERS and len(words) < FEW_NUMBERS and not _are_codes(values):

@@ -35,7 +35,10 @@ SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by this number o
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns of a table with other roles than learning. `truth` is a column or an expression in the syntax of runtime.tables.truth."""
+    """The columns of a table that the model does not learn from, by their role.
+
+    `truth` is a column or an expression in the syntax of runtime.tables.truth.
+    """
 
     truth: str | None = None
     id: str | None = None
@@ -102,8 +105,8 @@ def from_table(
     """Split rows by a permutation (seed 0) into 80% train, 10% calibration and 10% test. The schema is fitted to the training rows.
 
     If there are fewer than 2000 rows, 90% are for training and calibration is by folds. Known anomalies, as defined by the truth rule, are
-    used for evaluation only. Rows without a truth value are unlabelled and treated like normal rows. `numbers` are the numbers of the rows in
-    `file`, by default 1 to n. Rows of a file with invalid values are left out and reported in the notes.
+    used for evaluation only. Rows without a value in the column of the rule are unlabelled and treated like normal rows. `numbers` are the numbers
+    of the rows in `file`, by default 1 to n. Rows of a file with invalid values are left out and reported in the notes.
     """
     roles, n = roles or Roles(), _rows(table)
     stated = _without_learning(table, stated or ColumnSettings(), label, roles)
@@ -256,7 +259,7 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
 
 
 def check_again(data: Data, spec: TableSpec, path: Path) -> None:
-    """Read a fitted file again, in the way of scoring with the published `spec`, and compare. Raises DataError for a difference."""
+    """Read the fitted file again as scoring reads it, with the published `spec`, and compare the rows. Raises DataError for a difference."""
     whole = reading.read(path, spec.notation)
     learned = spec.encode(whole.columns, missing=True)
     bad = {**whole.bad, **{int(whole.numbers[at]): reason for at, reason in learned.bad.items()}}

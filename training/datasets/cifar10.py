@@ -85,7 +85,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _of_sheets(folder: Path) -> tuple[Arrays, Arrays]:
-    """Return both splits from lossless WebP sheets of 1000 images (25 x 40 tiles), in the official order."""
+    """Return both splits from lossless WebP files of 1000 images each (25 x 40 tiles), in the official order."""
     train = [f"train_{i:02d}.webp" for i in range(50)]
     test = [f"test_{i:02d}.webp" for i in range(10)]
     _check(folder, [*train, *test, "labels.npz"])
@@ -98,18 +98,18 @@ def _of_sheets(folder: Path) -> tuple[Arrays, Arrays]:
 
 
 def _check(folder: Path, names: list[str]) -> None:
-    """Raise DataError if a sheet is missing or altered."""
+    """Raise DataError if a grid of images is missing or altered."""
     for name in names:
         if not (folder / name).exists():
             raise DataError(f"{folder / name}: it is missing; restore it, or use the official archive")
     actual = hashlib.sha256("".join(digest(folder / name, "sha256") for name in names).encode()).hexdigest()
     if actual != SHEETS:
         raise DataError(
-            f"{folder}: a sheet is truncated or altered, as the SHA-256 of all is {actual} instead of {SHEETS}; restore the files"
+            f"{folder}: a file of images is truncated or altered, as the SHA-256 of all is {actual} instead of {SHEETS}; restore the files"
         )
 
 
 def _sheets(folder: Path, names: list[str]) -> Array:
-    """Read the images of these sheets, uint8 (N, 3, 32, 32)."""
+    """Read the images in these files, uint8 (N, 3, 32, 32)."""
     tiles = [imaging.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3) for name in names]
     return np.concatenate([each.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32) for each in tiles])

@@ -1,4 +1,4 @@
-"""The export steps that fit to data outside the test split: priors, calibration of scores, temperature of class probabilities."""
+"""The export steps that fit something to the training or calibration split: priors, calibration of scores, temperature of class probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manifold.training.exporting import classes, folds, priors
 from manifold.training.exporting.context import Context
 
 BATCH = 1000  # items
-DENSITIES = "prior_log_densities"  # in the provenance: nats at the calibration part, by prior
+DENSITIES = "prior_log_densities"  # in the provenance: nats of the calibration split, by prior
 
 
 def fit_priors(context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Priors for an artifact that is published already: they make its next version."""
+"""The fitting of priors to an artifact that is already published. The result is its next version."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from manifold.training.exporting.calibrated import DENSITIES
 
 
 def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
-    """Publish the artifact anew in `root`, with priors fitted to the training part and the better one as default, as its next version.
+    """Publish the artifact in `root` as its next version, with priors fitted to the training split and the better one as default.
 
     Priors are fitted through the artifact's own encoder. Return the new folder, or the old one if nothing changes. Raises UnsupportedTask for
     an artifact without a latent that items can be placed in, InvalidValue for data of another kind.
@@ -34,7 +34,7 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
     fitted = {}
     if not {"gaussian", "mixture"} <= latent.priors.keys():
         fitted = priors.fit(priors.posterior_means(model, data, data.train, to_model))
-    plain = manifests.read(model.folder)  # as it is stored: the engine may have padded its own
+    plain = manifests.read(model.folder)  # the stored manifest: the engine may have changed the padding in its own copy
     stores.load(model.folder, plain)
     latent = priors.added(latent, fitted)
     found = priors.densities(latent, priors.posterior_means(model, data, data.calibration, to_model))

@@ -30,9 +30,10 @@ BATCH = 1024
 
 
 def posterior_means(model: Model, data: Data, part: Part, to_model: Callable[[Array], Array] | None = None) -> Array:
-    """Return the latent positions of the items of a part: float32 (N, L).
+    """Return the latent positions of the items of a split: float32 (N, L).
 
-    `to_model` makes model inputs of the stored items; by default the data set's own specification does. A conditional encoder is conditioned
+    `to_model` converts stored items to model inputs; by default the specification of the data set is used. A conditional encoder is conditioned
+
     on each item's own class or factors.
     """
     if not len(part):
@@ -86,7 +87,7 @@ def _rounded(array: Array) -> Any:
 
 
 def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
-    """Return the latent with the fitted priors added. Priors that it has already are kept."""
+    """Return the latent with the fitted priors added. Existing priors are kept."""
     new = {name: prior for name, prior in fitted.items() if name not in latent.priors}
     return latent.model_copy(update={"priors": {**latent.priors, **new}})
 
@@ -101,7 +102,7 @@ def check_can(manifest: Manifest) -> None:
 def densities(latent: LatentSpec, held_out: Array) -> dict[str, float]:
     """Return the mean log density in nats of each prior at the posterior means of held-out items (N, L); nothing without items.
 
-    The density at items that were used neither for training nor for the fit says how well a prior covers the positions that the decoder has
+    The density at items that were used neither for training nor for the fit shows how well a prior covers the positions that the decoder has
     learned.
     """
     if not len(held_out):
@@ -110,7 +111,7 @@ def densities(latent: LatentSpec, held_out: Array) -> dict[str, float]:
 
 
 def with_default(latent: LatentSpec, found: dict[str, float]) -> LatentSpec:
-    """Return the latent with the prior of the highest density as default. Without densities the present default stays."""
+    """Return the latent with the prior of the highest density as default. Without densities the default does not change."""
     default = max(found, key=lambda name: found[name]) if found else latent.prior
     return latent.model_copy(update={"default_prior": default})
 

@@ -15,7 +15,7 @@ _build = ONNXRegistry.from_torchlib
 
 
 def share() -> None:
-    """Let every later export of this process start from a copy of one registry. Another call changes nothing."""
+    """Let every later export of this process start from a copy of one registry. A second call has no effect."""
     ONNXRegistry.from_torchlib = staticmethod(_copy)  # type: ignore[method-assign]
 
 

@@ -48,7 +48,7 @@ def write_preview(context: Context) -> None:
 
 
 def preview(engine: Model, test: Part, to_model: Callable[[Array], Array]) -> bytes:
-    """Return a PNG of samples; of rows beside the items of a test part, of which `to_model` makes model inputs."""
+    """Return a PNG of samples. Samples of rows are shown beside test items, which `to_model` converts to model inputs."""
     spec = engine.manifest.spec
     n = min(spec.previewed, len(test)) if spec.parts else PREVIEWED
     return spec.preview(engine.sample(n, seed=SEED).data, to_model(first(test, spec.previewed).items))
@@ -117,7 +117,7 @@ def _points(context: Context) -> bytes | None:
 
 
 def _sheet(context: Context, limit: int) -> bytes | None:
-    """Return the largest sheet that fits; None if none does."""
+    """Return the largest grid of items whose file is small enough; None if there is none."""
     groups = _groups(context, SHOWN[0])
     if groups is None:
         return None

@@ -13,7 +13,7 @@ and optionally, in place of the defaults below,
     PRESETS                      {"smoke" | "cpu" | "gpu": {key: value}}
     resolve(config, data)        the config with all options that depend on the data resolved; a second call changes nothing
     monitor(model, batch)        other figures of the test split for the log at the end of an epoch, as JSON values; None if there are none
-    draw(model, n, generator)    n items for the sample sheet, or None if the family cannot draw
+    draw(model, n, generator)    n items for the grid of samples, or None if the family cannot draw
     report(model, config, data)  the figures for the manifest
 
 All functions except `resolve` get a resolved config.

@@ -91,7 +91,7 @@ class CVAE(VAE):
         return factors[:, self.columns]
 
     def condition_of_draws(self, n: int) -> Tensor:
-        """Return the condition of a sample sheet: the classes in turn, or factors of training items."""
+        """Return the condition of the grid of samples: the classes in turn, or factors of training items."""
         turns = torch.arange(n, device=self.centre.device)
         return self.condition(turns % self.width) if self.by_class else self.examples[turns % EXAMPLES]
 

@@ -117,7 +117,7 @@ class VAE(nn.Module):
         return None
 
     def condition_of_draws(self, n: int) -> Tensor | None:
-        """Return the condition of the n items of a sample sheet. It is None in this class."""
+        """Return the condition of the n items in the grid of samples. It is None in this class."""
         return None
 
     def weights(self, labels: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The test losses, the sample sheet (a grid of images, or rows) and the figures of a model during and after training."""
+"""The test losses, the samples (a grid of images, or rows) and the figures of a model during and after training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manifold.training.networks.layers import round_weights
 from manifold.training.runs import METRICS
 
 BATCH = 500  # number of items in a batch
-DRAWN = 64  # number of items in a sheet
+DRAWN = 64  # number of samples
 MONITORED = 2**28  # largest number of values in the one batch for `monitor`: 1 GiB as float32
 
 
@@ -43,7 +43,7 @@ def test_record(state: State) -> dict[str, Any]:
 
 @torch.no_grad()
 def save_sheet(state: State, name: str) -> None:
-    """Write a sheet of samples into the run's folder, if the family can draw samples."""
+    """Write samples into the run's folder, if the family can draw samples."""
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
     drawn = state.family.draw(state.bare, DRAWN, generator)
     if drawn is not None:

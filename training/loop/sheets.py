@@ -1,4 +1,4 @@
-"""The images of a run: sample sheets (grids of images, or rows) and loss curves. Training does not depend on them."""
+"""The pictures of a run: samples (a grid of images, or rows) and loss curves. Training does not depend on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CURVES, SECONDS = "curves.png", 30.0  # shortest time between two drawings, whic
 
 
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
-    """Write a sheet of items (n, *shape): a PNG grid of images, or a CSV of rows. Return its path, which is `stem` with a suffix."""
+    """Write items (n, *shape): a PNG with a grid of images, or a CSV file of rows. Return its path, which is `stem` with a suffix."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = stem.with_suffix(spec.suffix)
     with replacing(path) as temporary:

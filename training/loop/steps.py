@@ -130,7 +130,7 @@ class Loop(State):
     # --- all steps ---
 
     def run_phases(self, stop_after: int | None = None) -> None:
-        """Train all phases from the current position. At the end of each epoch write a checkpoint, test losses and a sheet."""
+        """Train all phases from the current position. At the end of each epoch write a checkpoint, test losses and samples."""
         last = None if stop_after is None else self.position.step + stop_after
         with (
             finish_step() as interrupted,

@@ -77,7 +77,11 @@ class Watch:
         alarms = []
         if relative < COLLAPSED:
             alarms.append(
-                Alarm("mode collapse", f"generated items differ {relative:.2f} times as much as real items", True)
+                Alarm(
+                    "mode collapse",
+                    f"generated items differ from each other {relative:.2f} times as much as real items do",
+                    True,
+                )
             )
         if self.classify is not None and self.shares is not None:
             classes = self.classify(items.cpu().numpy()).argmax(axis=1)

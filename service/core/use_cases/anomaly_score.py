@@ -26,7 +26,7 @@ from manifold.service.core.use_cases.base import SCORE, UseCase
 
 
 class Costs(BaseModel):
-    """The costs of errors, in any one unit, and the share of anomalies."""
+    """The costs of errors, all in the same unit, and the share of anomalies."""
 
     model_config = STRICT
 
