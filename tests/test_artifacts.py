@@ -366,13 +366,19 @@ def test_the_fake_backend_runs_the_whole_stack(tmp_path: Path) -> None:
 def test_cuda_without_cuda_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from manifold.runtime.graphs import backends
 
-    monkeypatch.setattr(backends, "_cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
+    monkeypatch.setattr(backends, "_has_cuda", lambda _: True)
+    monkeypatch.setattr(backends, "_cuda_device", lambda: False)
     with pytest.raises(Unavailable, match="no CUDA device") as caught:
         load(SHIPPED / "mnist-vae", device="cuda")
     assert caught.value.expected
     model = load(SHIPPED / "mnist-vae", device="auto")
     assert model.device == "cpu"
     assert "no CUDA device" in str(model.note)
+    monkeypatch.setattr(backends, "_has_cuda", lambda _: False)
+    model = load(SHIPPED / "mnist-vae", device="auto")
+    assert (model.device, model.note) == ("cpu", None)  # a build for the CPU is no fallback
+    with pytest.raises(Unavailable, match="install the extra gpu"):
+        load(SHIPPED / "mnist-vae", device="cuda")
 
 
 def test_the_runtime_does_not_phone_home() -> None:

@@ -388,7 +388,7 @@ class Registry:
 
     def _unloaded_entry(self, name: str, version: int) -> Entry:
         entry = self._entry(name, version, "unavailable")
-        entry.reason, entry.expected = UNLOADED.replace("NAME", name), True
+        entry.reason, entry.expected, entry.intended = UNLOADED.replace("NAME", name), True, True
         return entry
 
     async def change(self, verb: str, name: str) -> None:
