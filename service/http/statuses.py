@@ -31,7 +31,7 @@ EXAMPLES: dict[str, Schema] = {
     },
     "forbidden": {
         "message": "Authorization: the key shop has no scope admin, which this route needs; use a key that has it",
-        "field": "Authorization", "valid": ["infer"],
+        "field": "Authorization", "valid": ["admin"],
     },
     "unknown_model": {
         "message": "model: there is no model 'mnist'; choose one of the valid names", "field": "model", "valid": ["mnist-vae", "transactions-vae"],
