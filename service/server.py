@@ -177,7 +177,9 @@ class Server(uvicorn.Server):
         if self.stops and self.stopping_since is None:  # here, because a signal handler must not wait for the log
             self.stopping_since = time.monotonic()
             if self.cluster is None:  # otherwise the parent process reports it
-                log.info("stopping", notice_seconds=self.settings.notice_seconds, drain_seconds=self.settings.drain_seconds)
+                log.info(
+                    "stopping", notice_seconds=self.settings.notice_seconds, drain_seconds=self.settings.drain_seconds
+                )
         stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
         self.registry.stopped = self.registry.stopped or stopping
         return stopping

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -251,7 +252,15 @@ def test_a_wrong_manifest_is_explained_field_by_field(
     with pytest.raises(ArtifactError) as caught:
         load(folder)
     assert message in caught.value.message
-    assert "field(s) are wrong" in caught.value.message
+    assert re.search("1 field is wrong:|[2-9] fields are wrong:", caught.value.message)
+
+
+def test_a_manifest_that_is_not_json_has_no_wrong_field(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path)
+    (folder / "manifest.json").write_text('{"name": }')
+    with pytest.raises(ArtifactError) as caught:
+        load(folder)
+    assert caught.value.message.endswith("manifest.json: the text is not valid JSON (line 1, column 10); correct it")
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ class TorchScriptBackend:
                 expected=True,
                 field="device",
             )
-        if device == "auto" and self.device == "cpu" and torch.backends.cuda.is_built():
+        if device == "auto" and self.device == "cpu" and torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
             self.note = "running on the CPU: torch finds no CUDA device"
 
     def open(self, task: TaskSpec) -> Graph:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -233,6 +233,13 @@ class Registry:
                 valid=self.versions(name),
             )
         return entry
+
+    def names_of(self, suits: Callable[[Entry], bool]) -> list[str]:
+        """Return the names of the models whose latest version is served and suits."""
+        entries = filter(None, map(self.entries.get, list(self.latest.items())))  # threads call this too
+        return [
+            entry.name for entry in entries if entry.state in SERVING and entry.manifest is not None and suits(entry)
+        ]
 
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, ascending."""
