@@ -85,7 +85,7 @@ def _read(
         array = codecs.from_npy(_not_empty(body), "body")
         return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
     advice = "use one of the valid types"
-    if content_type == FORM:  # what curl sends by default
+    if content_type == FORM:  # curl sends it by default
         is_rows = also and not body.lstrip().startswith((b"{", b"["))
         advice = f"state the type of the body; for curl, add -H 'Content-Type: {also[0] if is_rows else JSON}'"
     raise UnsupportedMedia(
