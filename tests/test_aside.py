@@ -266,7 +266,9 @@ def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest
 
     async def scene() -> None:
         uploads = Uploads(files=(imaging.to_png(np.zeros((1, 8, 8), np.uint8)),) * 10 * GROUP)
-        reading = asyncio.create_task(Reader(Settings(), cast(Any, None)).items(cast(Any, Pictured()), encode.EncodeRequest(), uploads))
+        reading = asyncio.create_task(
+            Reader(Settings(), cast(Any, None)).items(cast(Any, Pictured()), encode.EncodeRequest(), uploads)
+        )
         await asyncio.to_thread(seen.acquire)
         reading.cancel()
         go.set()
