@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 from manifold.runtime.errors import ECHOED, cut, shown
 
 Problem = Mapping[str, Any]  # one entry of ValidationError.errors()
 
+HUGE = 2**63  # JSON integers from here on arrive as floats
 KEY = "[key]"  # the end of pydantic's path for a problem with the name of a field, not with its value
 
 # types of pydantic's errors that mean "a value of another type is needed": the type that is needed
@@ -29,6 +31,8 @@ def sentence(problem: Problem, *, secret: bool = False) -> str:
     """Return what is wrong with a value and what to do, without the name of its field. `secret` values are not repeated."""
     value = "this value" if secret else word(problem.get("input"))
     kind, context = str(problem["type"]), problem.get("ctx") or {}
+    if is_huge(problem):
+        return f"{value} is too {'large; use a smaller' if problem['input'] > 0 else 'small; use a larger'} integer"
     if kind in NEEDED:
         return f"{NEEDED[kind]} is needed" if secret else f"{NEEDED[kind]} is needed, not {value}"
     if kind in ("value_error", "assertion_error") and context.get("error") is not None:
@@ -40,6 +44,13 @@ def sentence(problem: Problem, *, secret: bool = False) -> str:
         return f"{value} is not valid here; correct it or remove it" if write is None else write(value, context)
     except (KeyError, TypeError, ValueError):  # a later version of pydantic may state less
         return f"{value} is not valid here; correct it or remove it"
+
+
+def is_huge(problem: Problem) -> bool:
+    """Return whether the value is an integer that is only too large: it was sent with all its digits, but arrives as a float."""
+    value = problem.get("input")
+    needs_integer = NEEDED.get(str(problem["type"]), "").startswith("an integer")
+    return needs_integer and isinstance(value, int | float) and not isinstance(value, bool) and HUGE <= abs(value) < inf
 
 
 def word(value: Any) -> str:

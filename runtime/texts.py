@@ -20,6 +20,7 @@ from manifold.runtime.errors import Malformed, TooLarge, shown
 
 LEVELS = 64  # limit for nested objects and arrays; arrays of numbers have at most 16 dimensions
 PARTS = 2**18  # limit for the brackets and colons of a text: about the number of its arrays, objects and keys
+NEAR = 20  # characters of a text that is not JSON in the error
 DIGITS = 19  # the number of digits of 2^63 - 1
 
 _STRING = re.compile(rb'"[^"]*"')
@@ -35,10 +36,29 @@ def json_of(content: bytes | str, field: str = "body") -> Any:
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("depth limit"):
             raise _too_deep(field) from None
-        raise Malformed(f"{field}: is not JSON: {error}", field=field) from None
+        raise Malformed(f"{field}: {_not_json(error)}", field=field) from None
     if _is_deep(content):
         raise _too_deep(field)
     return value
+
+
+def _not_json(error: orjson.JSONDecodeError) -> str:
+    """Return where a text is not JSON, and what to do. The texts of orjson are for programmers."""
+    place = f"the text is not JSON (line {error.lineno}, column {error.colno}"
+    if not error.doc and error.pos == 0:
+        return "the text is not JSON: it is empty or not in UTF-8; send JSON in UTF-8"
+    rest = error.doc[error.pos : error.pos + NEAR]
+    if not rest.strip():
+        return f"{place}): it ends too early; send the whole text"
+    if re.match(r"'|\w+\s*:", rest):
+        advice = "write texts and names in double quotes"
+    elif re.match(r",\s*[]}]", rest):
+        advice = "remove the comma"
+    elif re.match(r"-?(NaN|Infinity)", rest):
+        advice = "JSON has no such number; write null if a value is missing"
+    else:
+        advice = "correct it"
+    return f"{place}, at {shown(rest)}); {advice}"
 
 
 def check_parts(content: bytes | str, field: str = "body") -> None:

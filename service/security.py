@@ -202,7 +202,7 @@ class Security:
         if scope not in matched.scopes:
             raise Forbidden(
                 f"Authorization: the key {matched.name} has no scope {scope}, which this route needs; use a key that has it",
-                field="Authorization", valid=sorted(matched.scopes),
+                field="Authorization", valid=[scope],
             )  # fmt: skip
         self._spend(matched)
         return matched

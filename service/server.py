@@ -55,6 +55,7 @@ class Server(uvicorn.Server):
         self.security: Security = security
         self.settings, self.stop_at = settings, math.inf
         self.stops = 0  # signals to stop that were received
+        self.stopping_since: float | None = None  # when the log reported the stop, on the monotonic clock
         self.reload_first = False  # SIGHUP came before the event loop
         self.own_process = False  # the process ends with the server, even if other threads run
         self.cluster: Cluster | None = None
@@ -132,6 +133,8 @@ class Server(uvicorn.Server):
             early.heed(self.heed)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again at its end
             self.run(listening)
+        if self.stopping_since is not None and self.cluster is None:
+            log.info("stopped", seconds=round(time.monotonic() - self.stopping_since, 1))
         if not self.started:
             sys.exit(WRONG if self.should_exit and not self.stops else NOT_STARTED)
         if not self.registry.drained:  # otherwise Python would wait for threads that do not end
@@ -171,6 +174,12 @@ class Server(uvicorn.Server):
                 if isinstance(connection, Protocol):
                     connection.look(now, 1.0)
             self.rpc.limits.look()
+        if self.stops and self.stopping_since is None:  # here, because a signal handler must not wait for the log
+            self.stopping_since = time.monotonic()
+            if self.cluster is None:  # otherwise the parent process reports it
+                log.info(
+                    "stopping", notice_seconds=self.settings.notice_seconds, drain_seconds=self.settings.drain_seconds
+                )
         stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
         self.registry.stopped = self.registry.stopped or stopping
         return stopping

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import threading
@@ -116,9 +117,8 @@ def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(
 
 
 def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        "manifold.runtime.graphs.backends._cuda_missing", lambda _: "there is no CUDA device or driver on this machine"
-    )
+    monkeypatch.setattr("manifold.runtime.graphs.backends._has_cuda", lambda _: True)
+    monkeypatch.setattr("manifold.runtime.graphs.backends._cuda_device", lambda: False)
     root = some_shipped(tmp_path, "mnist-vae", "mnist-vae-2d")
     options = Settings(models_dir=root, models={"mnist-vae-2d": ModelSettings(device="cuda")})
     with TestClient(create_app(options)) as client:
@@ -127,7 +127,11 @@ def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyP
         assert models["mnist-vae-2d"]["state"] == "unavailable"
         assert "no CUDA device" in models["mnist-vae-2d"]["reason"]
         assert "no CUDA device" in models["mnist-vae"]["note"]  # `auto` fell back to the CPU and reports it
-        assert 'manifold_device_fallback{model="mnist-vae"} 1.0' in client.get("/metrics").text
+        page = client.get("/metrics").text
+        assert 'manifold_device_fallback{model="mnist-vae"} 1.0' in page
+        assert re.search(
+            r'manifold_model_failed{model="mnist-vae-2d",version="\d+"} 1.0', page
+        )  # a setting requested CUDA
         assert client.get("/health/ready").status_code == 200
         assert client.post("/sample", json={"model": "mnist-vae-2d"}).status_code == 503
 

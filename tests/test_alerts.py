@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from manifold.runtime import errors
+from manifold.runtime.graphs import backends
 from manifold.service.core import use_cases
 from manifold.service.http import replies
 from manifold.service.http.app import create_app
@@ -27,7 +30,7 @@ from manifold.service.stubs import inference_pb2, manifold_pb2
 from manifold.service.telemetry import metrics
 from manifold.service.telemetry.metrics import Metrics
 from tests import foreign
-from tests.conftest import ROOT
+from tests.conftest import ROOT, some_shipped
 
 
 @pytest.fixture
@@ -41,19 +44,19 @@ def counted(tmp_path: Path) -> Iterator[Metrics]:
     registry.close()
 
 
-def series(page: str) -> dict[str, float]:
-    """Return the counters of a page by name and labels."""
+def series(page: str, kinds: tuple[str, ...] = ("counter",)) -> dict[str, float]:
+    """Return the counters, or metrics of other types, of a page by name and labels."""
     return {
         f'{sample.name}{{instance="a"{"".join(f", {key}={chr(34)}{value}{chr(34)}" for key, value in sorted(sample.labels.items()))}}}': sample.value
         for family in text_string_to_metric_families(page)
-        if family.type == "counter" and family.name.startswith("manifold_")
+        if family.type in kinds and family.name.startswith("manifold_")
         for sample in family.samples
     }
 
 
-def firing(pages: list[str], alerts: list[str], tmp_path: Path) -> None:
+def firing(pages: list[str], alerts: list[str], tmp_path: Path, kinds: tuple[str, ...] = ("counter",)) -> None:
     """Run promtool on the alert rules and on pages that were scraped a minute apart. Exactly these alerts must fire at the end."""
-    scraped = [series(page) for page in pages]
+    scraped = [series(page, kinds) for page in pages]
     names = sorted({name for page in scraped for name in page})
     values = {name: " ".join(f"{page[name]:g}" if name in page else "_" for page in scraped) for name in names}
     shutil.copy(ROOT / "deploy/prometheus/alerts.yml", tmp_path / "alerts.yml")
@@ -120,6 +123,40 @@ def test_the_first_internal_error_and_the_first_failed_run_fire(counted: Metrics
     counted.ran(entry, Ran("decode", 1, 1, "idle", 0.1, False, True))
     firing([quiet] * 2 + [counted.page().decode()] * 2, ["FailedRuns", "InternalErrors"], tmp_path)
     firing([quiet] * 4, [], tmp_path)
+
+
+@needs_promtool
+@pytest.mark.parametrize("gpu_build", [False, True])
+def test_a_healthy_start_fires_nothing_and_faults_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu_build: bool
+) -> None:
+    """A missing extra, an unloaded model, and a build for the CPU are no faults. A build for GPUs without a GPU is one."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(backends, "_has_cuda", lambda _: gpu_build)
+    monkeypatch.setattr(backends, "_cuda_device", lambda: False)
+    root = some_shipped(tmp_path, "mnist-vae-2d", "mnist-vae-ts")
+    foreign.write(root)
+    registry = Registry(Settings(models_dir=root, default_model="foreign"))
+    found = Metrics(registry)
+    registry.load()
+    asyncio.run(registry.unload("mnist-vae-2d"))
+    kinds = ("counter", "gauge")
+    page = series(found.page(ready=True).decode(), ("gauge",))
+    states = {model: {name: int(page[key]) for name in ("model_ready", "model_failed") for key in page
+                      if key.startswith(f"manifold_{name}{{") and f'model="{model}"' in key}
+              for model in ("foreign", "mnist-vae-2d", "mnist-vae-ts")}  # fmt: skip
+    assert states == {
+        "foreign": {"model_ready": 1, "model_failed": 0},
+        "mnist-vae-2d": {"model_ready": 0, "model_failed": 0},
+        "mnist-vae-ts": {"model_ready": 0, "model_failed": 0},
+    }
+    notes = {entry.name: entry.model.note for entry in registry.shown if entry.model is not None}
+    assert (notes["foreign"] is not None) == gpu_build
+    firing([found.page(ready=True).decode()] * 8, ["FallenBack"] if gpu_build else [], tmp_path, kinds)
+    registry.show_unreadable("broken", "its folder cannot be read")
+    faults = [*(["FallenBack"] if gpu_build else []), "ModelUnavailable"]
+    firing([found.page(ready=True).decode()] * 8, faults, tmp_path, kinds)
+    registry.close()
 
 
 @needs_promtool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -251,7 +252,15 @@ def test_a_wrong_manifest_is_explained_field_by_field(
     with pytest.raises(ArtifactError) as caught:
         load(folder)
     assert message in caught.value.message
-    assert "field(s) are wrong" in caught.value.message
+    assert re.search("1 field is wrong:|[2-9] fields are wrong:", caught.value.message)
+
+
+def test_a_manifest_that_is_not_json_has_no_wrong_field(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path)
+    (folder / "manifest.json").write_text('{"name": }')
+    with pytest.raises(ArtifactError) as caught:
+        load(folder)
+    assert caught.value.message.endswith("manifest.json: the text is not valid JSON (line 1, column 10); correct it")
 
 
 @pytest.mark.parametrize(
@@ -366,13 +375,19 @@ def test_the_fake_backend_runs_the_whole_stack(tmp_path: Path) -> None:
 def test_cuda_without_cuda_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     from manifold.runtime.graphs import backends
 
-    monkeypatch.setattr(backends, "_cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
+    monkeypatch.setattr(backends, "_has_cuda", lambda _: True)
+    monkeypatch.setattr(backends, "_cuda_device", lambda: False)
     with pytest.raises(Unavailable, match="no CUDA device") as caught:
         load(SHIPPED / "mnist-vae", device="cuda")
     assert caught.value.expected
     model = load(SHIPPED / "mnist-vae", device="auto")
     assert model.device == "cpu"
     assert "no CUDA device" in str(model.note)
+    monkeypatch.setattr(backends, "_has_cuda", lambda _: False)
+    model = load(SHIPPED / "mnist-vae", device="auto")
+    assert (model.device, model.note) == ("cpu", None)  # a build for the CPU is no fallback
+    with pytest.raises(Unavailable, match="install the extra gpu"):
+        load(SHIPPED / "mnist-vae", device="cuda")
 
 
 def test_the_runtime_does_not_phone_home() -> None:

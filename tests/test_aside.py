@@ -234,7 +234,7 @@ class Pictured:
 def test_many_images_are_read_in_groups_as_one_by_one() -> None:
     generator = np.random.default_rng(0)
     pictures = tuple(imaging.to_png(generator.integers(0, 256, (1, 8, 8), np.uint8)) for _ in range(2 * GROUP + 3))
-    reader, manifest = Reader(Settings()), cast(Any, Pictured())
+    reader, manifest = Reader(Settings(), cast(Any, None)), cast(Any, Pictured())
 
     async def read(some: tuple[bytes, ...]) -> Any:
         return await reader.items(manifest, encode.EncodeRequest(), Uploads(files=some))
@@ -266,7 +266,9 @@ def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest
 
     async def scene() -> None:
         uploads = Uploads(files=(imaging.to_png(np.zeros((1, 8, 8), np.uint8)),) * 10 * GROUP)
-        reading = asyncio.create_task(Reader(Settings()).items(cast(Any, Pictured()), encode.EncodeRequest(), uploads))
+        reading = asyncio.create_task(
+            Reader(Settings(), cast(Any, None)).items(cast(Any, Pictured()), encode.EncodeRequest(), uploads)
+        )
         await asyncio.to_thread(seen.acquire)
         reading.cancel()
         go.set()

@@ -200,7 +200,13 @@ def test_columns_unlike_those_of_training_are_named(model: Model) -> None:
     ("header", "said"),
     [
         ("Price,weight,kind,paid", "Upper and lower case differ: rename 'Price' to 'price'"),
+        ("Price,Weight,kind,paid", "differ: rename 'Price' to 'price', 'Weight' to 'weight'$"),
+        ("Price,kind,paid", "rename 'Price' to 'price'. Add the other columns; cells without a value may be empty"),
         ("weight,kind,paid", "Add them; cells without a value may be empty"),
+        (
+            "Price,amount,hour",
+            "Most columns of the model are missing: choose a model that fits this file, or add the columns",
+        ),
     ],
 )
 def test_what_to_do_about_columns_that_a_file_lacks(model: Model, header: str, said: str) -> None:

@@ -251,6 +251,8 @@ def test_names_of_rows_without_one_in_the_header_and_separators_at_the_ends(tmp_
         ("a,b\n7,1,5\n", "has 3 cells, but the header has 2"),
         ("Report of 2025\na,b,c\n1,2,3\n4,5,6\n", "its first line has one cell, 'Report of 2025', but its rows have 3, separated by ','; .*remove"),
         ("# made by x\na;b;c\n1;2;3\n", "its first line has one cell"),
+        ("Zahlungen 2026;;;;;\n;;;;;\na;b;c;d;e;f\n1;2;3;4;5;6\n", "only one cell .* 'Zahlungen 2026', but its rows have up to 6; remove"),
+        (",,Report,\na,b,c,d\n1,2,3,4\n", "only one cell of its first line has a text, 'Report'"),
         ('{"a": 1, "b": 2}\n{"a": 2, "b": 3}\n', "starts with .*so it is JSON or HTML; save the table as CSV or Parquet"),
         ('[{"a": 1}]\n', "so it is JSON or HTML"), ("\n<!DOCTYPE html>\n<p>,</p>\n", "so it is JSON or HTML"),
     ],

@@ -76,6 +76,17 @@ def test_bounds_and_choices_are_named() -> None:
     assert of("value_error", 1, error=ValueError("own words")) == "own words"
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(1e23, "n: 1e+23 is too large; use a smaller integer"), (-1e23, "n: -1e+23 is too small; use a larger integer"),
+     (1.5, "n: an integer is needed, not 1.5")],
+)  # fmt: skip
+def test_an_integer_with_too_many_digits_is_an_integer(value: float, says: str) -> None:
+    with pytest.raises(ManifoldError) as caught:
+        validate(use_cases.every["sample"].request, {"n": value})
+    assert caught.value.message == says
+
+
 def wrong_fields(shape: type[BaseModel]) -> Iterator[dict[str, Any]]:
     """Yield requests with one field that may be wrong, or is unknown."""
     for name, info in shape.model_fields.items():

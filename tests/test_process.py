@@ -149,7 +149,9 @@ def test_told_to_stop_while_models_load(tmp_path: Path) -> None:
         assert "foreign" in httpx.get(f"http://127.0.0.1:{port}/health/ready").json()["reason"]
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        assert "ready" not in events(expect(process, 0))
+        found = events(expect(process, 0))
+        assert "ready" not in found
+        assert [event for event in found if event.startswith("stop")] == ["stopping", "stopped"]
         assert time.monotonic() - began < 10
 
 

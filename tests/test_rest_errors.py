@@ -73,7 +73,7 @@ ERRORS: list[tuple[str, Any, int, str | None]] = [
     ("/encode", {"images": [text(png(kind="BMP"))]}, 415, "images[0]"),
     ("/encode", {"images": "x"}, 422, "images"),
     ("/encode", {"images": [text(png())] * 1025}, 413, "images"),
-    ("/encode", {"rows": [ROW]}, 422, "rows"),
+    ("/encode", {"rows": [ROW]}, 422, "model"), ("/encode", {"model": "mnist-vae", "rows": [ROW]}, 422, "rows"),
     ("/encode", {"images": [text(png())], "class": "1"}, 422, "class"),
     ("/encode", {"model": "digits-pixelcnn", "images": [text(png())]}, 409, "model"),
     ("/encode", {"model": "transactions-vae", "images": [text(png())]}, 422, "images"),
@@ -90,7 +90,8 @@ ERRORS: list[tuple[str, Any, int, str | None]] = [
     ("/interpolate", {"from": {"seed": 1}, "to": {"seed": 1, "latent": [0.0] * 20}}, 422, "to"),
     ("/interpolate", {"from": {"seed": 1}, "to": {"class": "1"}}, 422, "to.class"),
     ("/interpolate", {"from": {"seed": 1}, "to": {"latent": [0.0]}}, 422, "to.latent"),
-    ("/interpolate", {"from": {"seed": 1}, "to": {"row": ROW}}, 422, "to.row"),
+    ("/interpolate", {"from": {"seed": 1}, "to": {"row": ROW}}, 422, "model"),
+    ("/interpolate", {"model": "mnist-vae", "from": {"seed": 1}, "to": {"row": ROW}}, 422, "to.row"),
     ("/interpolate", {"from": {"seed": 1}, "to": {"image": "x"}}, 400, "to.image"),
     ("/interpolate", {"from": {"seed": 1}, "to": {"sead": 2}}, 422, "to.sead"),
     ("/interpolate", {"from": {"seed": 1}, "to": {"seed": 2}, "steps": 1}, 422, "steps"),
@@ -143,6 +144,40 @@ def test_headers(client: TestClient, headers: dict[str, str], status: int) -> No
     assert response.status_code == status, response.text
     if status == 415:
         assert response.json()["error"]["valid"] or "gzip" in str(headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "needed"),
+    [
+        ("/sample", b"n=3", "application/json"),
+        ("/anomaly-score", b'{"rows": []}', "application/json"),
+        ("/anomaly-score", b"a,b", "text/csv"),
+    ],
+)
+def test_the_content_type_that_curl_sends_by_default(client: TestClient, path: str, body: bytes, needed: str) -> None:
+    response = client.post(path, content=body, headers={"content-type": "application/x-www-form-urlencoded"})
+    assert response.status_code == 415
+    assert f"add -H 'Content-Type: {needed}'" in response.json()["error"]["message"]
+
+
+def test_the_paths_that_an_error_lists_are_for_users(client: TestClient) -> None:
+    near, far = (client.get(path).json()["error"] for path in ("/anomaly_score", "/xyzzy"))
+    assert near["message"] == "there is no /anomaly_score; did you mean /anomaly-score?"
+    assert far["message"] == "there is no /xyzzy; choose one of the valid paths"
+    assert {"/sample", "/models", "/docs"} <= set(far["valid"])
+    assert not [path for path in far["valid"] if path.startswith(("/admin", "/static", "/v2/repository"))]
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        ({}, "to: is empty; give one of image, latent, seed, class, condition"),
+        ({"seed": 1, "latent": [0.0] * 20}, "to: latent and seed are given together; give only one of them"),
+    ],
+)
+def test_an_end_of_a_path_says_whether_nothing_or_too_much_is_given(client: TestClient, end: Any, says: str) -> None:
+    error = client.post("/interpolate", json={"from": {"seed": 2}, "to": end}).json()["error"]
+    assert (error["field"], error["message"]) == ("to", says)
 
 
 def form(content: bytes) -> bytes:

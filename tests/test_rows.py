@@ -92,6 +92,17 @@ def test_wrong_rows_are_named(row: Any, field: str) -> None:
     assert caught.value.message.startswith(field.rsplit(".", 1)[0])
 
 
+def test_another_decimal_separator_is_named() -> None:
+    with pytest.raises(InvalidValue, match=r"'900,5' is not a number; .* its decimal separator is '.'; write 900.5$"):
+        rows.encode([{**GOOD, "amount": "900,5"}], SPEC)
+    of_commas = SPEC.model_copy(update={"decimal": ","})
+    with pytest.raises(InvalidValue, match=r"its decimal separator is ','; write 1.900,5$"):
+        rows.encode([{**GOOD, "amount": " 1,900.5"}], of_commas)
+    for value in ("noon", "1,2,3", True):
+        with pytest.raises(InvalidValue, match=r"is numeric$"):
+            rows.encode([{**GOOD, "amount": value}], SPEC)
+
+
 def test_missing_values_only_where_allowed() -> None:
     encoded, warnings = rows.encode([{"amount": 20.0, "hour": None}], SPEC, missing=True)
     assert np.isnan(encoded[0]).tolist() == [False, True, True, True]

@@ -64,10 +64,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (root / ABSENT).symlink_to(SHIPPED / ABSENT)
     told = {ABSENT: ModelSettings(device="cuda")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "manifold.runtime.graphs.backends._cuda_missing",
-            lambda _: "there is no CUDA device or driver on this machine",
-        )
+        patch.setattr("manifold.runtime.graphs.backends._has_cuda", lambda _: True)
+        patch.setattr("manifold.runtime.graphs.backends._cuda_device", lambda: False)
         with served(root, grpc=True, max_items=64, max_body_bytes=200_000, models=told) as service:
             yield service
 

@@ -104,6 +104,23 @@ def test_only_json_is_json(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a":\n}', r"body: the text is not JSON \(line 2, column 1, at '}'\); correct it"),
+        ('{"n": 1,}', "column 8.*; remove the comma"), ('{"n": 1}{', "column 9"),
+        ('{"n": NaN}', "JSON has no such number; write null"), ("[-Infinity]", "JSON has no such number"),
+        ("{a: 1}", "in double quotes"), ("['a']", "in double quotes"),
+        ('{"a": 1', r"\(line 1, column 8\): it ends too early; send the whole text"),
+        (b"\xff", "in UTF-8"), (b'{"a": "\xff"}', "in UTF-8"), (f'{{"a": {"x" * 200}', "at 'x{20}'"),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_not_json_is_explained(text: str | bytes, says: str) -> None:
+    with pytest.raises(Malformed, match=says) as caught:
+        texts.json_of(text)
+    assert "char " not in caught.value.message  # orjson's own words
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
     [
         ("0", 0), ("007", 7), ("9223372036854775807", 2**63 - 1), ("9223372036854775808", None), (NINES, None), ("0" * 5000, None), ("", None), ("-1", None),

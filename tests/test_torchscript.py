@@ -21,15 +21,17 @@ from tests.graphs import (
 )
 
 
-@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize(("built", "cuda"), [(True, False), (True, True), (False, False)])
 def test_torchscript_that_falls_back_to_the_cpu_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: bool, cuda: bool
 ) -> None:
     import torch
 
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: built)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     notes = {device: TorchScriptBackend(tmp_path, device, torch.get_num_threads()).note for device in ("auto", "cpu")}
-    assert notes == {"auto": None if cuda else "running on the CPU: torch finds no CUDA device", "cpu": None}
+    falls_back = built and not cuda  # a build for the CPU does not fall back
+    assert notes == {"auto": "running on the CPU: torch finds no CUDA device" if falls_back else None, "cpu": None}
 
 
 def _script(root: Path, module: Any, **changes: Any) -> Path:

@@ -104,7 +104,7 @@ MISSHAPES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "the manifest is a pipe": (lambda root: pipe(copy(root) / manifest.FILE), 1, "not a regular file"),
     "the manifest is endless": (lambda root: link(copy(root) / manifest.FILE, "/dev/zero"), 1, "not a regular file"),
     "the manifest is huge": (lambda root: os.truncate(copy(root) / manifest.FILE, 2**30), 1, "larger than the limit of 16777216 bytes"),
-    "the manifest is no UTF-8": (lambda root: (copy(root) / manifest.FILE).write_bytes(b'{"name": "\xff"}'), 1, "wrong"),
+    "the manifest is no UTF-8": (lambda root: (copy(root) / manifest.FILE).write_bytes(b'{"name": "\xff"}'), 1, "is not valid JSON"),
     "a file of it is a pipe": (lambda root: os.mkfifo(copy(root) / "golden.npz"), 1, "golden.npz: is not a regular file"),
     "the version is a file": (lambda root: below(root / "other").write_text("x"), 1, "is not valid JSON"),
     "the version is a broken link": (lambda root: below(root / "other").symlink_to("/nowhere"), 1, "not found"),

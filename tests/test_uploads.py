@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import io
 import json
@@ -10,11 +11,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 from starlette.testclient import TestClient
 
+from manifold.runtime import imaging
 from manifold.service.core import row_files
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
@@ -166,3 +169,25 @@ def test_what_goes_wrong_on_the_way_is_the_last_line(service: TestClient, monkey
     assert len(lines) >= 8
     assert last["error"]["type"] == "malformed"
     assert "is not valid UTF-8" in last["error"]["message"]
+
+
+def test_a_default_model_of_another_kind_is_named(tiny: Path) -> None:
+    """Requests that name no model, and do not suit the default model, list the models that they suit."""
+    png = base64.b64encode(imaging.to_png(np.zeros((1, 8, 8), np.uint8))).decode()
+    row = {"price": 1, "weight": 2, "kind": "small", "paid": 0}
+    with TestClient(create_app(Settings(models_dir=tiny / "models", default_model="vae", device="cpu"))) as client:
+        wait_until_ready(client)
+        found = [
+            client.post("/anomaly-score", content=b"price\n1\n", headers={"Content-Type": "text/csv"}),
+            client.post("/anomaly-score", json={"rows": [row]}),
+            client.post("/interpolate", json={"from": {"row": row}, "to": {"seed": 1}}),
+        ]
+        named = client.post("/anomaly-score", json={"rows": [row], "model": "vae"}).json()["error"]
+        fitting = client.post("/encode", json={"images": [png]})
+    assert fitting.status_code == 200
+    assert (named["field"], named["message"][:15]) == ("rows", "rows: vae takes")
+    errors = [answer.json()["error"] for answer in found]
+    says = ("does not score files of rows", "takes images, not rows", "takes images, not rows")
+    for error, text in zip(errors, says, strict=True):
+        assert error["message"] == f"model: the default model vae {text}; name one of the valid models"
+        assert (error["field"], error["valid"]) == ("model", ["table"])

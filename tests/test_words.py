@@ -155,6 +155,22 @@ def test_words_that_readers_decode(tmp_path: Path, phrase: str, plain: str) -> N
     assert [problem[0] for problem in found(tmp_path, page, "page.md")] == ["1", "3", "5"]
 
 
+def test_functions_return_parts_of_errors(tmp_path: Path) -> None:
+    text = """
+    def said(name: str) -> str:
+        return f"{name}: nobody reads it" if name else "nobody"
+    """
+    assert found(tmp_path, text) == ["3: 'nobody'"]
+
+
+def test_comments_of_files_without_a_suffix(tmp_path: Path) -> None:
+    text = "# Of targets\ntest: all  ## what is tested\nx = nobody\n# It is for whoever reads\n"
+    for name in words.NAMES:
+        assert found(tmp_path, text, name) == [
+            "1: the comment starts with 'of'", "2: the comment starts with 'what'", "4: 'whoever'",
+        ]  # fmt: skip
+
+
 def test_words_are_whole_words(tmp_path: Path) -> None:
     assert (
         found(tmp_path, "Uncaught errors for every row are recommended, amended and prejudged; a network.", "a.md")
@@ -176,7 +192,15 @@ def test_only_markdown_cells_of_a_notebook_are_read(tmp_path: Path) -> None:
 
 def test_generated_files_are_skipped() -> None:
     names = {path.relative_to(words.ROOT).as_posix() for path in words.files()}
-    assert {"README.md", "runtime/engine.py", "tests/conftest.py", "proto/manifold.proto"} <= names
+    assert {
+        "README.md",
+        "runtime/engine.py",
+        "tests/conftest.py",
+        "proto/manifold.proto",
+        "Makefile",
+        "Dockerfile",
+        "manifold/__init__.py",
+    } <= names
     assert not {name for name in names if name.startswith(words.GENERATED)}
 
 

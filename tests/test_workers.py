@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -199,6 +200,8 @@ def test_told_to_stop_all_end_also_one_that_stands_still(running: Running) -> No
     assert running.stop() == 0
     assert time.monotonic() - began < DRAIN + workers.GRACE + 8
     assert not any(map(alive, pids))
+    told = [line for line in running.log.read_text().splitlines() if re.search(r"\bstopp(ing|ed)\b", line)]
+    assert len(told) == 2 and "stopping" in told[0] and "stopped" in told[1]  # from the parent process only
 
 
 def alive(pid: int) -> bool:

@@ -23,7 +23,7 @@ def problems(root: Path, content: Content) -> list[str]:
     with pytest.raises(ArtifactError) as caught:
         manifest.read(folder)
     head, *lines = caught.value.message.splitlines()
-    assert head == f"{folder / manifest.FILE}: {len(lines)} field(s) are wrong:"
+    assert head == f"{folder / manifest.FILE}: {'1 field is' if len(lines) == 1 else f'{len(lines)} fields are'} wrong:"
     return [line.strip() for line in lines]
 
 

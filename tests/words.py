@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("benchmarks", "cli", "client", "deploy", "docs", "evaluation", "examples", "proto", "runtime", "service", "tests", "training")  # fmt: skip
+FOLDERS = (
+    "benchmarks", "cli", "client", "deploy", "docs", "evaluation", "examples", "manifold", "proto", "runtime", "service", "tests", "training",
+)  # fmt: skip
 GENERATED = ("service/stubs/", "docs/site/", "tests/words.py", "tests/test_words.py")
 SENTENCES = ("of", "what", "who", "whose", "where")  # first words of comments, table cells and sentences
 FRAGMENTS = (*SENTENCES, "as", "it", "from", "in", "by", "on")  # first words of docstrings and help texts
@@ -24,6 +26,7 @@ NO_VERBS = ("a", "all", "an", "both", "each", "every", "how", "none", "one", "th
 SEMICOLONS = 3  # a sentence of a page with so many is a list, or several sentences
 COMMENTS = (".proto", ".sh", ".toml", ".yaml", ".yml")  # files of which only comments are read
 SUFFIXES = (".py", ".md", ".ipynb", *COMMENTS)
+NAMES = ("Makefile", "Dockerfile")  # further files of which only comments are read
 SAYING = ("echo", "error", "info", "print", "warn", "warning")  # last words in names of functions that print or log
 DECODED = {
     "asked for": "requested", "aught|ought": "anything", "(?:be|is|are) had": "be available, is computed",
@@ -42,9 +45,14 @@ def problems(path: Path) -> Iterator[str]:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         found = _python(text)
-    elif path.suffix in COMMENTS:
-        comments = [each for each in enumerate(text.splitlines(), 1) if each[1].lstrip().startswith(("#", "//"))]
-        found = (problem for number, line in comments for problem in _comment(line, number))
+    elif path.suffix in COMMENTS or path.name in NAMES:
+        pattern = re.compile(
+            r"\s*(?:#|//)(.*)" if path.suffix else r"\s*#(.*)|.*\s## (.*)"
+        )  # a Makefile's help follows ##
+        said = [(number, pattern.match(line)) for number, line in enumerate(text.splitlines(), 1)]
+        found = (
+            problem for number, match in said if match for problem in _comment(match[match.lastindex or 0], number)
+        )
     elif path.suffix == ".ipynb":
         cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
         found = _markdown("\n\n".join("".join(cell["source"]) for cell in cells))
@@ -63,9 +71,12 @@ def _python(text: str) -> Problems:
                 if _first(said) in FRAGMENTS:
                     yield line, f"{node.arg} starts with {_first(said)!r}: start with a noun or a verb"
                 yield from _prose(said, line, first=False)
-        elif isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and ast.unparse(node.func).endswith(SAYING)):
+        elif isinstance(node, ast.Raise | ast.Return) or (
+            isinstance(node, ast.Call) and ast.unparse(node.func).endswith(SAYING)
+        ):  # functions return parts of errors; a single word is a name
             for line, said in _texts(node):
-                yield from _decoded(said, line)
+                if " " in said:
+                    yield from _decoded(said, line)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             yield from _comment(token.string, token.start[0])
@@ -142,6 +153,7 @@ def _first(said: str) -> str:
 def files() -> Iterator[Path]:
     """Yield the files that are checked."""
     yield from sorted(ROOT.glob("*.md"))
+    yield from (ROOT / name for name in NAMES if (ROOT / name).exists())
     for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*")):
         if path.suffix in SUFFIXES and not path.relative_to(ROOT).as_posix().startswith(GENERATED):
             yield path

@@ -45,7 +45,7 @@ class Backend(Protocol):
     """The graphs of one artifact on one device."""
 
     device: str  # "cpu" or "cuda": the device in use
-    note: str | None  # why `auto` chose the CPU
+    note: str | None  # why `auto` chose the CPU although the library supports CUDA
 
     def open(self, task: TaskSpec) -> Graph:
         """Return the function that runs a task. Raises GraphError if graph and manifest disagree."""
@@ -105,7 +105,9 @@ class OnnxBackend:
             elif device == "cuda":
                 raise Unavailable(f"device: cuda was requested, but {reason}", expected=True, field="device")
             else:
-                self.device, self.note = "cpu", f"running on the CPU: {reason}"
+                self.device = "cpu"
+                if _has_cuda(onnxruntime):  # a build for the CPU does not fall back: it was installed for the CPU
+                    self.note = f"running on the CPU: {reason}"
 
     def open(self, task: TaskSpec) -> Graph:
         onnxruntime = _onnxruntime()
@@ -237,11 +239,16 @@ def cuda_missing() -> str | None:
 
 def _cuda_missing(onnxruntime: Any) -> str | None:
     """Return why CUDA is not available; None if it is."""
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if not _has_cuda(onnxruntime):
         return f"this installation of ONNX Runtime has no CUDA; install the extra gpu instead of cpu: {extras.command('gpu')}"
     if not _cuda_device():
         return "there is no CUDA device or driver on this machine"
     return None
+
+
+def _has_cuda(onnxruntime: Any) -> bool:
+    """Return whether this build of ONNX Runtime supports CUDA."""
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def _cuda_device() -> bool:
@@ -371,7 +378,7 @@ class TorchScriptBackend:
                 expected=True,
                 field="device",
             )
-        if device == "auto" and self.device == "cpu":
+        if device == "auto" and self.device == "cpu" and torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
             self.note = "running on the CPU: torch finds no CUDA device"
 
     def open(self, task: TaskSpec) -> Graph:

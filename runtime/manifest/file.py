@@ -39,8 +39,12 @@ def read(path: Path) -> Manifest:
             f"{path}: cannot be read: {error.strerror or error}; check the file and its permissions"
         ) from None
     except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "json_invalid":  # no field has been read
+            raise ArtifactError(f"{path}: {sentence(first)}") from None
         lines = lines_of(error)
-        raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+        count = "1 field is" if len(lines) == 1 else f"{len(lines)} fields are"
+        raise ArtifactError("\n".join([f"{path}: {count} wrong:", *lines])) from None
 
 
 def lines_of(error: ValidationError) -> list[str]:

@@ -127,7 +127,7 @@ def _numbers(
     found = numbers(values, notation)
     found[absent] = np.nan
     for index in np.flatnonzero(np.isnan(found) & ~absent):
-        result.bad.setdefault(int(index), f"{column.name}: {rows.not_a_number(values.item(index), column)}")
+        result.bad.setdefault(int(index), f"{column.name}: {rows.not_a_number(values.item(index), column, notation)}")
     for index in np.flatnonzero(np.isinf(found)):
         result.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(found[index])}")
     encoded: NDArray[np.float64] = rows.standardise(found, column)

@@ -120,8 +120,10 @@ def find(head: str, wanted: Collection[str] = ()) -> Dialect:
     if len(best.first.encode()) > HEADER_BYTES:
         raise _long_header()
     _check_header(best.header, wanted)
-    if len(best.header) == 1 and not set(best.header) & set(wanted):
-        _check_title(best.header[0], candidates)
+    if not set(best.header) & set(wanted):
+        if len(best.header) == 1:
+            _check_title(best.header[0], candidates)
+        _check_padded_title(best)
     return Dialect(tuple(_completed(best)), best.delimiter, best.spaced, _decimal(best), begin + len(best.first))
 
 
@@ -192,6 +194,18 @@ def _check_title(title: str, candidates: Sequence[_Parsed]) -> None:
                 "remove the lines above the names of the columns",
                 field="file",
             )
+
+
+def _check_padded_title(parsed: _Parsed) -> None:
+    """Raise Malformed if one cell of the first line has a text, and more than two cells of a row: spreadsheets pad a title with separators."""
+    titles = [name for name in parsed.header if name]
+    filled = max((sum(map(bool, map(values.trimmed, row))) for row in parsed.rows), default=0)
+    if len(titles) == 1 and len(parsed.header) > 2 and filled > 2:
+        raise Malformed(
+            f"file: only one cell of its first line has a text, {shown(titles[0])}, but its rows have up to {filled}; "
+            "remove the lines above the names of the columns",
+            field="file",
+        )
 
 
 def _completed(parsed: _Parsed) -> list[str]:

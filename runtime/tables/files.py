@@ -167,7 +167,7 @@ def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -
     if absent := [name for name in spec.names if name not in count]:
         has = ", ".join(map(shown, itertools.islice(count, LISTED))) + (", …" if len(count) > LISTED else "")
         raise Malformed(
-            f"file: lacks the column(s) {', '.join(map(shown, absent[:LISTED]))}; it has {has}. {_remedy(absent, count)}",
+            f"file: lacks the column(s) {', '.join(map(shown, absent[:LISTED]))}; it has {has}. {_remedy(absent, count, len(spec.names))}",
             field="file",
             valid=spec.names,
         )
@@ -176,13 +176,18 @@ def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -
     return [name for name in dict.fromkeys(also) if name in count]
 
 
-def _remedy(absent: Sequence[str], there: Collection[str]) -> str:
-    """Return advice about missing columns. The file may have one of them in other upper and lower case."""
+def _remedy(absent: Sequence[str], there: Collection[str], needed: int) -> str:
+    """Return advice about missing columns, of which the model needs `needed`. The file may have some in other upper and lower case."""
     folded = {name.casefold(): name for name in there}
-    alike = next((name for name in absent if name.casefold() in folded), None)
-    if alike is not None:
-        return f"Upper and lower case differ: rename {shown(folded[alike.casefold()])} to {shown(alike)}"
-    return "Add them; cells without a value may be empty"
+    alike = [name for name in absent if name.casefold() in folded]
+    if len(absent) - len(alike) > needed / 2:
+        return "Most columns of the model are missing: choose a model that fits this file, or add the columns"
+    renamed = ", ".join(f"{shown(folded[name.casefold()])} to {shown(name)}" for name in alike[:LISTED])
+    advice = [f"Upper and lower case differ: rename {renamed}"] if alike else []
+    if len(alike) < len(absent):
+        rest = "Add the other columns" if alike else "Add them"
+        advice.append(f"{rest}; cells without a value may be empty")
+    return ". ".join(advice)
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------------------

@@ -119,8 +119,13 @@ def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: N
 # texts of errors and warnings about values, which runtime.tables.columns also uses
 
 
-def not_a_number(value: Any, column: NumericColumn) -> str:
-    return f"{shown(value)} is not a number; column {shown(column.name)} is numeric"
+def not_a_number(value: Any, column: NumericColumn, notation: Notation) -> str:
+    other: reading.Decimals = "," if notation.decimal == "." else "."
+    said = f"{shown(value)} is not a number; column {shown(column.name)} is numeric"
+    if isinstance(value, str) and reading.number(value, Notation(notation.missing, other)) is not None:
+        text = cut(reading.trimmed(value).translate(str.maketrans(",.", ".,")))
+        said += f", and its decimal separator is {notation.decimal!r}; write {text}"
+    return said
 
 
 def not_finite(value: Any) -> str:
@@ -143,7 +148,7 @@ def is_missing(column: NumericColumn | CategoricalColumn) -> str:
 def _number(value: Any, column: NumericColumn, spec: TableSpec, place: str, warnings: list[str]) -> float:
     number = reading.number(value, spec.notation)
     if number is None:
-        raise InvalidValue(f"{place}: {not_a_number(value, column)}", field=place)
+        raise InvalidValue(f"{place}: {not_a_number(value, column, spec.notation)}", field=place)
     if not math.isfinite(number):
         raise InvalidValue(f"{place}: {not_finite(value)}", field=place)
     encoded = float(standardise(np.float64(number), column))

@@ -210,7 +210,9 @@ class ModelSummary(BaseModel):
         description="Why the model is unavailable, such as an optional extra that is not installed."
     )
     device: str | None = Field(description="Device that runs the model: cpu or cuda.")
-    note: str | None = Field(description="Why the model runs on the CPU although a GPU was allowed.")
+    note: str | None = Field(
+        description="Why the model runs on the CPU although a GPU was allowed and its library supports GPUs."
+    )
     classes: list[str] | None
     conditions: list[str] | None = Field(description="Names of the real values that the model is conditioned on.")
     data: dict[str, Any] | None = Field(

@@ -15,7 +15,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import Run
 from manifold.service.core import contract
 from manifold.service.core.answers import UseCaseResult
-from manifold.service.core.reading import OPTIONS, Reader
+from manifold.service.core.reading import OPTIONS, Reader, default_model
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import Registry
 from manifold.service.settings import Settings
@@ -28,16 +28,19 @@ class Handling:
     """The registry, the settings and the reader of requests, which every use case needs."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
-        self.registry, self.settings, self.reader = registry, settings, Reader(settings)
+        self.registry, self.settings, self.reader = registry, settings, Reader(settings, registry)
 
     async def entry(self, request: contract.BaseRequest, endpoint: str) -> tuple[Entry, Manifest]:
         """Return the requested model, ready. Raise UnsupportedTask if it does not support the endpoint."""
         entry = await self.registry.get(request.model, request.version)
         assert entry.manifest is not None
         if endpoint not in entry.endpoints:
-            can = entry.endpoints
+            can, why = entry.endpoints, operations.why_not(entry.manifest, endpoint)
+            names = self.registry.names_of(lambda other: endpoint in other.endpoints) if request.model is None else []
+            if names:
+                raise default_model(entry.name, f"does not support /{endpoint}{why}", names, UnsupportedTask)
             raise UnsupportedTask(
-                f"{entry.name} does not support /{endpoint}{operations.why_not(entry.manifest, endpoint)}; it supports {', '.join('/' + name for name in can)}",
+                f"{entry.name} does not support /{endpoint}{why}; it supports {', '.join('/' + name for name in can)}",
                 field="model",
                 valid=can,
             )

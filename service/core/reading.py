@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,14 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.manifest.conditions import Item
 from manifold.service.aside import LARGE, ROW, aside
 from manifold.service.core import contract
+from manifold.service.models.registry import Registry
 from manifold.service.settings import Settings
 
 if TYPE_CHECKING:
     from manifold.service.core.use_cases import impute, interpolate, sample
 
 Array = NDArray[Any]
+E = TypeVar("E", InvalidValue, UnsupportedTask)
 
 MANY = [kind.wire.many for kind in kinds.every]  # request fields that contain items
 FILES = "images"  # the field to which uploaded files are added
@@ -44,8 +46,8 @@ class Uploads:
 class Reader:
     """The reader of requests, which enforces the limits of the settings."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self.settings, self.registry = settings, registry
 
     async def items(
         self, manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads, *, unknown: bool = False, missing: bool = False
@@ -81,15 +83,24 @@ class Reader:
         ]
         return groups[0] if len(groups) == 1 else await aside(functools.partial(Items.joined, groups))
 
-    @staticmethod
-    def _refuse_others(manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads) -> None:
+    def _refuse_others(self, manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads) -> None:
         """Raise InvalidValue for items of another kind than the model takes."""
         spec = manifest.spec
         other = next((name for name in MANY if name != spec.wire.many and getattr(request, name) is not None), None)
         if other is None and uploads.files and spec.wire.group is None:
             other = FILES
         if other is not None:
+            self._refuse_default(manifest, request, other)
             raise InvalidValue(f"{other}: {manifest.name} takes {spec.needed}", field=other, valid=spec.valid)
+
+    def _refuse_default(self, manifest: Manifest, request: contract.BaseRequest, given: str) -> None:
+        """Raise InvalidValue if the request names no model, and other models take the items that it contains in the field `given`."""
+        many = next(kind.wire.many for kind in kinds.every if given in (kind.wire.many, kind.wire.one))
+        names = self.registry.names_of(
+            lambda other: other.manifest is not None and other.manifest.spec.wire.many == many
+        )
+        if request.model is None and names:
+            raise default_model(manifest.name, f"takes {manifest.spec.noun}, not {many}", names, InvalidValue)
 
     async def ends(
         self, manifest: Manifest, request: interpolate.InterpolateRequest, uploads: Uploads
@@ -102,6 +113,11 @@ class Reader:
                     raise operations.no_effect(manifest, option, f"gets no {spec.noun} as an end of the path")
 
         def read() -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
+            for end in (request.from_, request.to):
+                if other := next(
+                    (name for name in SINGLE if name != spec.wire.one and getattr(end, name) is not None), None
+                ):
+                    self._refuse_default(manifest, request, other)
             start, fitted = self._end(manifest, request.from_, "from", how)
             stop, more = self._end(manifest, request.to, "to", how)
             return start, stop, (*fitted, *more)
@@ -305,9 +321,13 @@ class Reader:
         spec = manifest.spec
         given = [key for key in (*SINGLE, "latent", "named_latent", "seed") if getattr(end, key) is not None]
         condition = self.read_condition(manifest, end, f"{name}.")
-        if len(given) > 1 or (not given and condition is None):
-            valid = [*SINGLE, "latent", "seed", "class", "condition"]
-            raise InvalidValue(f"{name}: one of {', '.join(valid)} is needed", field=name, valid=valid)
+        if len(given) > 1:
+            raise InvalidValue(
+                f"{name}: {' and '.join(given)} are given together; give only one of them", field=name, valid=given
+            )
+        if not given and condition is None:
+            valid = [spec.wire.one, "latent", "seed", "class", "condition"]
+            raise InvalidValue(f"{name}: is empty; give one of {', '.join(valid)}", field=name, valid=valid)
         items, latent = None, self._latent_of(manifest, end, name)
         if given and given[0] in SINGLE:
             if given[0] != spec.wire.one:
@@ -325,6 +345,11 @@ class Reader:
         one = None if end.latent is None else [end.latent]
         read = self.latents(manifest, one, named, f"{name}.latent")
         return None if read is None else {role: values[0] for role, values in read.items()}
+
+
+def default_model(name: str, lacks: str, names: list[str], error: type[E]) -> E:
+    """Return the error of a request that names no model and does not suit the default model. `names` are models that it suits."""
+    return error(f"model: the default model {name} {lacks}; name one of the valid models", field="model", valid=names)
 
 
 def _numbers(values: list[Any], field: str) -> Array:

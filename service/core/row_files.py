@@ -14,12 +14,12 @@ from typing import IO, Any
 
 import orjson
 
-from manifold.runtime.errors import InvalidValue, TooLarge, Unavailable
+from manifold.runtime.errors import InvalidValue, TooLarge, Unavailable, UnsupportedTask
 from manifold.runtime.scores import bulk, scored_rows
 from manifold.service.aside import LARGE, aside, later
 from manifold.service.core import failures
 from manifold.service.core.handling import Handling
-from manifold.service.core.reading import MANY
+from manifold.service.core.reading import MANY, default_model
 from manifold.service.core.use_cases.anomaly_score import ScoreRequest, rule_of, threshold_of
 from manifold.service.models.entries import Entry
 from manifold.service.telemetry.metrics import Metrics
@@ -46,7 +46,12 @@ async def score(
     rule = rule_of(fields)
     entry, _ = await handling.entry(fields, "anomaly-score")
     assert entry.model is not None and entry.batcher is not None
-    bulk.table_of(entry.model)
+    try:
+        bulk.table_of(entry.model)
+    except UnsupportedTask:
+        if fields.model is None and (names := handling.registry.names_of(_scores_files)):
+            raise default_model(entry.name, "does not score files of rows", names, UnsupportedTask) from None
+        raise
     spooled = await spool(chunks, limit)
     try:
         parts = bulk.steps(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
@@ -55,6 +60,12 @@ async def score(
         later(spooled.close)
         raise
     return entry, _lines(entry, first, parts, spooled, metrics, random=is_random(entry, explain=fields.explain))
+
+
+def _scores_files(entry: Entry) -> bool:
+    """Return whether a model scores files of rows."""
+    manifest = entry.manifest
+    return manifest is not None and manifest.spec.in_files and manifest.scoring is not None
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:

@@ -35,7 +35,7 @@ def _explain(error: ValidationError, shape: type[BaseModel], fields: Any) -> Inv
     if problem["type"] == "extra_forbidden":
         return _unknown(field, _names(shape) if len(path) == 1 else None)
     needed = list(dict.fromkeys(problems.NEEDED[each["type"]] for each in here if each["type"] in problems.NEEDED))
-    if needed:
+    if needed and not (len(needed) == 1 and problems.is_huge(problem)):
         said = f"{' or '.join(needed)} is needed, not {problems.word(problem['input'])}"
     else:
         said = problems.sentence(problem)

@@ -20,7 +20,7 @@ from manifold.runtime.scores import bulk, recalibration
 from manifold.service.aside import aside, later
 from manifold.service.core import contract, encoding, row_files
 from manifold.service.core.validation import validate
-from manifold.service.http.bodies import fields_of
+from manifold.service.http.bodies import FORM, fields_of
 from manifold.service.http.statuses import BODY as BODY_STATUSES
 from manifold.service.http.statuses import also
 from manifold.service.http.tags import ADMINISTRATION
@@ -113,8 +113,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         kind = MEDIA_TYPES.get(content_type)
         if kind is None:
+            header = f"; for curl, add -H 'Content-Type: {next(iter(MEDIA_TYPES))}'" if content_type == FORM else ""
             raise UnsupportedMedia(
-                f"Content-Type: {cut(content_type) or 'an empty value'} is not supported; send a file of normal rows in one of the valid types",
+                f"Content-Type: {cut(content_type) or 'an empty value'} is not supported; send a file of normal rows in one of the valid types{header}",
                 field="Content-Type", valid=list(MEDIA_TYPES),
             )  # fmt: skip
         entry = await registry.get(name, None)

@@ -26,6 +26,7 @@ from manifold.service.settings import Settings
 R = TypeVar("R", bound=contract.BaseRequest)
 T = TypeVar("T")
 MULTIPART = "multipart/form-data"
+FORM = "application/x-www-form-urlencoded"
 MAX_FIELDS = 64  # fields of a query or a form
 MOVED = 200  # characters of a query that an error repeats as JSON
 
@@ -83,8 +84,12 @@ def _read(
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
         return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
+    advice = "use one of the valid types"
+    if content_type == FORM:  # curl sends it by default
+        is_rows = also and not body.lstrip().startswith((b"{", b"["))
+        advice = f"state the type of the body; for curl, add -H 'Content-Type: {also[0] if is_rows else JSON}'"
     raise UnsupportedMedia(
-        f"Content-Type: {cut(content_type)} is not supported; use one of the valid types",
+        f"Content-Type: {cut(content_type)} is not supported; {advice}",
         field="Content-Type",
         valid=(*ACCEPTED, *also),
     )

@@ -14,6 +14,7 @@ from manifold.service.core import use_cases
 from manifold.service.http import replies
 from manifold.service.http.front import GONE
 from manifold.service.http.replies import Reply
+from manifold.service.settings import nearest
 
 TYPES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -52,6 +53,11 @@ def _respond(request: Request, reply: Reply) -> Response:
     return Response(reply.body, reply.status, headers=reply.headers, media_type=reply.media_type)
 
 
+def _is_public(path: str) -> bool:
+    """Return whether an error may propose a path: users do not need files of /docs, and most may not use the routes of administrators."""
+    return path.startswith("/") and not path.startswith(("/admin/", "/static-", "/v2/repository/"))
+
+
 def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
     """Return the reply for an unknown path or method, or for another error of the framework."""
     path, status = request.url.path, error.status_code
@@ -65,9 +71,11 @@ def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
         valid = headers.get("Allow", "").split(", ")
         message = f"{cut(path)} does not support {cut(request.method)}; use one of the valid methods"
     else:
-        valid = sorted(posted | {route.path for route in app.routes if hasattr(route, "path")})
-        message = (
-            f"there is no {cut(path)}; choose one of the valid paths" if status == 404 else cut(str(error.detail), 200)
+        valid = sorted(
+            path for path in posted | {getattr(route, "path", "") for route in app.routes} if _is_public(path)
         )
+        message = f"there is no {cut(path)}{nearest(cut(path), valid) or '; choose one of the valid paths'}"
+        if status != 404:
+            message = cut(str(error.detail), 200)
     kind = TYPES.get(status, "malformed")
     return replies.refusal(status, request.state.request_id, kind, message, valid=valid, headers=headers)

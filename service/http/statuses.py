@@ -31,12 +31,12 @@ EXAMPLES: dict[str, Schema] = {
     },
     "forbidden": {
         "message": "Authorization: the key shop has no scope admin, which this route needs; use a key that has it",
-        "field": "Authorization", "valid": ["infer"],
+        "field": "Authorization", "valid": ["admin"],
     },
     "unknown_model": {
         "message": "model: there is no model 'mnist'; choose one of the valid names", "field": "model", "valid": ["mnist-vae", "transactions-vae"],
     },
-    "not_found": {"message": "there is no /samples; choose one of the valid paths", "valid": ["/sample", "/models"]},
+    "not_found": {"message": "there is no /samples; did you mean /sample?", "valid": ["/sample", "/models"]},
     "method_not_allowed": {"message": "/sample does not support GET; use one of the valid methods", "valid": ["POST"]},
     "slow_body": {"message": "the body arrives at less than 1024 bytes/s; send it faster, or in smaller requests"},
     "slow_head": {"message": "the request was not complete after 20 s; send it faster"},

@@ -51,7 +51,8 @@ class Entry:
     reason: str | None = (
         None  # why it is unavailable; if it is ready, why the changed version in its folder is not served
     )
-    expected: bool = False  # unavailable by choice of the installation: the service is ready without it
+    expected: bool = False  # the service is ready although this model is unavailable
+    intended: bool = False  # unavailable by choice (an extra is not installed, or it was unloaded): no alert
     manifest: Manifest | None = None
     model: Model | None = None
     batcher: Batcher | None = field(default=None, repr=False)
@@ -101,14 +102,16 @@ class Entry:
     @contextmanager
     def failing(self) -> Iterator[None]:
         """Make the entry unavailable if the block raises an error."""
+        self.intended = False
         try:
             yield
         except ManifoldError as error:
             self.state, self.reason = "unavailable", self._public(error.message)
             self.expected = isinstance(error, Unavailable) and error.expected
             # a missing extra is a choice of the installation; a missing device was requested by a setting
+            self.intended = self.expected and error.field != "device"
             stated = {"model": self.name, "version": self.version, "reason": error.message}
-            if self.expected and error.field != "device":
+            if self.intended:
                 log.info("optional model not loaded", **stated)
             else:
                 log.warning("model unavailable", **stated)

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -234,6 +234,13 @@ class Registry:
             )
         return entry
 
+    def names_of(self, suits: Callable[[Entry], bool]) -> list[str]:
+        """Return the names of the models whose latest version is served and suits."""
+        entries = filter(None, map(self.entries.get, list(self.latest.items())))  # threads call this too
+        return [
+            entry.name for entry in entries if entry.state in SERVING and entry.manifest is not None and suits(entry)
+        ]
+
     def versions(self, name: str) -> list[int]:
         """Return the versions of a model, ascending."""
         return sorted(version for model, version in list(self.entries) if model == name)
@@ -388,7 +395,7 @@ class Registry:
 
     def _unloaded_entry(self, name: str, version: int) -> Entry:
         entry = self._entry(name, version, "unavailable")
-        entry.reason, entry.expected = UNLOADED.replace("NAME", name), True
+        entry.reason, entry.expected, entry.intended = UNLOADED.replace("NAME", name), True, True
         return entry
 
     async def change(self, verb: str, name: str) -> None:

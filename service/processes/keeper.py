@@ -105,6 +105,7 @@ class Keeper:
         self.failures, self.ended, self.next_start = 0, 0, 0.0
         self.stops = 0  # number of signals to stop that were received
         self.kill_at = float("inf")
+        self.stopping_since: float | None = None  # when a signal to stop was received, on the monotonic clock
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
         self._awake, self._wake = socket.socketpair()
@@ -122,6 +123,8 @@ class Keeper:
                 self._fill()
                 self._hear()
                 self._watch()
+            if self.stopping_since is not None:
+                log.info("stopped", seconds=round(time.monotonic() - self.stopping_since, 1))
         finally:  # no worker may outlive this process
             for worker in self.workers:
                 worker.process.kill()
@@ -141,6 +144,9 @@ class Keeper:
         with contextlib.suppress(queue.Empty):
             while True:
                 if self._signals.get_nowait() in early.STOPPING:
+                    if self.stopping_since is None:
+                        self.stopping_since, limits = time.monotonic(), self.settings
+                        log.info("stopping", notice_seconds=limits.notice_seconds, drain_seconds=limits.drain_seconds)
                     self._stop()
                 elif not self.stops:
                     self.errands.ask("keys")

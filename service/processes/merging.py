@@ -16,7 +16,7 @@ from prometheus_client.samples import Sample
 
 # gauges of shared resources
 LARGEST = (
-    "manifold_build_info", "manifold_model_device", "manifold_device_fallback", "manifold_gpu_memory_bytes", "manifold_disk_bytes",
+    "manifold_build_info", "manifold_model_failed", "manifold_model_device", "manifold_device_fallback", "manifold_gpu_memory_bytes", "manifold_disk_bytes",
     "manifold_score_drift_ks", "process_max_fds", "python_info",
 )  # fmt: skip
 LEAST = ("manifold_ready", "manifold_model_ready", "manifold_score_drift_p_value", "process_start_time_seconds")

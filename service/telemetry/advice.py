@@ -4,7 +4,9 @@ from __future__ import annotations
 
 ACTIONS = {
     "manifold_ready": "If it stays 0: `GET /health/ready` names the models, and `GET /models` has the reasons.",
-    "manifold_model_ready": "If it is 0: `GET /models` has the reason, such as an altered artifact or a missing extra. "
+    "manifold_model_ready": "If it is 0: `GET /models` has the reason. A model that was unloaded, or that lacks an extra, "
+    "has 0 too; `manifold_model_failed` excludes these.",
+    "manifold_model_failed": "If it is 1: `GET /models` has the reason, such as an altered artifact or a missing device. "
     "Version 0: the model's folder cannot be read.",
     "manifold_model_device": "",
     "manifold_device_fallback": "If it is 1: repair the GPU driver or toolkit, or set the device to `cpu`.",

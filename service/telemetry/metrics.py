@@ -172,9 +172,17 @@ class Metrics:
         self.ready = self._gauge(
             "model_ready", "1 if the model answers or loads at its first request", "model", "version"
         )
+        self.broken = self._gauge(
+            "model_failed",
+            "1 if the model is unavailable because of a fault; 0 for a model that was unloaded or lacks an extra",
+            "model",
+            "version",
+        )
         self.device = self._gauge("model_device", "1 for the device that a model runs on", "model", "version", "device")
         self.fallback = self._gauge(
-            "device_fallback", "1 if device auto found no GPU and the model runs on the CPU", "model"
+            "device_fallback",
+            "1 if device auto found no GPU and the model runs on the CPU, although its library supports GPUs",
+            "model",
         )
         self.gpu = self._gauge(
             "gpu_memory_bytes",
@@ -295,11 +303,12 @@ class Metrics:
             self.disk.labels(name, "free").set(free)
             self.disk.labels(name, "total").set(total)
         self.serving.set(self.models.readiness()[0] if ready is None else ready)
-        for gauge in (self.ready, self.queued, self.queued_bytes, self.fallback, self.device):
+        for gauge in (self.ready, self.broken, self.queued, self.queued_bytes, self.fallback, self.device):
             gauge.clear()  # they may contain models that are gone
         for entry in self.models.shown:
             batcher, model = entry.batcher, entry.model  # the event loop may close them meanwhile
             self.ready.labels(entry.name, str(entry.version)).set(entry.state in SERVING)
+            self.broken.labels(entry.name, str(entry.version)).set(entry.state == "unavailable" and not entry.intended)
             self.queued.labels(entry.name).set(batcher.rows if batcher else 0)
             self.queued_bytes.labels(entry.name).set(batcher.bytes if batcher else 0)
             self.fallback.labels(entry.name).set(bool(model and model.note))

@@ -116,7 +116,7 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
         else:
             kept.append(column)
     if not kept:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
+        reasons = "; ".join(f"{cut(name) or 'a column'}: {reason}" for name, reason in ignored.items())
         raise TrainingError(
             f"data: no column is left to learn from ({reasons}); add columns with numbers or categories"
         )

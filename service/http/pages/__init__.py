@@ -16,6 +16,9 @@ PAGE = Path(__file__).parent / "index.html"
 SCRIPTS = "static-offline-docs"  # the path of Swagger UI, relative to the page, so that a proxy may add a prefix
 # samples are a few dozen pixels wide: /docs shows them enlarged
 ENLARGED = ".live-responses-table img { min-width: 14rem; image-rendering: pixelated; }"
+# all errors have one form, which the top of /docs shows: below an endpoint, each error status keeps its description only
+ERRORS = ".responses-table:not(.live-responses-table) .response:not([data-code^='2'])"
+BRIEF = f"{ERRORS} :is(.response-controls, .model-example) {{ display: none; }}"
 
 
 def add(app: FastAPI) -> None:
@@ -29,7 +32,7 @@ def add(app: FastAPI) -> None:
             swagger_css_url=f"{SCRIPTS}/swagger-ui.css", swagger_favicon_url=f"{SCRIPTS}/favicon.png", swagger_ui_parameters={"defaultModelsExpandDepth": 0},
         ).body
     ).decode()  # fmt: skip
-    docs = docs.replace("<html>", '<html lang="en">').replace("</head>", f"<style>{ENLARGED}</style></head>")
+    docs = docs.replace("<html>", '<html lang="en">').replace("</head>", f"<style>{ENLARGED} {BRIEF}</style></head>")
     # Swagger UI sets styles by script
     foreign = f"script-src 'self' {_hashes(docs, 'script')}; style-src 'self' 'unsafe-inline'"
     app.get("/docs", include_in_schema=False)(_page(docs, foreign))
