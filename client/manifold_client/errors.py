@@ -78,6 +78,11 @@ def shown(value: object) -> str:
     return text if len(text) <= ECHOED else f"{text[: ECHOED - 1]}…"
 
 
+def short(error: BaseException) -> str:
+    """Return the message of a library's error on one line, cut to 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def unknown(name: str, known: Sequence[str], what: str) -> str:
     """Return the message for a name that is not known, with the nearest known one if there is one."""
     near = difflib.get_close_matches(name, known, 1, 0.5)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from manifold_client.errors import InvalidType, InvalidValue, NotReady, shown
+from manifold_client.errors import InvalidType, InvalidValue, NotReady, short, shown
 
 EXAMPLE = "http://127.0.0.1:8000"
 # the first part of paths that the service has: an address that ends with one is the address of an endpoint
@@ -65,19 +65,19 @@ def _reason(address: str, error: httpx.TransportError, timeout: object) -> str:
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes) or "CERTIFICATE_VERIFY_FAILED" in text:
         return (
             "its certificate is not trusted; give verify=ssl.create_default_context(cafile=…) with the certificate of its issuer "
-            f"({_short(error)})"
+            f"({short(error)})"
         )
     if any(isinstance(each, ssl.SSLError) for each in causes) or "[SSL" in text:
-        return f"the port does not speak TLS; write {address.replace('https://', 'http://', 1)} ({_short(error)})"
+        return f"the port does not speak TLS; write {address.replace('https://', 'http://', 1)} ({short(error)})"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer within {timeout} s; give a longer timeout, such as Client(url, timeout=120)"
     if any(isinstance(each, socket.gaierror) for each in causes) or "Name or service not known" in text:
-        return f"the host name is not known; check the address ({_short(error)})"
+        return f"the host name is not known; check the address ({short(error)})"
     if isinstance(error, httpx.ConnectError):
-        return f"{_short(error)}; is the service running? Start it with `make serve` or `manifold serve`, or check host and port"
+        return f"{short(error)}; is the service running? Start it with `make serve` or `manifold serve`, or check host and port"
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
-        return f"{_short(error)}; check the port: it must be the HTTP port, not that of gRPC, and with TLS the address starts with https://"
-    return _short(error)
+        return f"{short(error)}; check the port: it must be the HTTP port, not that of gRPC, and with TLS the address starts with https://"
+    return short(error)
 
 
 def needs_no_retry(error: httpx.TransportError) -> bool:
@@ -91,7 +91,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
