@@ -23,8 +23,9 @@ from manifold_client.results import (
     Scores,
 )
 from manifold_client.signatures import checked
-from manifold_client.transport import LOST, RETRIED, STREAM, Retry, headers, read, streamed
+from manifold_client.transport import LOST, RETRIED, STREAM, Retry, checked_timeout, headers, read, streamed
 from manifold_client.types import (
+    AnyImage,
     ClassChoice,
     Conditions,
     Costs,
@@ -37,7 +38,7 @@ from manifold_client.types import (
     Numbers,
     Rows,
 )
-from manifold_client.urls import checked_url, needs_no_retry, unreachable
+from manifold_client.urls import checked_url, needs_no_retry, public, unreachable
 
 R = TypeVar("R")
 
@@ -60,13 +61,14 @@ class Client:
         `timeout` is in seconds. `key` is an API key, by default the environment variable MANIFOLD_KEY. `verify` is an SSL context for a
         certificate that is not publicly trusted. `retry` says how often and when a request is repeated.
         """
+        checked_timeout(timeout)
         self._http = httpx.Client(
             base_url=checked_url(url), timeout=timeout, transport=transport, verify=verify, headers=headers(key)
         )
         self._retry, self._timeout = retry or Retry(), timeout
 
     def __repr__(self) -> str:
-        return f"<Client: {str(self._http.base_url).rstrip('/')}>"
+        return f"<Client: {public(self._http.base_url).rstrip('/')}>"
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         for attempt in range(self._retry.attempts):
@@ -158,13 +160,14 @@ class Client:
 
     @checked
     def interpolate(
-        self, start: End, stop: End, *, steps: int | None = None, method: Method | None = None, seed: int | None = None,
+        self, start: End | AnyImage, stop: End | AnyImage, *, steps: int | None = None, method: Method | None = None, seed: int | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
         version: int | None = None,
     ) -> Interpolation:  # fmt: skip
         """Decode a path of `steps` latents (8 by default) between two ends.
 
-        Each end is a mapping with one of image, row, latent, named_latent and seed; class, condition or conditions may stand beside it.
+        Each end is an image, or a mapping with one of image, row, latent, named_latent and seed; class, condition or conditions may stand
+        beside it.
         """
         return self._do(exchanges.interpolate(locals()))
 
@@ -191,7 +194,7 @@ class Client:
 
     @checked
     def impute(
-        self, rows: Rows | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
+        self, rows: Rows | Images | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
         first: int | None = None, class_: ClassChoice | None = None, condition: Numbers | None = None,
         conditions: Conditions | None = None, candidates: int | None = None, temperature: float | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
