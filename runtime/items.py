@@ -6,8 +6,6 @@ pixels. Everything else is read as a request of the service is: image files are 
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,17 +13,13 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
-from manifold.runtime import extras, imaging
+from manifold.runtime import extras, pictures
 from manifold.runtime.errors import InvalidValue, Unavailable, reason, shown
 from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.base import Items, Reading
 
 Array = NDArray[Any]
-SAVED = ("1", "L", "LA", "I;16", "I;16B", "P", "RGB", "RGBA")  # the modes of Pillow that a PNG file can have
-CONVERTED = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
-ORIENTATION = 0x0112  # the EXIF tag of the orientation
 LEEWAY = 1e-3  # how far floats may be outside the range of the model, as a share of its width
 
 
@@ -120,6 +114,12 @@ def read_masks(spec: Kind, given: Any, items: Items) -> Array:
             f"masks: {len(made)} for {n} {spec.noun}; give one mask, or one for each item", field="masks"
         )
     return made.repeat(n, axis=0) if len(made) == 1 else made
+
+
+def is_item(given: Any, spec: Kind) -> bool:
+    """Return whether a value is one item by itself, without a mapping: an image, an array, or a row of a data frame."""
+    single = _is_single(given, spec) and not isinstance(given, Mapping)
+    return single or is_array(given) or (spec.in_files and _is_row(given))
 
 
 def _is_single(given: Any, spec: Kind) -> bool:
@@ -219,41 +219,11 @@ def _file(given: Any, field: str) -> bytes:
                 f"{field}: {shown(str(given))} cannot be read: {why}; give the path of an image", field=field
             ) from None
     if hasattr(given, "save"):
-        return _png(given, field)
+        return pictures.to_png(given, field)
     raise InvalidValue(
         f"{field}: {shown(given)} is no image; give an array, a Pillow image, a path, or the bytes of a file",
         field=field,
     )
-
-
-def _png(picture: Any, field: str) -> bytes:
-    """Return a picture as a PNG file, upright as its EXIF block says. A file of the same picture gives the same pixels."""
-    buffer = io.BytesIO()
-    try:
-        if isinstance(picture, Image.Image):
-            picture = _saved(picture, field)
-        picture.save(buffer, "PNG")
-    except (OSError, ValueError, TypeError, SystemError, AttributeError) as error:  # such as a closed or an empty image
-        raise InvalidValue(
-            f"{field}: the {type(picture).__name__} cannot be saved as PNG: {reason(error)}; give another image",
-            field=field,
-        ) from None
-    return buffer.getvalue()
-
-
-def _saved(picture: Image.Image, field: str) -> Image.Image:
-    """Return a picture upright, and in a mode that PNG files have."""
-    with contextlib.suppress(*imaging.DAMAGE):  # a damaged EXIF block does not affect the pixels
-        if picture.getexif().get(ORIENTATION, 1) != 1:
-            picture = ImageOps.exif_transpose(picture)
-    if picture.mode in CONVERTED:
-        return picture.convert(CONVERTED[picture.mode])
-    if picture.mode not in SAVED:
-        raise InvalidValue(
-            f"{field}: the mode {picture.mode} of the image has no fixed range of values; convert it to L or RGB with values from 0 to 255",
-            field=field,
-        )
-    return picture
 
 
 def _is_row(given: Any) -> bool:

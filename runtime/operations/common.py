@@ -186,11 +186,13 @@ def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
 
 def cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
     """Return the error for a use case that a model does not support."""
+    from manifold.runtime.operations import capabilities  # it imports this module
+
     why = why_not_encode(manifest) if "encode" not in manifest.tasks and verb in ("encode", "reconstruct") else ""
     return UnsupportedTask(
-        f"{manifest.name} cannot {verb}{why}; it can {', '.join(manifest.tasks)}",
+        f"{manifest.name} cannot {verb}{why}; {capabilities.abilities(manifest)}",
         field="model",
-        valid=list(manifest.tasks),
+        valid=capabilities.endpoints(manifest) or list(manifest.tasks),
     )
 
 
