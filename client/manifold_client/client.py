@@ -120,7 +120,19 @@ class Client:
     ) -> Samples:  # fmt: skip
         """Make new items.
 
-        `n` is 1 by default, or the number of `latents` or `codes`. An item depends only on `seed` and its index, which starts at `first`.
+        n: the number of items; 1 by default, or the number of `latents` or `codes`.
+        seed: an item depends only on the seed and its index; by default the service draws a seed, which the result states.
+        first: the index of the first item, 0 by default.
+        latents: latents to decode, (n, L). named_latents: the same by name, for a model with several latents.
+        codes: codes to decode, (n, h, w), for a model with a codebook.
+        class_: classes by name or index, one for all items or a list, or weights by name.
+        condition: real values, (n, C). conditions: classes, values, texts, images or rows by name.
+        inputs: numbers by name, such as guidance, one for all items or one for each.
+        prior: the name of the prior from which latents are drawn.
+        temperature: the factor of the spread of latents, from 0.01 to 100; 1 by default.
+        return_latents: whether the result holds the latents.
+        encoding: png, or array for numbers instead of images.
+        model: the name of the model, by default that of the service. version: by default the latest one.
         """
         return self._do(exchanges.sample(locals()))
 
@@ -144,7 +156,11 @@ class Client:
         class_: ClassChoice | None = None, condition: Numbers | None = None, conditions: Conditions | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, model: str | None = None, version: int | None = None,
     ) -> Encoded:  # fmt: skip
-        """Return the posteriors of items, or their codes. With a `seed`, `latents` are draws from the posteriors."""
+        """Return the posteriors of items, or their codes. With a `seed`, `latents` are draws from the posteriors.
+
+        images: one image, a list of images, or an array. rows: one row, a list of rows, or a data frame. Give one of the two.
+        fit: contain (images are resized and padded) or strict (other sizes are refused). `sample` describes the other arguments.
+        """
         return self._do(exchanges.encode(locals()))
 
     @checked
@@ -181,6 +197,8 @@ class Client:
         """Score how anomalous items are, and decide which are flagged.
 
         One of `false_positive_rate` (0.01 by default), `budget` (the n most anomalous items of the request) and `costs` decides.
+        block_rate: the false positive rate of the band `block`, by default a tenth of that for review.
+        explain: whether the result says which columns or pixels are anomalous. `encode` describes the other arguments.
         """
         return self._do(exchanges.anomaly_score(locals()))
 
@@ -202,7 +220,8 @@ class Client:
     ) -> Imputed:  # fmt: skip
         """Fill in the missing values of rows (None, NaN, or left out), or the unknown pixels of images.
 
-        A mask is white, or true, where its image is known: one for all images, or one for each.
+        A mask is white, or true, where its image is known: one for all images, or one for each. With masks, the first argument may be images.
+        candidates: how many images are drawn for each one, from 1 to 64. `sample` and `encode` describe the other arguments.
         """
         return self._do(exchanges.impute(locals()))
 

@@ -305,7 +305,11 @@ class Reader:
         spec = manifest.spec
         given = [key for key in (*SINGLE, "latent", "named_latent", "seed") if getattr(end, key) is not None]
         condition = self.read_condition(manifest, end, f"{name}.")
-        if len(given) > 1 or (not given and condition is None):
+        if len(given) > 1:
+            raise InvalidValue(
+                f"{name}: {' and '.join(given)} exclude each other; send one of them", field=name, valid=given
+            )
+        if not given and condition is None:
             valid = [*SINGLE, "latent", "seed", "class", "condition"]
             raise InvalidValue(f"{name}: one of {', '.join(valid)} is needed", field=name, valid=valid)
         items, latent = None, self._latent_of(manifest, end, name)
