@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,11 @@ class ShownItems:
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, place: int) -> NDArray[np.uint8] | dict[str, Any] | NDArray[Any]:
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items, each as `self[place]` returns it."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Any:
         """Return one item: an image as uint8 (H, W[, 3]), a row by column, or the array of an item of another kind."""
         place = range(len(self))[place]  # raises IndexError, which also ends a loop
         one = replace(self, data=self.data[place : place + 1])  # type: ignore[type-var]
@@ -41,7 +45,7 @@ class ShownItems:
             if spec is not None and spec.in_files
             else one.data
         )
-        return shown[0]  # type: ignore[no-any-return]
+        return shown[0]
 
     def images(self) -> NDArray[np.uint8]:
         """Return images as uint8 (n, H, W), or (n, H, W, 3) in colour. Raises InvalidValue for other kinds of items."""

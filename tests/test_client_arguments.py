@@ -175,7 +175,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "no items": (lambda c: c.encode(), InvalidValue, "images: there are no items; give images or rows"),
     "both": (lambda c: c.encode(IMAGE, rows=ROW), InvalidValue, "rows: images and rows exclude each other"),
     "rows as images": (lambda c: c.anomaly_score(ROW), InvalidType, "images: a dict holds rows; give it as rows="),  # type: ignore[arg-type]
-    "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give it as images="),  # type: ignore[arg-type]
+    "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give it as images="),
     "one or several": (lambda c: c.encode(np.zeros((8, 8, 4))), InvalidValue, r"\(8, 8, 4\) could be one image with 4 channels or 8 grey"),
     "channels first": (lambda c: c.encode(np.zeros((2, 3, 8, 8))), InvalidValue, r"array.transpose\(0, 2, 3, 1\)"),
     "five axes": (lambda c: c.encode(np.zeros((1, 1, 1, 8, 8))), InvalidValue, "is not that of images; give"),
@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "text": (lambda c: c.sample(conditions={"caption": {"texts": [1]}}), InvalidType, "conditions.caption.texts: .* is no list of texts"),  # type: ignore[list-item]
     "two places": (lambda c: c.interpolate({"seed": 1, "image": IMAGE}, {"seed": 2}), InvalidValue, "start: image and seed exclude"),
     "empty end": (lambda c: c.interpolate({"seed": 1}, {}), InvalidValue, "stop: it is empty; give one of image"),
-    "key of an end": (lambda c: c.interpolate({"seed": 1}, {"latents": [1]}), InvalidType, "stop.latents: an end has no such field; did you mean latent"),  # type: ignore[typeddict-unknown-key]
+    "key of an end": (lambda c: c.interpolate({"seed": 1}, {"latents": [1]}), InvalidType, "stop.latents: an end has no such field; did you mean latent"),  # type: ignore[arg-type]
     "image of an end": (lambda c: c.interpolate({"image": "no.png"}, {"seed": 1}), InvalidValue, "start.image: there is no file"),
     "seed of an end": (lambda c: c.interpolate({"seed": -1}, {"seed": 1}), InvalidValue, "start.seed: -1"),
     "file of an end": (lambda c: c.interpolate({"seed": 1}, "no.png"), InvalidValue, "stop.image: there is no file 'no.png'"),
@@ -232,7 +232,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "candidates": (lambda c: c.impute(images=IMAGE, masks=IMAGE, candidates=65), InvalidValue, "integer of 1 to 64"),
     "no rows": (lambda c: c.impute([]), InvalidValue, "rows: the list is empty"),
     "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, "rows: 'rows.csv' is no list of rows"),
-    "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is no row"),  # type: ignore[list-item]
+    "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is no row"),  # type: ignore[arg-type]
     "infinity": (lambda c: c.impute([{"a": float("inf")}]), InvalidValue, r"rows\[0\].a: inf cannot be sent"),
     "bytes in a cell": (lambda c: c.impute({"a": b"x"}), InvalidType, "rows.a: b'x' is a bytes"),
     "a name": (lambda c: c.impute({1: 2}), InvalidType, "the column 1 has no text as its name"),  # type: ignore[dict-item]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,11 @@ class Items(Tabular):
     def __len__(self) -> int:
         return len(self.images) or len(self.rows) or max(map(len, self.values.values()), default=0)
 
-    def __getitem__(self, place: int) -> Image.Image | dict[str, Any]:
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items, each as `self[place]` returns it."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Any:
         """Return one image or one row; of another kind of data, the values of one item by field."""
         if self.images:
             return self.images[place]
