@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manifold.runtime import ManifoldError, Model, load
 
-__all__ = ["ManifoldError", "Model", "load"]
+    __version__: str
+
+__all__ = ["ManifoldError", "Model", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the engine when it is first used: `manifold --help` needs neither numpy nor ONNX Runtime."""
+    if name == "__version__":
+        from manifold.runtime import extras
+
+        return extras.version(extras.DISTRIBUTION) or "0"
     if name in __all__:
         from manifold import runtime
 

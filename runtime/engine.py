@@ -5,6 +5,7 @@ The evaluator, the command line and the service use the same models. The runs th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
@@ -12,13 +13,14 @@ from typing import Any, TypeAlias, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import golden, operations, priors, repository
+from manifold.runtime import codecs, golden, operations, priors, repository
 from manifold.runtime import manifest as manifests
+from manifold.runtime.arguments import in_library_terms
 from manifold.runtime.conditions import Given
-from manifold.runtime.errors import ArtifactError, InvalidValue, shown
+from manifold.runtime.errors import ArtifactError, InvalidValue, RequestError, shown
 from manifold.runtime.graphs.backends import DEVICES
 from manifold.runtime.inputs import Numbers
-from manifold.runtime.items import AnyItems, read_items, read_masks
+from manifold.runtime.items import AnyImage, AnyItems, as_array, is_item, read_items, read_masks
 from manifold.runtime.kinds import Reading
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import End, Latents, Steps
@@ -32,7 +34,9 @@ from manifold.runtime.scores.scoring import Calibrated
 Array = NDArray[Any]
 T = TypeVar("T")
 # one end of an interpolation: an End, or one of image, row, data, latent and seed by name, with a class or condition beside it
-AnyEnd: TypeAlias = End | Mapping[str, Any]
+# or an image by itself
+AnyEnd: TypeAlias = End | Mapping[str, Any] | Array | AnyImage
+END = "a mapping such as {'seed': 1}, or {'%s': …} for an item"
 
 
 class Model:
@@ -88,6 +92,7 @@ class Model:
 
     # --- use cases ---------------------------------------------------------------------------------------------------------------
 
+    @in_library_terms
     def sample(
         self, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Latents | None = None, codes: Array | None = None,
         classes: Given | None = None, condition: Given | None = None, prior: str | None = None, temperature: float | None = None,
@@ -97,11 +102,14 @@ class Model:
 
         `latents` or `codes` are decoded, if given; `n` is then their number. `numbers` are inputs by name, such as guidance.
         """
+        latents, codes = _latents(self.manifest, latents), None if codes is None else as_array(codes, "codes")
         given = [
             each
             for each in (*(latents.values() if isinstance(latents, Mapping) else [latents]), codes)
             if each is not None
         ]
+        if any(not each.ndim for each in given):
+            raise InvalidValue("latents: a single number is not an array (n, …)", field="latents")
         n = len(given[0]) if given else _checked_n(n)
         steps = operations.sample(
             self.manifest, n, seed=seed, first=first, latents=latents, codes=codes, condition=_condition(classes, condition), prior=prior,
@@ -109,6 +117,7 @@ class Model:
         )  # fmt: skip
         return self._drive(steps)
 
+    @in_library_terms
     def encode(
         self, items: AnyItems, *, seed: int | None = None, first: int = 0, classes: Given | None = None, condition: Given | None = None,
         numbers: Numbers | None = None,
@@ -118,6 +127,7 @@ class Model:
             self.manifest, self._data(items), seed=seed, first=first, condition=_condition(classes, condition), numbers=numbers
         ))  # fmt: skip
 
+    @in_library_terms
     def reconstruct(
         self, items: AnyItems, *, seed: int | None = None, first: int = 0, classes: Given | None = None, condition: Given | None = None,
         target: Given | None = None, numbers: Numbers | None = None,
@@ -127,10 +137,11 @@ class Model:
             self.manifest, self._data(items), seed=seed, first=first, condition=_condition(classes, condition), target=target, numbers=numbers
         ))  # fmt: skip
 
+    @in_library_terms
     def interpolate(
         self, start: AnyEnd, stop: AnyEnd, *, steps: int = 8, method: str | None = None, seed: int | None = None, numbers: Numbers | None = None
     ) -> operations.Path:  # fmt: skip
-        """Decode a path of `steps` latents between two ends, such as {"seed": 1} and {"image": "digit.png"}."""
+        """Decode a path of `steps` latents between two ends, such as {"seed": 1} and {"image": "digit.png"}, or the image itself."""
         if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 2:
             raise InvalidValue(f"steps: {shown(steps)} is not allowed; give an integer of 2 or more", field="steps")
         ends = self._end(start, "start"), self._end(stop, "stop")
@@ -138,6 +149,7 @@ class Model:
             operations.interpolate(self.manifest, *ends, steps=steps, method=method, seed=seed, numbers=numbers)
         )
 
+    @in_library_terms
     def score(
         self,
         items: AnyItems,
@@ -152,6 +164,7 @@ class Model:
             operations.score(self.manifest, data, condition=_condition(classes, condition), numbers=numbers)
         )
 
+    @in_library_terms
     def anomaly_score(
         self, items: AnyItems, *, false_positive_rate: float | None = None, budget: int | None = None,
         costs: Costs | Mapping[str, float] | None = None, block_rate: float | None = None, explain: bool = False,
@@ -189,8 +202,10 @@ class Model:
                 own["explanation"] = explanation
         return AnomalyScores.of(judge(about, self.calibrated, scores.terms, are_unknown(read.warnings), rule), fields)
 
+    @in_library_terms
     def classify(self, items: AnyItems, *, numbers: Numbers | None = None) -> NDArray[np.float64]:
         """Return the probability of each class, float64 (n, C), in the order of `manifest.classes`. Each row sums to 1."""
+        operations.check_supports(self.manifest, "classify")
         return self._drive(operations.classify(self.manifest, self._data(items), numbers=numbers))
 
     @overload
@@ -205,6 +220,7 @@ class Model:
         condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
     ) -> operations.Completed: ...  # fmt: skip
 
+    @in_library_terms
     def impute(
         self, items: AnyItems, masks: AnyItems | None = None, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
         condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
@@ -231,6 +247,7 @@ class Model:
             temperature=temperature, numbers=numbers,
         ))  # fmt: skip
 
+    @in_library_terms
     def run(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one task of the manifest on arrays by role, (n, *shape) each. Return its outputs by role."""
         return self.runner.run(task, inputs)
@@ -253,10 +270,14 @@ class Model:
         """Return an end of an interpolation. Raises InvalidValue for one that states two places in the latent space, or none."""
         if isinstance(end, End):
             return end
-        if not isinstance(end, Mapping):
-            raise InvalidValue(f"{side}: {shown(end)} is not an end; give a mapping such as {{'seed': 1}}", field=side)
         one = self.manifest.spec.wire.one
+        if is_item(end, self.manifest.spec):
+            end = {one: end}
+        if not isinstance(end, Mapping):
+            raise InvalidValue(f"{side}: {shown(end)} is not an end; give {END % one}", field=side)
         known = (one, "data", "latent", "seed", "first", "class", "classes", "condition")
+        if not end:
+            raise InvalidValue(f"{side}: it is empty; give {END % one}", field=side)
         if unknown := [name for name in end if name not in known]:
             raise InvalidValue(
                 f"{side}.{unknown[0]}: an end has no such key; give one of {', '.join(known)}", field=side, valid=known
@@ -265,11 +286,33 @@ class Model:
         if len(places) > 1:
             raise InvalidValue(f"{side}: {' and '.join(places)} cannot be combined; give only one of them", field=side)
         data = end.get(one, end.get("data"))
-        read = None if data is None else read_items(self.manifest.spec, data, one=True)[0].data[0]
+        try:
+            read = None if data is None else read_items(self.manifest.spec, data, one=True)[0].data[0]
+        except RequestError as error:
+            raise type(error)(f"{side}.{error.message}", field=f"{side}.{error.field}", valid=error.valid) from None
         classes = end.get("class", end.get("classes"))
         return End(
-            end.get("latent"), read, end.get("seed"), end.get("first", 0), _condition(classes, end.get("condition"))
+            _latents(self.manifest, end.get("latent"), f"{side}.latent"),
+            read,
+            end.get("seed"),
+            end.get("first", 0),
+            _condition(classes, end.get("condition")),
         )
+
+
+def _latents(manifest: Manifest, latents: Any, field: str = "latents") -> Any:
+    """Return latents as arrays, by role if they are given so. Raises InvalidValue for texts, ragged lists and values that are no numbers."""
+    if latents is None:
+        return None
+    if isinstance(latents, Mapping):
+        return {role: _latents(manifest, each, f"{field}.{role}") for role, each in latents.items()}
+    if isinstance(latents, str | bytes):
+        raise InvalidValue(
+            f"{field}: {shown(latents)} is not an array; give an array or nested lists of numbers", field=field
+        )
+    array = as_array(latents, field)
+    codecs.check_types(array, field)
+    return np.asarray(array, np.float32)
 
 
 def _checked_n(n: int) -> int:
@@ -305,6 +348,10 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
         raise InvalidValue(
             f"device: {shown(device)} is unknown; give one of {', '.join(DEVICES)}", field="device", valid=DEVICES
         )
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidValue(f"path: {shown(path)} is no path; give one such as models/mnist-vae", field="path")
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InvalidValue(f"threads: {shown(threads)} is not allowed; give an integer of 1 or more", field="threads")
     folder = repository.locate(Path(path))
     manifest = manifests.read(folder)
     if verify and (problems := repository.verify(folder, manifest)):

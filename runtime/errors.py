@@ -20,15 +20,17 @@ ManifoldError
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 ECHOED = 80  # longest text of a value in a message, in characters
 REASON = 400  # longest text of a library's message in a message, in characters
 LISTED = 20  # most values that a message lists
 FIELD = 200  # longest text of an error's field, in characters
 VALID = 2000  # longest text of all values in an error's list of valid ones, in characters
+SHOWN_VALID = 300  # longest text of the valid values in a traceback, in characters
 
 
 class ManifoldError(Exception):
@@ -45,6 +47,12 @@ class ManifoldError(Exception):
         super().__init__(self.message)
         self.field = None if field is None else cut(field, FIELD)
         self.valid = None if valid is None else _listed(valid)
+
+    def __str__(self) -> str:
+        """Return the message, and the valid values if it does not list them: the text of a traceback."""
+        if not self.valid or all(str(value) in self.message for value in self.valid):
+            return self.message
+        return f"{self.message} (valid: {cut(', '.join(map(str, self.valid)), SHOWN_VALID)})"
 
     @property
     def type(self) -> str:
@@ -163,6 +171,11 @@ def shown(value: object) -> str:
     """Return the repr of a value from a client, cut to `ECHOED` characters, for error messages."""
     text = _short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value)
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that are near to a name, at most three, the nearest first."""
+    return difflib.get_close_matches(name, list(known), 3, 0.6)
 
 
 def cut(text: str, limit: int = ECHOED) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -75,7 +76,27 @@ def command(*extras: str) -> str:
     """Return the command that installs extras beside the extra with ONNX Runtime that this machine has."""
     own = [extra for extra in extras if extra not in BACKENDS]
     backend = next((extra for extra in extras if extra in BACKENDS), "gpu" if version(GPU_RUNTIME) else "cpu")
-    return f"pip install -e '.[{','.join([backend, *own])}]'"
+    wanted = f"[{','.join([backend, *own])}]"
+    source = _source()
+    return f"pip install -e '.{wanted}'" if source is None else f"pip install '{DISTRIBUTION}{wanted}{source}'"
+
+
+def _source() -> str | None:
+    """Return where the package was installed from, as the end of a requirement; None for a source folder (`pip install -e`).
+
+    pip records it in direct_url.json (PEP 610); the file is absent if the package came from an index.
+    """
+    try:
+        stated = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    if stated is None:
+        return ""
+    found = json.loads(stated)
+    if found.get("dir_info", {}).get("editable"):
+        return None
+    vcs = found.get("vcs_info")
+    return f" @ {vcs['vcs']}+{found['url']}@{vcs['commit_id']}" if vcs else f" @ {found['url']}"
 
 
 def version(distribution: str) -> str | None:

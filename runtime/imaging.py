@@ -47,7 +47,7 @@ ON_OPPOSITE = "laid over the opposite of the background: the image would be invi
 INVERTED_INK = "inverted: the image is only visible on the opposite of the background"
 
 # errors that PIL raises for damaged files, in addition to its own UnidentifiedImageError (an OSError)
-_DAMAGE = (
+DAMAGE = (
     OSError,
     ValueError,
     SyntaxError,
@@ -140,7 +140,7 @@ def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS
     try:
         pixels, alpha = _planes(image, content, bits)
         words = _words(image, content) if bits == 16 else None
-    except _DAMAGE:
+    except DAMAGE:
         raise Malformed(
             f"{field}: the {image.format} file is damaged or incomplete; save it again", field=field
         ) from None
@@ -322,7 +322,7 @@ def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
         raise TooLarge(
             f"{field}: the image is over the limit of {max_pixels} pixels; send a smaller image", field=field
         ) from None
-    except _DAMAGE:
+    except DAMAGE:
         raise Malformed(f"{field}: is not an image; send the bytes of a PNG, JPEG or WebP file", field=field) from None
     if image.width * image.height > max_pixels:
         raise TooLarge(
@@ -331,7 +331,7 @@ def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
         )
     try:
         image.load()
-    except _DAMAGE:
+    except DAMAGE:
         raise Malformed(
             f"{field}: the {image.format} file is damaged or incomplete; save it again", field=field
         ) from None
@@ -342,7 +342,7 @@ def _pictures(image: Image.Image) -> list[str]:
     """Return the step that selects the first picture of several; no step for a single picture."""
     try:
         n = int(getattr(image, "n_frames", 1))
-    except _DAMAGE:
+    except DAMAGE:
         n = 1
     return [f"first of {n} {'pictures' if image.format == 'MPO' else 'frames'}"] if n > 1 else []
 
@@ -351,7 +351,7 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if there is none."""
     try:
         stated = image.getexif().get(0x0112, 1)
-    except _DAMAGE:  # a damaged EXIF block does not affect the pixels
+    except DAMAGE:  # a damaged EXIF block does not affect the pixels
         return 1
     return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 

@@ -6,7 +6,6 @@ pixels. Everything else is read like a request to the service: image files are f
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import extras, pictures
 from manifold.runtime.errors import InvalidValue, Unavailable, reason, shown
 from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.base import Items, Reading
 
 Array = NDArray[Any]
+LEEWAY = 1e-3  # how far floats may be outside the range of the model, as a share of its width
 
 
 class ArrowStream(Protocol):
@@ -58,12 +59,14 @@ def read_items(
 
 
 def _read(spec: Kind, given: Any, how: Reading, field: str) -> tuple[Items, list[Any] | None]:
+    if spec.in_files and _is_row(given):
+        given = given.to_dict()
     if not spec.in_files and _is_table(given):
         raise InvalidValue(f"{field}: a {type(given).__name__} holds rows; the model takes {spec.noun}", field=field)
     if _is_table(given):
         given = _rows(given, field)
-    elif hasattr(given, "__array__") and not hasattr(given, "save"):
-        return _of_array(spec, np.asarray(given), field), None
+    elif is_array(given):
+        return _of_array(spec, as_array(given, field), how, field), None
     if _is_single(given, spec):
         given = [given]
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
@@ -73,7 +76,9 @@ def _read(spec: Kind, given: Any, how: Reading, field: str) -> tuple[Items, list
     if all(isinstance(each, np.ndarray) for each in given) and not spec.in_files:
         if len({each.shape for each in given}) > 1:
             raise InvalidValue(f"{field}: arrays of different shapes; give arrays of {list(spec.shape)}", field=field)
-        return _of_array(spec, np.stack(given), field), None
+        return _of_array(spec, np.stack(given), how, field), None
+    if spec.in_files:
+        given = [each.to_dict() if _is_row(each) else each for each in given]
     if spec.pictures:
         given = [_file(each, f"{field}[{place}]") for place, each in enumerate(given)]
     return spec.read(given, how, field), list(given)
@@ -87,8 +92,8 @@ def read_masks(spec: Kind, given: Any, items: Items) -> Array:
             f"masks: {spec.noun} have no masks; remove the argument, and give missing values as NaN or None",
             field="masks",
         )
-    if hasattr(given, "__array__") and not hasattr(given, "save"):
-        array = np.asarray(given) > 0
+    if is_array(given):
+        array = _known(as_array(given, "masks"))
         if array.shape == shape[1:] or array.shape == shape:
             array = array.reshape(1, *shape)
         elif array.shape[1:] == shape[1:] and shape[0] == 1:
@@ -100,12 +105,22 @@ def read_masks(spec: Kind, given: Any, items: Items) -> Array:
         made = array.astype(np.float32)
     else:
         files = [given] if _is_single(given, spec) else given
+        if not isinstance(files, Sequence):
+            raise InvalidValue(
+                f"masks: {shown(given)} is a {type(given).__name__}; give {_needed(spec)}", field="masks"
+            )
         made = spec.read_masks([_file(each, f"masks[{place}]") for place, each in enumerate(files)], items, Reading())
     if len(made) not in (1, n):
         raise InvalidValue(
             f"masks: {len(made)} for {n} {spec.noun}; give one mask, or one for each item", field="masks"
         )
     return made.repeat(n, axis=0) if len(made) == 1 else made
+
+
+def is_item(given: Any, spec: Kind) -> bool:
+    """Return whether a value is one item by itself, without a mapping: an image, an array, or a row of a data frame."""
+    single = _is_single(given, spec) and not isinstance(given, Mapping)
+    return single or is_array(given) or (spec.in_files and _is_row(given))
 
 
 def _is_single(given: Any, spec: Kind) -> bool:
@@ -115,25 +130,77 @@ def _is_single(given: Any, spec: Kind) -> bool:
     return isinstance(given, Mapping)
 
 
-def _of_array(spec: Kind, array: Array, field: str) -> Items:
+def is_array(given: Any) -> bool:
+    """Return whether a value converts itself to an array, such as a tensor, and is no picture."""
+    return hasattr(given, "__array__") and not hasattr(given, "save")
+
+
+def as_array(given: Any, field: str) -> Array:
+    """Return an array or a tensor of any device as an array. Raises InvalidValue if it cannot be converted."""
+    try:
+        tensor = hasattr(given, "detach") and hasattr(given, "cpu")
+        return np.asarray(given.detach().cpu() if tensor else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidValue(
+            f"{field}: the {type(given).__name__} cannot be converted to an array: {reason(error)}; give an array of numpy",
+            field=field,
+        ) from None
+
+
+def _known(array: Array) -> NDArray[np.bool_]:
+    """Return where a mask is known. Raises InvalidValue for an array that holds no numbers."""
+    if array.dtype.kind not in "biuf":
+        raise InvalidValue(f"masks: an array of {array.dtype}; give truth values or numbers", field="masks")
+    return np.asarray(array > 0)
+
+
+def _of_array(spec: Kind, array: Array, how: Reading, field: str) -> Items:
     """Return an array of items, or of one item. Floats are in the units of the model; other numbers are pixels."""
+    if array.dtype.kind not in "biuf":
+        raise InvalidValue(f"{field}: an array of {array.dtype}; give numbers, or {_needed(spec)}", field=field)
     if array.shape == spec.shape:
         array = array[None]
+    if spec.pictures:
+        array = _channels_first(array, spec)
     if array.dtype.kind == "f":
+        if spec.pictures:
+            _check_range(spec, array, how, field)
         return Items(np.asarray(array, np.float32), (), ((),) * len(array))
     if not spec.pictures:
         raise InvalidValue(
             f"{field}: an array of {array.dtype}; give floats as the model encodes them, or {_needed(spec)}",
             field=field,
         )
-    channels, *size = spec.shape
-    if channels > 1 and array.shape[-3:] == (*size, channels):
-        array = np.moveaxis(array, -1, -3)
     if array.dtype.kind == "b":
         array = np.where(array, np.uint8(255), np.uint8(0))
     elif array.size and (array.min() < 0 or array.max() > 255):
         raise InvalidValue(f"{field}: pixels from {array.min()} to {array.max()}; give 0 to 255", field=field)
     return spec.read_array(np.asarray(array, np.uint8), field)
+
+
+def _channels_first(array: Array, spec: Kind) -> Array:
+    """Return images of the model's size as (n, C, H, W): grey ones without an axis for the channel, and RGB with the channel last."""
+    channels, *size = spec.shape
+    if channels > 1 and array.shape[-3:] == (*size, channels):
+        array = np.moveaxis(array, -1, -3)
+    elif channels == 1 and array.ndim in (2, 3) and array.shape[-2:] == tuple(size):
+        array = array.reshape(-1, 1, *size)
+    return array[None] if array.shape == spec.shape else array
+
+
+def _check_range(spec: Kind, array: Array, how: Reading, field: str) -> None:
+    """Raise InvalidValue for floats outside the range of the model's pixels, such as 0 to 255 for a model that takes 0 to 1."""
+    known = array[~np.isnan(array)] if how.missing else array
+    if spec.limits is None or not known.size:
+        return
+    (low, high), (least, most) = spec.limits, (float(known.min()), float(known.max()))
+    leeway = LEEWAY * (high - low)
+    if not (least >= low - leeway and most <= high + leeway):
+        found = "the array holds NaN" if np.isnan(least) else f"floats from {least:.4g} to {most:.4g}"
+        raise InvalidValue(
+            f"{field}: {found}; floats are model inputs, from {low:g} to {high:g}: scale them, or give pixels as uint8",
+            field=field,
+        )
 
 
 def _file(given: Any, field: str) -> bytes:
@@ -143,18 +210,26 @@ def _file(given: Any, field: str) -> bytes:
     if isinstance(given, str | os.PathLike):
         try:
             return Path(given).read_bytes()
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+        ) as error:  # ValueError: a zero byte, or a character without a code in file names
+            why = getattr(error, "strerror", None) or reason(error)
             raise InvalidValue(
-                f"{field}: {shown(str(given))} cannot be read: {error.strerror}; give the path of an image", field=field
+                f"{field}: {shown(str(given))} cannot be read: {why}; give the path of an image", field=field
             ) from None
     if hasattr(given, "save"):
-        buffer = io.BytesIO()
-        given.save(buffer, "PNG")
-        return buffer.getvalue()
+        return pictures.to_png(given, field)
     raise InvalidValue(
         f"{field}: {shown(given)} is not an image; give an array, a Pillow image, a path, or the bytes of a file",
         field=field,
     )
+
+
+def _is_row(given: Any) -> bool:
+    """Return whether a value is one row of a data frame of pandas."""
+    return getattr(given, "ndim", None) == 1 and hasattr(given, "to_dict") and hasattr(given, "iloc")
 
 
 def _is_table(given: Any) -> bool:
@@ -167,7 +242,7 @@ def _rows(table: Any, field: str) -> list[dict[str, Any]]:
         import pyarrow
     except ImportError:
         raise Unavailable(
-            f"{field}: a {type(table).__name__} is read by pyarrow, which is not installed; install the extra: pip install 'manifold[tables]'",
+            f"{field}: a {type(table).__name__} is read by pyarrow. {extras.advice('pyarrow', ('tables',))}",
             field=field,
         ) from None
     from manifold.runtime.tables.cells import of_arrow

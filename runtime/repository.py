@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
-from manifold.runtime.errors import ArtifactError, GraphError, UnknownModel, shown
+from manifold.runtime.errors import ArtifactError, GraphError, UnknownModel, cut, nearest, shown
 from manifold.runtime.graphs import onnx_file
 from manifold.runtime.locks import held, locked
 from manifold.runtime.manifest import PRIORS_FILE, FileRecord, Manifest
@@ -25,6 +25,7 @@ VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PLAIN = re.compile(
     r"[a-z0-9][a-z0-9_-]{0,63}"
 )  # a file with such a name was probably meant to be a model's folder; README.md was not
+USUAL = Path("models")  # the folder of models that users forget to name
 STAGING = ".staging-"
 OLD_SECONDS = 86_400  # on a file system without locks, the age at which a staging folder counts as abandoned
 READABLE = "give the user that runs Manifold permission to read it"
@@ -95,19 +96,68 @@ def versions(folder: Path) -> list[int]:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
         return []
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return []
+        raise
     return sorted(int(name) for name in names if VERSION.fullmatch(name))
 
 
 def locate(path: Path) -> Path:
-    """Return the folder of an artifact: `path` itself, or the latest version below it. Raises UnknownModel if there is none."""
-    if (path / manifests.FILE).exists():
+    """Return the folder of an artifact: `path` itself, or the latest version below it.
+
+    Raises UnknownModel if there is none, with the nearest name or the versions that exist.
+    """
+    if os.path.exists(path / manifests.FILE):  # unlike Path.exists, it returns false for names that are too long
         return path
     there = versions(path)
     if not there:
-        raise UnknownModel(
-            f"{path}: contains no artifact; an artifact is a folder NAME/VERSION with a {manifests.FILE}", field="model"
-        )
+        raise _unknown(path)
     return path / str(there[-1])
+
+
+def _unknown(path: Path) -> UnknownModel:
+    """Return the error for a path without an artifact."""
+    shape = f"an artifact is a folder NAME/VERSION with a {manifests.FILE}"
+    if path.name == manifests.FILE and os.path.isfile(path):
+        return UnknownModel(f"{cut(str(path))}: is a file; give its folder {path.parent}", field="model")
+    if os.path.exists(path):
+        return UnknownModel(f"{cut(str(path))}: contains no artifact; {shape}", field="model")
+    if there := _versions_of(path.parent):
+        return UnknownModel(
+            f"{cut(str(path))}: {path.parent} has no version {cut(path.name)}; it has {', '.join(map(str, there))}",
+            field="model", valid=there,
+        )  # fmt: skip
+    versioned = VERSION.fullmatch(path.name) is not None and not os.path.exists(path.parent)
+    name = path.parent if versioned else path
+    for root in (name.parent, USUAL / name.parent):
+        names = _names(root)
+        near = [name.name] if name.name in names else nearest(name.name, names)
+        if near:
+            return UnknownModel(
+                f"{cut(str(path))}: there is no such folder; did you mean {root / near[0]}?", field="model", valid=near
+            )
+    names = _names(name.parent)
+    return UnknownModel(
+        f"{cut(str(path))}: there is no such folder; {'give one of these models' if names else shape}",
+        field="model", valid=names or None,
+    )  # fmt: skip
+
+
+def _versions_of(folder: Path) -> list[int]:
+    """Return the versions of a model; empty if the folder cannot be read."""
+    try:
+        return versions(folder)
+    except OSError:  # the error about the path itself is more useful
+        return []
+
+
+def _names(root: Path) -> list[str]:
+    """Return the names of the models in a folder; empty if it cannot be read."""
+    try:
+        return list(scan(root))
+    except ArtifactError:  # the error about the path itself is more useful
+        return []
 
 
 def find(name: str, root: Path) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import lengths, operations
-from manifold.runtime.errors import GraphError, InvalidValue, UnsupportedTask
+from manifold.runtime.errors import GraphError, InvalidValue, UnsupportedTask, nearest, shown
 from manifold.runtime.graphs import batches
 from manifold.runtime.graphs.backends import Graph, OnnxGraph, open_backend
 from manifold.runtime.kinds.base import BELOW_ONE
@@ -60,8 +60,10 @@ class Runner:
         """Return the number of rows of the inputs of a task. Raises the errors of `run` for wrong inputs."""
         spec = self.manifest.task(task)
         if spec is None:
+            near = nearest(str(task), self.manifest.tasks)
+            suggested = f"did you mean {near[0]}? " if near else ""
             raise UnsupportedTask(
-                f"{self.manifest.name} has no task {task}; its tasks are {', '.join(self.manifest.tasks)}",
+                f"task: {self.manifest.name} has no task {shown(task)}; {suggested}it has {', '.join(self.manifest.tasks)}",
                 field="model",
                 valid=list(self.manifest.tasks),
             )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,24 @@ class ShownItems:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items, each as `self[place]` returns it."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Any:
+        """Return one item: an image as uint8 (H, W[, 3]), a row by column, or the array of an item of another kind."""
+        place = range(len(self))[place]  # raises IndexError, which also ends a loop
+        one = replace(self, data=self.data[place : place + 1])  # type: ignore[type-var]
+        spec = self.spec
+        shown: Any = (
+            one.images()
+            if spec is not None and spec.pictures
+            else one.rows()
+            if spec is not None and spec.in_files
+            else one.data
+        )
+        return shown[0]
+
     def images(self) -> NDArray[np.uint8]:
         """Return images as uint8 (n, H, W), or (n, H, W, 3) in colour. Raises InvalidValue for other kinds of items."""
         spec = self._kind()
@@ -51,7 +70,13 @@ class ShownItems:
             raise InvalidValue(
                 f"path: {cut(str(path))} has the wrong suffix; {spec.noun} are saved as {spec.suffix}", field="path"
             )
-        Path(path).write_bytes(spec.sheet(self.data))
+        try:
+            Path(path).write_bytes(spec.sheet(self.data))
+        except OSError as error:
+            folder = Path(path).parent
+            why = f"there is no folder {folder}" if not folder.exists() else f"it cannot be written: {error.strerror}"
+            todo = "create it first" if not folder.exists() else "give another path"
+            raise InvalidValue(f"path: {cut(str(path))}: {why}; {todo}", field="path") from None
 
     def _kind(self) -> Kind:
         if self.spec is None:

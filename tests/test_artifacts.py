@@ -316,9 +316,35 @@ def test_a_damaged_graph_and_a_manifest_that_is_not_json(tmp_path: Path) -> None
         load(folder)
 
 
+def test_a_wrong_path_suggests_the_right_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("models/cat-vae/2", "models/cat-vae/10", "models/dog-gan/1"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "models/dog-gan/1/manifest.json").touch()
+    monkeypatch.chdir(tmp_path)
+    for given, message in {
+        "cat-vae": "did you mean models/cat-vae?",
+        "cat-vea": "did you mean models/cat-vae?",
+        "models/cat-vea": "did you mean models/cat-vae?",
+        "models/cat-vea/2": "did you mean models/cat-vae?",
+        "models/cat-vae/9": "models/cat-vae has no version 9; it has 2, 10",
+        "models/tree": "there is no such folder; give one of these models (valid: cat-vae, dog-gan)",
+        "models/dog-gan/1/manifest.json": "is a file; give its folder models/dog-gan/1",
+    }.items():
+        with pytest.raises(UnknownModel) as caught:
+            load(given)
+        assert str(caught.value).startswith(f"{given}: ") and message in str(caught.value)
+        if given != "cat-vae":
+            with pytest.raises(UnknownModel) as found:
+                repository.find(given.removeprefix("models/"), Path("models"))
+            assert message in str(found.value)
+
+
 def test_where_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match="contains no artifact"):
-        load(tmp_path / "nothing")
+        load(tmp_path)
+    for name in ("nothing", "nothing/2", "x" * 300, "a\0b"):
+        with pytest.raises(UnknownModel, match="there is no such folder; an artifact is a folder NAME/VERSION"):
+            load(tmp_path / name)
     with pytest.raises(ArtifactError, match="MANIFOLD_MODELS_DIR"):
         repository.scan(tmp_path / "nothing")
     with pytest.raises(InvalidValue, match="device"):

@@ -6,9 +6,8 @@ import asyncio
 import inspect
 import json
 import re
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -27,8 +26,6 @@ from manifold_client import (
     InvalidType,
     InvalidValue,
     ManifoldClientError,
-    NotReady,
-    RequestRefused,
     Retry,
     exchanges,
 )
@@ -178,7 +175,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "no items": (lambda c: c.encode(), InvalidValue, "images: there are no items; give images or rows"),
     "both": (lambda c: c.encode(IMAGE, rows=ROW), InvalidValue, "rows: a request contains images or rows"),
     "rows as images": (lambda c: c.anomaly_score(ROW), InvalidType, "images: a dict holds rows; give it as rows="),  # type: ignore[arg-type]
-    "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give it as images="),  # type: ignore[arg-type]
+    "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give it as images="),
     "one or several": (lambda c: c.encode(np.zeros((8, 8, 4))), InvalidValue, r"\(8, 8, 4\) could be one image with 4 channels or 8 grey"),
     "channels first": (lambda c: c.encode(np.zeros((2, 3, 8, 8))), InvalidValue, r"array.transpose\(0, 2, 3, 1\)"),
     "five axes": (lambda c: c.encode(np.zeros((1, 1, 1, 8, 8))), InvalidValue, "is not that of images; give"),
@@ -207,9 +204,9 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "truth value": (lambda c: c.sample(return_latents=1), InvalidType, "return_latents: 1 is not a boolean"),  # type: ignore[arg-type]
     "model": (lambda c: c.sample(model=3), InvalidType, "model: 3 is not a string"),  # type: ignore[arg-type]
     "empty model": (lambda c: c.sample(model=""), InvalidValue, "model: it is empty"),
-    "class": (lambda c: c.sample(class_=3.5), InvalidType, "class: 3.5 is not a class"),  # type: ignore[arg-type]
-    "weights": (lambda c: c.sample(class_={"3": -1}), InvalidValue, "class.3: -1 is not a weight"),
-    "class and condition": (lambda c: c.sample(class_=3, condition=[1.0]), InvalidValue, "class and condition cannot be combined"),
+    "class": (lambda c: c.sample(class_=3.5), InvalidType, "class_: 3.5 is not a class"),  # type: ignore[arg-type]
+    "weights": (lambda c: c.sample(class_={"3": -1}), InvalidValue, "class_.3: -1 is not a weight"),
+    "class and condition": (lambda c: c.sample(class_=3, condition=[1.0]), InvalidValue, "condition: class_ and condition cannot be combined"),
     "latents": (lambda c: c.sample(latents=[[1.0], [1.0, 2.0]]), InvalidValue, "latents: the lists have different lengths"),
     "latents as text": (lambda c: c.sample(latents="x"), InvalidType, "latents: 'x' is not an array"),
     "latents with NaN": (lambda c: c.sample(latents=[[np.nan]]), InvalidValue, "latents: it holds NaN or infinity"),
@@ -219,18 +216,23 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "condition": (lambda c: c.sample(conditions={"look": {"image": IMAGE}}), InvalidType, "conditions.look.image: .*mean images"),  # type: ignore[typeddict-unknown-key]
     "empty condition": (lambda c: c.sample(conditions={"look": {}}), InvalidValue, "conditions.look: it states nothing"),
     "text": (lambda c: c.sample(conditions={"caption": {"texts": [1]}}), InvalidType, "conditions.caption.texts: .* is not a list of strings"),  # type: ignore[list-item]
-    "two places": (lambda c: c.interpolate({"seed": 1, "image": IMAGE}, {"seed": 2}), InvalidValue, "from: image and seed cannot be combined"),
-    "empty end": (lambda c: c.interpolate({"seed": 1}, {}), InvalidValue, "to: it is empty; give one of image"),
-    "key of an end": (lambda c: c.interpolate({"seed": 1}, {"latents": [1]}), InvalidType, "to.latents: an end has no such field; did you mean latent"),  # type: ignore[typeddict-unknown-key]
-    "image of an end": (lambda c: c.interpolate({"image": "no.png"}, {"seed": 1}), InvalidValue, "from.image: there is no file"),
-    "seed of an end": (lambda c: c.interpolate({"seed": -1}, {"seed": 1}), InvalidValue, "from.seed: -1"),
+    "two places": (lambda c: c.interpolate({"seed": 1, "image": IMAGE}, {"seed": 2}), InvalidValue, "start: image and seed cannot be combined"),
+    "empty end": (lambda c: c.interpolate({"seed": 1}, {}), InvalidValue, "stop: it is empty; give one of image"),
+    "key of an end": (lambda c: c.interpolate({"seed": 1}, {"latents": [1]}), InvalidType, "stop.latents: an end has no such field; did you mean latent"),  # type: ignore[arg-type]
+    "image of an end": (lambda c: c.interpolate({"image": "no.png"}, {"seed": 1}), InvalidValue, "start.image: there is no file"),
+    "seed of an end": (lambda c: c.interpolate({"seed": -1}, {"seed": 1}), InvalidValue, "start.seed: -1"),
+    "file of an end": (lambda c: c.interpolate({"seed": 1}, "no.png"), InvalidValue, "stop.image: there is no file 'no.png'"),
+    "an end": (lambda c: c.interpolate(3, {"seed": 1}), InvalidType, "start: 3 is no end; give an image, or a mapping such as"),  # type: ignore[arg-type]
+    "row as an end": (lambda c: c.interpolate(ROW, {"seed": 1}), InvalidType, "start: an end has no fields 'amount'; write {'row'"),  # type: ignore[arg-type]
+    "masks of a list of rows": (lambda c: c.impute([ROW], masks=[IMAGE]), InvalidValue, "masks: they belong to images"),
+    "file of masks": (lambda c: c.impute("no.png", masks=IMAGE), InvalidValue, "images: there is no file 'no.png'"),
     "steps": (lambda c: c.interpolate({"seed": 1}, {"seed": 2}, steps=1), InvalidValue, "steps: 1 is not allowed"),
     "masks of rows": (lambda c: c.impute(rows=ROW, masks=[IMAGE]), InvalidValue, "masks: they belong to images"),
     "masks": (lambda c: c.impute(images=[IMAGE] * 3, masks=[IMAGE] * 2), InvalidValue, "masks: 2 for 3 images"),
     "candidates": (lambda c: c.impute(images=IMAGE, masks=IMAGE, candidates=65), InvalidValue, "integer of 1 to 64"),
     "no rows": (lambda c: c.impute([]), InvalidValue, "rows: the list is empty"),
     "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, "rows: 'rows.csv' is not a list of rows"),
-    "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is not a row"),  # type: ignore[list-item]
+    "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is not a row"),  # type: ignore[arg-type]
     "infinity": (lambda c: c.impute([{"a": float("inf")}]), InvalidValue, r"rows\[0\].a: inf cannot be sent"),
     "bytes in a cell": (lambda c: c.impute({"a": b"x"}), InvalidType, "rows.a: b'x' is a bytes"),
     "a name": (lambda c: c.impute({1: 2}), InvalidType, "the column 1 has a name that is not a string"),  # type: ignore[dict-item]
@@ -256,105 +258,16 @@ def test_fields_as_they_are_sent(sent: tuple[Client, list[dict[str, Any]]]) -> N
     assert bodies.pop() == {"n": 2, "seed": 7, "class": ["1", "2"], "inputs": {"guidance": 2.0}}
     client.interpolate({"seed": 1, "class": 3}, {"latent": np.zeros(2)}, fit="strict")
     assert bodies.pop() == {"from": {"seed": 1, "class": 3}, "to": {"latent": [0.0, 0.0]}, "fit": "strict"}
+    client.interpolate(IMAGE, {"image": GREY, "class": 3})
+    from_, to = bodies.pop().values()
+    assert from_ == {"image": to["image"]} and to["class"] == 3
+    for masked in (IMAGE, GREY, [IMAGE]):
+        client.impute(masked, masks=GREY)
+        body = bodies.pop()
+        assert body["images"] == [from_["image"]] == body["masks"] and "rows" not in body
+    client.impute([{"a": Decimal("sNaN"), "b": Decimal("NaN"), "c": float("nan"), "d": Decimal("1.5")}])
+    assert bodies.pop()["rows"] == [{"a": None, "b": None, "c": None, "d": 1.5}]
     client.sample(conditions={"caption": {"texts": "a circle"}, "pose": {"values": (0.5,)}})
     assert bodies.pop() == {"conditions": {"caption": {"texts": ["a circle"]}, "pose": {"values": [0.5]}}}
     client.anomaly_score(rows=ROW, costs={"false_positive": 1, "false_negative": 200, "prevalence": 0.01})
     assert bodies.pop()["costs"] == {"false_positive": 1.0, "false_negative": 200.0, "prevalence": 0.01}
-
-
-# --- the address ----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("127.0.0.1:8000", "url: '127.0.0.1:8000' has no scheme; write http://127.0.0.1:8000"),
-        ("localhost", "write http://localhost"),
-        ("", "url: it is empty; write the address of the service, such as http://127.0.0.1:8000"),
-        ("  ", "url: it is empty"),
-        ("grpc://host:8001", "has the scheme 'grpc'; write http://host:8001"),
-        ("http://", "has no host"),
-        ("http://host:port", "is not valid"),
-        ("http://host:99999", "is not valid"),
-        ("http://host:8000/sample", "is the address of an endpoint; write the address of the service: http://host:8000"),
-        ("https://host/prefix/docs/", "write the address of the service: https://host/prefix"),
-        ("http://host/v2/models/mnist-vae/infer", "write the address of the service: http://host"),
-        ("http://host?model=a", "has a query; write the address alone: http://host"),
-    ],
-)  # fmt: skip
-def test_wrong_addresses_are_explained(url: str, message: str) -> None:
-    for kind in (Client, AsyncClient):
-        with pytest.raises(InvalidValue) as caught:
-            kind(url)
-        assert message in str(caught.value)
-
-
-def test_an_address_that_is_no_text_and_one_with_a_prefix() -> None:
-    with pytest.raises(InvalidType, match="url: 8000 is not a string"):
-        Client(8000)  # type: ignore[arg-type]
-    asked: list[str] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        asked.append(str(request.url))
-        return httpx.Response(200, json={"models": []})
-
-    with Client("https://host/prefix", transport=httpx.MockTransport(handle)) as client:
-        client.models()
-    assert asked == ["https://host/prefix/models"]
-    assert repr(client) == "<Client: https://host/prefix>"
-
-
-@pytest.fixture
-def plain_port() -> Iterator[int]:
-    """Yield a port that answers everything with a page that is not Manifold's, without TLS."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(
-                        b"HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>"
-                    )
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-    thread.join(10)
-
-
-def test_a_service_that_does_not_answer_is_explained(plain_port: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        closed = free.getsockname()[1]
-        with (
-            Client(f"http://127.0.0.1:{closed}", retry=ONCE) as client,
-            pytest.raises(NotReady, match=r"is the service running.*make serve"),
-        ):
-            client.models()
-        with Client(f"http://127.0.0.1:{closed}", retry=ONCE) as client, pytest.raises(NotReady, match="make serve"):
-            list(client.sample_stream(1))
-    with (
-        Client(f"https://127.0.0.1:{plain_port}") as client,
-        pytest.raises(NotReady, match=f"does not speak TLS; write http://127.0.0.1:{plain_port}"),
-    ):
-        client.models()
-    with (
-        Client(f"http://127.0.0.1:{plain_port}") as client,
-        pytest.raises(RequestRefused, match="HTTP 404: the answer is not from a Manifold service: <html>; check"),
-    ):
-        client.models()
-
-    async def scene(url: str) -> None:
-        async with AsyncClient(url, retry=ONCE) as client:
-            await client.models()
-
-    with pytest.raises(NotReady, match="make serve"):
-        asyncio.run(scene(f"http://127.0.0.1:{closed}"))
-    with pytest.raises(NotReady, match="does not speak TLS"):
-        asyncio.run(scene(f"https://127.0.0.1:{plain_port}"))

@@ -178,6 +178,31 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "integers of rows": (lambda m, t: t.encode(np.zeros((2, 3), int)), "rows: an array of int64; give floats"),
     "pixels": (lambda m, t: m.encode(np.full((28, 28), 300)), "images: pixels from 300 to 300; give 0 to 255"),
     "different shapes": (lambda m, t: m.encode([np.zeros((28, 28)), np.zeros((8, 8))]), "images: arrays of different shapes"),
+    "an end that is empty": (lambda m, t: m.interpolate({}, {"seed": 1}), "start: it is empty; give a mapping such as {'seed': 1}"),
+    "a file of an end": (lambda m, t: m.interpolate("no.png", {"seed": 1}), r"start.image\[0\]: 'no.png' cannot be read"),
+    "latents as a text": (lambda m, t: m.sample(latents="x"), "latents: 'x' is not an array"),
+    "ragged latents": (lambda m, t: m.sample(latents=[[1.0], [1.0, 2.0]]), "latents: .* cannot be converted"),
+    "texts as latents": (lambda m, t: m.sample(latents=[["1"] * 20]), "latents: contains"),
+    "a number as latents": (lambda m, t: m.sample(latents=1.0), "latents: a single number is not an array"),
+    "a class": (lambda m, t: m.sample(classes="3"), "classes: mnist-vae takes no condition; remove it"),
+    "a condition": (lambda m, t: m.sample(condition="3"), "condition: mnist-vae takes no condition; remove it"),
+    "a class of an end": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2, "class": "3"}), "stop.class: mnist-vae takes no condition"),
+    "numbers": (lambda m, t: m.sample(numbers={"guidance": 2}), "numbers: mnist-vae has no input .guidance"),
+    "a use case": (lambda m, t: m.classify(m.sample(1).data), "does not support classify: it has no classes; it supports sample, encode, .*anomaly_score"),
+    "a task": (lambda m, t: m.run("decoder", {}), "task: mnist-vae has no task 'decoder'; did you mean decode. it has "),
+    "a rate as a text": (lambda m, t: t.anomaly_score(ROW, false_positive_rate=cast(Any, "1%")), "false_positive_rate: '1%' is out of range"),
+    "a budget as a text": (lambda m, t: t.anomaly_score(ROW, budget=cast(Any, "3")), "budget: '3' is not allowed; give an integer"),
+    "costs as texts": (
+        lambda m, t: t.anomaly_score(ROW, costs=cast(Any, {"false_positive": "1", "false_negative": 2, "prevalence": 0.1})),
+        "costs.false_positive: '1' is not allowed",
+    ),
+    "prevalence": (
+        lambda m, t: t.anomaly_score(ROW, costs={"false_positive": 1, "false_negative": 2, "prevalence": 2}),
+        "costs.prevalence: 2 is not allowed; give a number between 0 and 1",
+    ),
+    "a missing folder": (lambda m, t: m.sample(1).save("no/x.png"), "path: no/x.png: there is no folder no; create it first"),
+    "no path": (lambda m, t: load(cast(Any, 3)), "path: 3 is no path"),
+    "threads": (lambda m, t: load("x", threads=0), "threads: 0 is not allowed"),
     "n": (lambda m, t: m.sample(0), "n: 0 is not allowed; give an integer of 1 or more"),
     "seed": (lambda m, t: m.sample(seed=-1), "seed: -1 is out of range"),
     "steps": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2}, steps=1), "steps: 1 is not allowed; give an integer of 2"),
@@ -186,7 +211,7 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "key of an end": (lambda m, t: m.interpolate({"seed": 1}, {"sed": 2}), "stop.sed: an end has no such key; give one of image"),
     "an end": (lambda m, t: m.interpolate(cast(Any, 1), {"seed": 2}), "start: 1 is not an end; give a mapping"),
     "classes": (lambda m, t: m.sample(classes="3", condition="3"), "classes: classes and condition cannot be combined"),
-    "masks of rows": (lambda m, t: t.impute(ROW, np.ones(3)), "transactions-vae cannot fill in rows by a mask; its tasks are"),
+    "masks of rows": (lambda m, t: t.impute(ROW, np.ones(3)), "transactions-vae cannot fill in rows by a mask"),
     "options of masks": (lambda m, t: t.impute(ROW, candidates=cast(Any, 3)), "candidates: it has no effect without masks"),
     "costs": (lambda m, t: t.anomaly_score(ROW, costs={"false_positive": 1}), "costs: .* is not complete; give false_positive, false_neg"),
     "explained arrays": (lambda m, t: t.anomaly_score(t.sample(1, seed=1).data, explain=True), "explain: an array of encoded rows has no values"),
@@ -204,5 +229,62 @@ def test_mistakes_say_what_to_do(images: Model, rows: Model, case: str) -> None:
 
 
 def test_a_misspelt_option_is_an_error(images: Model) -> None:
-    with pytest.raises(TypeError, match="sed"):
+    with pytest.raises(TypeError, match=r"sample\(\) got an unexpected keyword argument 'sed'; did you mean seed\?"):
         images.sample(2, sed=1)  # type: ignore[call-arg]
+
+
+def test_lists_of_latents_and_images_as_ends(images: Model) -> None:
+    made = images.sample(2, seed=1)
+    listed = images.sample(latents=np.asarray(made.latents).tolist())
+    assert np.array_equal(listed.data, images.sample(latents=np.asarray(made.latents)).data)
+    ends: Any = ({"image": Image.fromarray(made.images()[0])}, {"data": made.data[1]})
+    expected = images.interpolate(*ends, steps=3)
+    assert np.array_equal(
+        images.interpolate(Image.fromarray(made.images()[0]), made.data[1], steps=3).data, expected.data
+    )
+    first: Any = np.asarray(made.latents)[0]
+    assert np.array_equal(
+        images.interpolate({"latent": first.tolist()}, {"seed": 1}).data,
+        images.interpolate({"latent": first}, {"seed": 1}).data,
+    )
+
+
+def test_results_have_items_by_index(images: Model, rows: Model) -> None:
+    digits, table = images.sample(3, seed=1), rows.sample(3, seed=1)
+    assert np.array_equal(digits[-1], digits.images()[2]) and [*table] == table.rows() and len([*digits]) == 3
+    with pytest.raises(IndexError):
+        digits[3]
+
+
+def test_errors_show_what_is_valid(images: Model) -> None:
+    with pytest.raises(ManifoldError) as caught:
+        images.sample(prior="x")
+    assert caught.value.valid and str(caught.value.valid[0]) in str(caught.value)
+    long = ManifoldError("a: b", valid=[f"name-{place}" for place in range(1000)])
+    assert "(valid: name-0, name-1" in str(long) and len(str(long)) < 400
+    assert str(ManifoldError("a: give x or y", valid=["x", "y"])) == "a: give x or y"
+
+
+def test_the_version_of_the_package() -> None:
+    import manifold
+    from manifold.runtime import extras
+
+    assert manifold.__version__ == (extras.version("manifold") or "0")
+
+
+class Series:
+    """A row of a data frame of pandas."""
+
+    ndim, iloc = 1, None
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(ROW)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return np.asarray(list(ROW.values()), object)
+
+
+def test_a_series_is_one_row(rows: Model) -> None:
+    expected = rows.anomaly_score(ROW).items
+    one: Any = Series()
+    assert rows.anomaly_score(one).items == expected == rows.anomaly_score([one]).items

@@ -199,7 +199,7 @@ def test_what_a_model_cannot_do_says_what_it_can(shipped: dict[str, Model]) -> N
         lambda: model.reconstruct(data),
         lambda: model.interpolate(End(seed=1), End(seed=2)),
     ):
-        with pytest.raises(UnsupportedTask, match="its tasks are sample, impute, score"):
+        with pytest.raises(UnsupportedTask, match="it supports sample, anomaly_score, classify, impute"):
             attempt()
 
 

@@ -28,7 +28,7 @@ MAY_NOT_IMPORT = {
     "service/models": TRANSPORTS,
     "service/telemetry": TRANSPORTS,
 }
-ONLY_IN = {"PIL": {"runtime/imaging.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
+ONLY_IN = {"PIL": {"runtime/imaging.py", "runtime/pictures.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
 
 
 MOST_BYTES = 24_000  # largest size of a source file

@@ -183,7 +183,7 @@ def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
 
 
 def test_a_model_that_only_scores_fills_in_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedTask, match="rows cannot impute; its tasks are score"):
+    with pytest.raises(UnsupportedTask, match="rows cannot impute; it supports anomaly_score"):
         load(tabled.write(tmp_path)).impute(np.full((2, 4), np.nan, np.float32))
 
 

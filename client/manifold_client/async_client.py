@@ -23,8 +23,9 @@ from manifold_client.results import (
     Scores,
 )
 from manifold_client.signatures import checked
-from manifold_client.transport import LOST, RETRIED, STREAM, Retry, headers, read, streamed
+from manifold_client.transport import LOST, RETRIED, STREAM, Retry, checked_timeout, headers, read, streamed
 from manifold_client.types import (
+    AnyImage,
     ClassChoice,
     Conditions,
     Costs,
@@ -37,7 +38,7 @@ from manifold_client.types import (
     Numbers,
     Rows,
 )
-from manifold_client.urls import checked_url, needs_no_retry, unreachable
+from manifold_client.urls import checked_url, needs_no_retry, public, unreachable
 
 R = TypeVar("R")
 
@@ -56,13 +57,14 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Take the arguments of Client."""
+        checked_timeout(timeout)
         self._http = httpx.AsyncClient(
             base_url=checked_url(url), timeout=timeout, transport=transport, verify=verify, headers=headers(key)
         )
         self._retry, self._timeout = retry or Retry(), timeout
 
     def __repr__(self) -> str:
-        return f"<AsyncClient: {str(self._http.base_url).rstrip('/')}>"
+        return f"<AsyncClient: {public(self._http.base_url).rstrip('/')}>"
 
     async def _send(self, method: str, path: str, body: Any = None) -> Any:
         for attempt in range(self._retry.attempts):
@@ -148,7 +150,7 @@ class AsyncClient:
 
     @checked
     async def interpolate(
-        self, start: End, stop: End, *, steps: int | None = None, method: Method | None = None, seed: int | None = None,
+        self, start: End | AnyImage, stop: End | AnyImage, *, steps: int | None = None, method: Method | None = None, seed: int | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
         version: int | None = None,
     ) -> Interpolation:  # fmt: skip
@@ -175,7 +177,7 @@ class AsyncClient:
 
     @checked
     async def impute(
-        self, rows: Rows | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
+        self, rows: Rows | Images | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
         first: int | None = None, class_: ClassChoice | None = None, condition: Numbers | None = None,
         conditions: Conditions | None = None, candidates: int | None = None, temperature: float | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,

@@ -23,8 +23,9 @@ from manifold_client.results import (
     Scores,
 )
 from manifold_client.signatures import checked
-from manifold_client.transport import LOST, RETRIED, STREAM, Retry, headers, read, streamed
+from manifold_client.transport import LOST, RETRIED, STREAM, Retry, checked_timeout, headers, read, streamed
 from manifold_client.types import (
+    AnyImage,
     ClassChoice,
     Conditions,
     Costs,
@@ -37,7 +38,7 @@ from manifold_client.types import (
     Numbers,
     Rows,
 )
-from manifold_client.urls import checked_url, needs_no_retry, unreachable
+from manifold_client.urls import checked_url, needs_no_retry, public, unreachable
 
 R = TypeVar("R")
 
@@ -60,13 +61,14 @@ class Client:
         `timeout` is in seconds. `key` is an API key, by default the environment variable MANIFOLD_KEY. `verify` is an SSL context for a
         certificate that is not publicly trusted. `retry` says how often and when a request is repeated.
         """
+        checked_timeout(timeout)
         self._http = httpx.Client(
             base_url=checked_url(url), timeout=timeout, transport=transport, verify=verify, headers=headers(key)
         )
         self._retry, self._timeout = retry or Retry(), timeout
 
     def __repr__(self) -> str:
-        return f"<Client: {str(self._http.base_url).rstrip('/')}>"
+        return f"<Client: {public(self._http.base_url).rstrip('/')}>"
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         for attempt in range(self._retry.attempts):
@@ -118,7 +120,19 @@ class Client:
     ) -> Samples:  # fmt: skip
         """Make new items.
 
-        `n` is 1 by default, or the number of `latents` or `codes`. An item depends only on `seed` and its index, which starts at `first`.
+        n: the number of items; 1 by default, or the number of `latents` or `codes`.
+        seed: an item depends only on the seed and its index; by default the service draws a seed, which the result states.
+        first: the index of the first item, 0 by default.
+        latents: latents to decode, (n, L). named_latents: the same by name, for a model with several latents.
+        codes: codes to decode, (n, h, w), for a model with a codebook.
+        class_: classes by name or index, one for all items or a list, or weights by name.
+        condition: real values, (n, C). conditions: classes, values, texts, images or rows by name.
+        inputs: numbers by name, such as guidance, one for all items or one for each.
+        prior: the name of the prior from which latents are drawn.
+        temperature: the factor of the spread of latents, from 0.01 to 100; 1 by default.
+        return_latents: whether the result holds the latents.
+        encoding: png, or array for numbers instead of images.
+        model: the name of the model, by default that of the service. version: by default the latest one.
         """
         return self._do(exchanges.sample(locals()))
 
@@ -142,7 +156,11 @@ class Client:
         class_: ClassChoice | None = None, condition: Numbers | None = None, conditions: Conditions | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, model: str | None = None, version: int | None = None,
     ) -> Encoded:  # fmt: skip
-        """Return the posteriors of items, or their codes. With a `seed`, `latents` are draws from the posteriors."""
+        """Return the posteriors of items, or their codes. With a `seed`, `latents` are draws from the posteriors.
+
+        images: one image, a list of images, or an array. rows: one row, a list of rows, or a data frame. Give one of the two.
+        fit: contain (images are resized and padded) or strict (other sizes are refused). `sample` describes the other arguments.
+        """
         return self._do(exchanges.encode(locals()))
 
     @checked
@@ -158,13 +176,14 @@ class Client:
 
     @checked
     def interpolate(
-        self, start: End, stop: End, *, steps: int | None = None, method: Method | None = None, seed: int | None = None,
+        self, start: End | AnyImage, stop: End | AnyImage, *, steps: int | None = None, method: Method | None = None, seed: int | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
         version: int | None = None,
     ) -> Interpolation:  # fmt: skip
         """Decode a path of `steps` latents (8 by default) between two ends.
 
-        Each end is a mapping with one of image, row, latent, named_latent and seed; class, condition or conditions may be added.
+        Each end is an image, or a mapping with one of image, row, latent, named_latent and seed; class, condition or conditions may be
+        added.
         """
         return self._do(exchanges.interpolate(locals()))
 
@@ -178,6 +197,8 @@ class Client:
         """Score how anomalous items are, and decide which ones to flag.
 
         One of `false_positive_rate` (0.01 by default), `budget` (the n most anomalous items of the request) and `costs` sets the threshold.
+        block_rate: the false positive rate of the band `block`, by default a tenth of that for review.
+        explain: whether the result says which columns or pixels are anomalous. `encode` describes the other arguments.
         """
         return self._do(exchanges.anomaly_score(locals()))
 
@@ -191,7 +212,7 @@ class Client:
 
     @checked
     def impute(
-        self, rows: Rows | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
+        self, rows: Rows | Images | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
         first: int | None = None, class_: ClassChoice | None = None, condition: Numbers | None = None,
         conditions: Conditions | None = None, candidates: int | None = None, temperature: float | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
@@ -199,7 +220,8 @@ class Client:
     ) -> Imputed:  # fmt: skip
         """Fill in the missing values of rows (None, NaN, or absent), or the unknown pixels of images.
 
-        A mask is white, or true, where its image is known: one for all images, or one for each.
+        A mask is white, or true, where its image is known: one for all images, or one for each. With masks, the first argument may be images.
+        candidates: how many images are drawn for each one, from 1 to 64. `sample` and `encode` describe the other arguments.
         """
         return self._do(exchanges.impute(locals()))
 

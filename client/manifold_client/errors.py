@@ -78,8 +78,18 @@ def shown(value: object) -> str:
     return text if len(text) <= ECHOED else f"{text[: ECHOED - 1]}…"
 
 
+def short(error: BaseException) -> str:
+    """Return the message of a library's error on one line, cut to 200 characters."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def near(name: str, known: Sequence[str], cutoff: float = 0.5) -> str | None:
+    """Return the known name that is nearest to a name, None if none is near. `cutoff` is the least similarity, from 0 to 1."""
+    return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)
+
+
 def unknown(name: str, known: Sequence[str], what: str) -> str:
     """Return the message for a name that is not known, with the nearest known one if there is one."""
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near else "give one of the valid names"
+    found = near(name, known)
+    hint = f"did you mean {found}?" if found else "give one of the valid names"
     return f"{name}: {what} has no such field; {hint}"

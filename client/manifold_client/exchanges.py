@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from manifold_client import images, rows
-from manifold_client.errors import InvalidType, InvalidValue, shown, unknown
+from manifold_client.errors import InvalidType, InvalidValue, near, shown, unknown
 from manifold_client.results import Classes, Encoded, Imputed, Interpolation, Reconstruction, Samples, Scores
 from manifold_client.types import Condition, Costs, End
 
@@ -22,6 +22,7 @@ R = TypeVar("R")
 Fields = Mapping[str, Any]
 
 WIRE = {"class_": "class", "start": "from", "stop": "to"}  # names of arguments that differ from the fields
+ARGUMENTS = {field: argument for argument, field in WIRE.items()}  # errors name the arguments
 # the least and the largest value of integers and numbers; in OPEN, the two limits themselves are excluded
 MAX_SEED = 2**63 - 1
 WHOLE: dict[str, tuple[int, int | None]] = {
@@ -92,7 +93,7 @@ def classify(fields: Fields) -> Exchange[Classes]:
 
 def impute(fields: Fields) -> Exchange[Imputed]:
     """Return the request that fills in missing values."""
-    given = _items(fields)
+    given = _items(_with_images(fields))
     if "masks" in given and "images" not in given:
         raise InvalidValue(
             "masks: they belong to images; give images, or remove masks and use None for missing values",
@@ -147,8 +148,21 @@ def _items(fields: Fields) -> dict[str, Any]:
     return given
 
 
+def _with_images(fields: Fields) -> Fields:
+    """Return the fields of `impute` with the first argument as images, if there are masks and it holds no rows."""
+    found, masks = fields.get("rows"), fields.get("masks")
+    if masks is None or found is None or fields.get("images") is not None or isinstance(found, Mapping):
+        return fields
+    if rows.is_table(found) or rows.is_series(found):
+        return fields
+    several = isinstance(found, Sequence) and not images.is_image(found)
+    if several and not all(images.is_image(each) or hasattr(each, "__array__") for each in found):
+        return fields
+    return {**fields, "images": found, "rows": None}
+
+
 def _one_of(given: Fields, *names: str) -> None:
-    several = [name for name in names if name in given]
+    several = [ARGUMENTS.get(name, name) for name in names if name in given]
     if len(several) > 1:
         raise InvalidValue(
             f"{several[1]}: {' and '.join(several)} cannot be combined; give only one of them", field=several[1]
@@ -160,8 +174,11 @@ def _check_conditions(given: Fields, prefix: str = "") -> None:
 
 
 def _body(given: Fields, path: str = "") -> dict[str, Any]:
-    """Return the fields as JSON values."""
-    return {name: _field(name, value, f"{path}{name}") for name, value in given.items()}
+    """Return the fields as JSON values. `path` is the path of the object that contains them; it is empty for the arguments themselves."""
+    return {
+        name: _field(name, value, f"{path}{name}" if path else ARGUMENTS.get(name, name))
+        for name, value in given.items()
+    }
 
 
 def _field(name: str, value: Any, field: str) -> Any:
@@ -302,6 +319,7 @@ def _condition(value: Any, field: str) -> dict[str, Any]:
 def _end(value: Any, field: str) -> dict[str, Any]:
     """Return an end of an interpolation. Raises InvalidValue if it states two points of the latent space."""
     keys = list(End.__annotations__)
+    value = _end_of(value, field, keys)
     given = _known(value, field, keys, "an end")
     places = [name for name in PLACES if name in given]
     if len(places) > 1:
@@ -312,6 +330,25 @@ def _end(value: Any, field: str) -> dict[str, Any]:
         raise InvalidValue(f"{field}: it is empty; give one of {', '.join(keys)}", field=field)
     _check_conditions({f"{field}.{name}": each for name, each in given.items()}, f"{field}.")
     return _body(given, f"{field}.")
+
+
+def _end_of(value: Any, field: str, keys: Sequence[str]) -> Any:
+    """Return an end as a mapping: an image alone is the image of an end. Raises InvalidType for other values, with the mapping to write."""
+    if images.is_image(value) or (hasattr(value, "__array__") and not rows.is_series(value)):
+        return {"image": value}
+    if rows.is_series(value):
+        return {"row": value}
+    if not isinstance(value, Mapping):
+        raise InvalidType(
+            f"{field}: {shown(value)} is no end; give an image, or a mapping such as {{'seed': 1}}, {{'image': …}} or {{'row': …}}",
+            field=field,
+        )
+    if value and not any(name in keys for name in value) and not any(near(str(name), keys, 0.7) for name in value):
+        raise InvalidType(
+            f"{field}: an end has no fields {', '.join(shown(name) for name in list(value)[:3])}; write {{'row': …}} for a row",
+            field=field, valid=list(keys),
+        )  # fmt: skip
+    return value
 
 
 def _costs(value: Any, field: str) -> dict[str, Any]:

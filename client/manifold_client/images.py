@@ -6,27 +6,37 @@ A string is always the path of a file. An array with three axes is one RGB image
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from manifold_client.errors import InvalidType, InvalidValue, shown
+from manifold_client.errors import InvalidType, InvalidValue, short, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # those of the service
 BASE64 = ("iVBOR", "/9j/", "UklGR", "data:")  # beginnings of images in base64
+SAVED = ("1", "L", "LA", "I;16", "I;16B", "P", "RGB", "RGBA")  # the modes of Pillow that a PNG file can have
+CONVERTED = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "HSV": "RGB"}
+ORIENTATION = 0x0112  # the EXIF tag of the orientation
+# errors that Pillow raises for damaged files
+DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError, OverflowError, AssertionError,
+)  # fmt: skip
 NEEDED = "give a PIL image, an array, a path, or the bytes of a PNG, JPEG or WebP file"
 SHAPES = "give (H, W) or (H, W, 3) for one image, (n, H, W) or (n, H, W, 3) for several"
 
 
 def images(given: Any, field: str) -> list[str]:
     """Return one image, a list of images or an array of images as base64 of files."""
-    given = _array(given)
+    given = _array(given, field)
     if isinstance(given, np.ndarray):
         several = _split(given, field)
         return [_pixels(each, _place(field, place, several)) for place, each in enumerate(several)]
@@ -46,7 +56,7 @@ def is_image(given: Any) -> bool:
 
 def image(given: Any, field: str) -> str:
     """Return one image as base64 of a file."""
-    given = _array(given)
+    given = _array(given, field)
     if isinstance(given, np.ndarray):
         several = _split(given, field)
         if given.ndim not in (2, 3) or (given.ndim == 3 and len(several) > 1):
@@ -60,15 +70,22 @@ def image(given: Any, field: str) -> str:
     if isinstance(given, bytes | bytearray):
         return base64.b64encode(_known(bytes(given), field, f"these {len(given)} bytes are")).decode()
     if isinstance(given, Image.Image):
-        return _png(given)
+        return _png(given, field)
     raise InvalidType(f"{field}: {shown(given)} is not an image; {NEEDED}", field=field)
 
 
-def _array(given: Any) -> Any:
-    """Convert an object that can become an array, such as a tensor, to an array. Return other objects unchanged."""
-    if hasattr(given, "__array__") and not isinstance(given, np.ndarray | Image.Image):
-        return np.asarray(given)
-    return given
+def _array(given: Any, field: str) -> Any:
+    """Return an array for an object that converts itself to one, such as a tensor of any device; any other object as it is."""
+    if not hasattr(given, "__array__") or isinstance(given, np.ndarray | Image.Image):
+        return given
+    try:
+        tensor = hasattr(given, "detach") and hasattr(given, "cpu")
+        return np.asarray(given.detach().cpu() if tensor else given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidValue(
+            f"{field}: the {type(given).__name__} cannot be converted to an array: {short(error)}; give an array of numpy",
+            field=field,
+        ) from None
 
 
 def _place(field: str, place: int, several: Sequence[Any]) -> str:
@@ -120,37 +137,64 @@ def _pixels(array: NDArray[Any], field: str) -> str:
         raise InvalidType(
             f"{field}: an array of {array.dtype} is not an image; give uint8, bool or floats in 0..1", field=field
         )
-    return _png(Image.fromarray(np.ascontiguousarray(array)))
+    return _png(Image.fromarray(np.ascontiguousarray(array)), field)
 
 
-def _png(picture: Image.Image) -> str:
+def _png(picture: Image.Image, field: str) -> str:
+    """Return a picture as base64 of a PNG file, upright as its EXIF block says: the file of the picture gives the same pixels."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    try:
+        _saved(picture, field).save(buffer, "PNG")
+    except InvalidValue:
+        raise
+    except (*DAMAGE, SystemError, AttributeError) as error:  # such as a closed or an empty image
+        raise InvalidValue(
+            f"{field}: the image cannot be saved as PNG: {short(error)}; give another image", field=field
+        ) from None
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def _saved(picture: Image.Image, field: str) -> Image.Image:
+    """Return a picture upright, and in a mode that PNG files have."""
+    with contextlib.suppress(*DAMAGE):  # a damaged EXIF block does not affect the pixels
+        if picture.getexif().get(ORIENTATION, 1) != 1:
+            picture = ImageOps.exif_transpose(picture)
+    if picture.mode in CONVERTED:
+        return picture.convert(CONVERTED[picture.mode])
+    if picture.mode not in SAVED:
+        raise InvalidValue(
+            f"{field}: the mode {picture.mode} of the image has no fixed range of values; convert it to L or RGB with values from 0 to 255",
+            field=field,
+        )
+    return picture
+
+
 def _file(given: str | os.PathLike[str], field: str) -> bytes:
-    path = Path(given)
     if isinstance(given, str) and (not given or len(given) > 1000 or "\0" in given or given.startswith(BASE64)):
         raise InvalidValue(
             f"{field}: the string {shown(given)} is not a path; a string is read as the path of a file: "
             "give a path, or base64.b64decode(string) for base64",
             field=field,
         )
-    if path.is_dir():
-        raise InvalidValue(
-            f"{field}: {shown(str(given))} is a folder; give its files: list(Path(folder).glob('*.png'))", field=field
-        )
     try:
+        path = Path(given)
+        if path.is_dir():
+            raise InvalidValue(
+                f"{field}: {shown(str(given))} is a folder; give its files: list(Path(folder).glob('*.png'))",
+                field=field,
+            )
         content = path.read_bytes()
     except FileNotFoundError:
         raise InvalidValue(
             f"{field}: there is no file {shown(str(given))} (working folder {Path.cwd()}); give the path of an image",
             field=field,
         ) from None
-    except OSError as error:
+    except InvalidValue:
+        raise
+    except (OSError, ValueError, TypeError) as error:  # ValueError: a character that file names cannot have
         raise InvalidValue(
-            f"{field}: {shown(str(given))} cannot be read: {error.strerror}; give another file", field=field
+            f"{field}: {shown(str(given))} cannot be read: {getattr(error, 'strerror', None) or short(error)}; give another file",
+            field=field,
         ) from None
     return _known(content, field, f"{shown(str(given))} is")
 

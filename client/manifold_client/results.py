@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,17 @@ class Items(Tabular):
 
     def __len__(self) -> int:
         return len(self.images) or len(self.rows) or max(map(len, self.values.values()), default=0)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield the items, each as `self[place]` returns it."""
+        return (self[place] for place in range(len(self)))
+
+    def __getitem__(self, place: int) -> Any:
+        """Return one image or one row; of another kind of data, the values of one item by field."""
+        if self.images:
+            return self.images[place]
+        place = range(len(self))[place]  # raises IndexError, which also ends a loop
+        return self.rows[place] if self.rows else {name: values[place] for name, values in self.values.items()}
 
     def grid(self, columns: int | None = None, gap: int = 2) -> Image.Image:
         """Return the images side by side as one image. Raises InvalidValue if there are none."""
@@ -391,7 +402,7 @@ class ScoredItem:
 class Scores(Result):
     """The anomaly scores of items."""
 
-    items: list[ScoredItem]
+    items: list[ScoredItem]  # in the order of the request; `items` of other results is a dictionary by output
     threshold: dict[str, Any]
     calibration: dict[str, Any] | None
     warnings: list[str]  # why items are not decided
@@ -410,6 +421,10 @@ class Scores(Result):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __getitem__(self, place: int) -> ScoredItem:
+        """Return the score of one item."""
+        return self.items[place]
 
     def table(self) -> dict[str, list[Any]]:
         """Return a row for each item, with the columns of scored Parquet files: score, p_value, is_anomaly, part.NAME and so on."""

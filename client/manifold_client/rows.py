@@ -82,7 +82,9 @@ def cell(value: Any, field: str) -> Any:
         whole = value == value.to_integral_value()
         return int(value) if whole else float(value) if len(value.as_tuple().digits) <= DIGITS else str(value)
     if isinstance(value, float | Decimal):
-        if math.isnan(value):
+        if (
+            value.is_nan() if isinstance(value, Decimal) else math.isnan(value)
+        ):  # math.isnan raises for a signalling NaN
             return None
         if math.isinf(value):
             raise InvalidValue(

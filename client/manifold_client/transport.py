@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import numpy as np
 
-from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
+from manifold_client.errors import Busy, InvalidValue, ManifoldClientError, NotReady, RequestRefused, shown
 from manifold_client.results import Sample
 
 RETRIED = (429, 502, 503)  # a load balancer answers 502 if its replica has gone away
@@ -23,9 +25,19 @@ STREAM = {"accept": "application/x-ndjson"}
 class Retry:
     """The rule for retries: exponential back-off with jitter, or the service's Retry-After if that is longer."""
 
-    attempts: int = 5
+    attempts: int = 5  # the first one included
     base: float = 0.2  # seconds
     longest: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Raise InvalidValue for fewer attempts than one, and for times that are no seconds."""
+        if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
+            raise InvalidValue(
+                f"attempts: {shown(self.attempts)} is not allowed; give an integer of 1 or more, 1 for no repetition",
+                field="attempts",
+            )
+        for name in ("base", "longest"):
+            checked_seconds(getattr(self, name), name, least=0.0)
 
     def wait(self, attempt: int, response: httpx.Response | None) -> float:
         """Return the seconds to wait after an attempt, the first of which is 0."""
@@ -77,7 +89,27 @@ def streamed(line: str, response: httpx.Response) -> Sample | None:
     return Sample.parse(content) if "item" in content else None
 
 
+def checked_seconds(value: object, field: str, *, least: float | None = None) -> None:
+    """Raise InvalidValue for a time that is not a finite number of seconds: above 0, or of `least` or more."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or (value <= 0 if least is None else value < least):  # type: ignore[arg-type, operator]
+        wanted = "above 0" if least is None else f"of {least:g} or more"
+        raise InvalidValue(f"{field}: {shown(value)} is not allowed; give a number of seconds {wanted}", field=field)
+
+
+def checked_timeout(value: object) -> None:
+    """Raise InvalidValue for a time limit that is not a number of seconds. None and an httpx.Timeout are allowed as httpx reads them."""
+    if value is not None and not isinstance(value, httpx.Timeout):
+        checked_seconds(value, "timeout")
+
+
 def headers(key: str | None) -> dict[str, str]:
     """Return the headers of every request: the key, by default that of the environment variable MANIFOLD_KEY."""
+    source = "key" if key else "MANIFOLD_KEY"
     key = key or os.environ.get("MANIFOLD_KEY")
+    if key and not (isinstance(key, str) and key.isascii() and key.isprintable() and " " not in key):
+        raise InvalidValue(
+            f"{source}: the key may only have visible ASCII characters, without blanks and line ends; give it as the service's operator wrote it",
+            field="key",
+        )
     return {"authorization": f"Bearer {key}"} if key else {}

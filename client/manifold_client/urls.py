@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -9,14 +12,17 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from manifold_client.errors import InvalidType, InvalidValue, NotReady, shown
+from manifold_client.errors import InvalidType, InvalidValue, NotReady, short, shown
 
 EXAMPLE = "http://127.0.0.1:8000"
-# the first part of paths that the service has: an address that ends with one is the address of an endpoint
+# paths of the service: an address that ends with one is the address of an endpoint
 ROUTES = (
-    "sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute", "models", "health", "metrics", "docs", "admin", "v2",
+    "sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute", "models", "health", "metrics", "docs",
     "openapi.json",
 )  # fmt: skip
+OPEN_INFERENCE = re.compile(r"/v2/(models|health|repository)(/|$)")
+# the scheme, a user and a password, and the host; the group of the user is greedy, as a password may contain slashes
+USER = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}|)(.*)@(.*)", re.DOTALL)
 
 
 def checked_url(url: object) -> str:
@@ -26,36 +32,74 @@ def checked_url(url: object) -> str:
     text = str(url).strip()
     if not text:
         raise InvalidValue(f"url: it is empty; write the address of the service, such as {EXAMPLE}", field="url")
-    scheme, separator, rest = text.partition("://")
+    said = public(text)
+    scheme, separator, rest = said.partition("://")
     if not separator:
-        raise InvalidValue(f"url: {shown(text)} has no scheme; write http://{text.lstrip('/:')}", field="url")
+        raise InvalidValue(f"url: {shown(said)} has no scheme; write {_with_scheme(said)}", field="url")
     if scheme.lower() not in ("http", "https"):
         raise InvalidValue(
-            f"url: {shown(text)} has the scheme {shown(scheme)}; write http://{rest} or https://{rest}", field="url"
+            f"url: {shown(said)} has the scheme {shown(scheme)}; write http://{rest} or https://{rest}", field="url"
         )
     try:
         parts = urlsplit(text)
         parts.port  # noqa: B018 # raises ValueError for a port that is not a number
         httpx.URL(text)
     except (ValueError, httpx.InvalidURL) as error:
-        raise InvalidValue(f"url: {shown(text)} is not valid: {error}; write {EXAMPLE}", field="url") from None
-    if not parts.hostname:
-        raise InvalidValue(f"url: {shown(text)} has no host; write {EXAMPLE}", field="url")
-    root = f"{parts.scheme}://{parts.netloc}"
-    if parts.query or parts.fragment:
-        raise InvalidValue(f"url: {shown(text)} has a query; write the address alone: {root}", field="url")
-    before, _, last = parts.path.rstrip("/").rpartition("/")
-    if last in ROUTES or "/v2/" in parts.path or "/models/" in parts.path:
+        why = "" if said != text else f": {error}"  # the error could repeat a password
         raise InvalidValue(
-            f"url: {shown(text)} is the address of an endpoint; write the address of the service: {root}{before if last in ROUTES else ''}",
+            f"url: {shown(said)} is not valid{why}; write {_bracketed(scheme, rest)}", field="url"
+        ) from None
+    if not parts.hostname:
+        raise InvalidValue(f"url: {shown(said)} has no host; write {EXAMPLE}", field="url")
+    root = public(f"{parts.scheme}://{parts.netloc}")
+    if parts.query or parts.fragment:
+        raise InvalidValue(f"url: {shown(said)} has a query; write the address alone: {root}", field="url")
+    path = parts.path.rstrip("/")
+    before, _, last = path.rpartition("/")
+    inside = OPEN_INFERENCE.search(path)
+    if last in ROUTES or inside:
+        prefix = path[: inside.start()] if inside else before
+        raise InvalidValue(
+            f"url: {shown(said)} is the address of an endpoint; write the address of the service: {root}{prefix}",
             field="url",
         )
     return text
 
 
+def public(url: object) -> str:
+    """Return an address for messages: `***` stands for a user and a password."""
+    text = str(url)
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.netloc and "@" not in parts.netloc and (parts.port is None or parts.port):
+            return text  # an @ in the path is no secret
+    found = USER.fullmatch(text)
+    return f"{found[1]}***@{found[3]}" if found else text
+
+
+def _with_scheme(text: str) -> str:
+    """Return the address that was probably meant by one without `://`."""
+    with contextlib.suppress(ValueError):
+        ipaddress.IPv6Address(text)
+        return f"http://[{text}]"
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme.lower() in ("http", "https"):
+        return f"{scheme.lower()}://{rest.lstrip('/')}"
+    return f"http://{text.lstrip('/:')}"
+
+
+def _bracketed(scheme: str, rest: str) -> str:
+    """Return the address with an IPv6 host in brackets, as it must be written; an example for other hosts."""
+    host = rest.partition("/")[0]
+    with contextlib.suppress(ValueError):
+        ipaddress.IPv6Address(host)
+        return f"{scheme}://[{host}]"
+    return EXAMPLE
+
+
 def unreachable(url: object, error: httpx.TransportError, timeout: object = None) -> NotReady:
     """Return the error for a service that does not answer: why, and what to do."""
-    address = str(url).rstrip("/")
+    address = public(url).rstrip("/")
     return NotReady(f"{address} does not answer: {_reason(address, error, timeout)}")
 
 
@@ -65,19 +109,19 @@ def _reason(address: str, error: httpx.TransportError, timeout: object) -> str:
     if any(isinstance(each, ssl.SSLCertVerificationError) for each in causes) or "CERTIFICATE_VERIFY_FAILED" in text:
         return (
             "its certificate is not trusted; give verify=ssl.create_default_context(cafile=…) with the certificate of its issuer "
-            f"({_short(error)})"
+            f"({short(error)})"
         )
     if any(isinstance(each, ssl.SSLError) for each in causes) or "[SSL" in text:
-        return f"the port does not speak TLS; write {address.replace('https://', 'http://', 1)} ({_short(error)})"
+        return f"the port does not speak TLS; write {address.replace('https://', 'http://', 1)} ({short(error)})"
     if isinstance(error, httpx.TimeoutException):
         return f"no answer within {timeout} s; give a longer timeout, such as Client(url, timeout=120)"
     if any(isinstance(each, socket.gaierror) for each in causes) or "Name or service not known" in text:
-        return f"the host name is not known; check the address ({_short(error)})"
+        return f"the host name is not known; check the address ({short(error)})"
     if isinstance(error, httpx.ConnectError):
-        return f"{_short(error)}; is the service running? Start it with `make serve` or `manifold serve`, or check host and port"
+        return f"{short(error)}; is the service running? Start it with `make serve` or `manifold serve`, or check host and port"
     if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
-        return f"{_short(error)}; check the port: it must be the HTTP port, not that of gRPC, and with TLS the address starts with https://"
-    return _short(error)
+        return f"{short(error)}; check the port: it must be the HTTP port, not that of gRPC, and with TLS the address starts with https://"
+    return short(error)
 
 
 def needs_no_retry(error: httpx.TransportError) -> bool:
@@ -91,7 +135,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

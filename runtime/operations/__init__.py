@@ -12,7 +12,7 @@ infer         a single task on tensors
 capabilities  which models support which use cases
 """
 
-from manifold.runtime.operations.capabilities import endpoints, supports, why_not
+from manifold.runtime.operations.capabilities import check_supports, endpoints, supports, why_not
 from manifold.runtime.operations.common import Latents, no_effect, role_of, softmax, why_not_encode, with_data
 from manifold.runtime.operations.complete import Completed, complete, open_classes
 from manifold.runtime.operations.encode import Encoded, Reconstructed, encode, reconstruct
@@ -23,7 +23,7 @@ from manifold.runtime.operations.score import Scores, class_energies, classify, 
 from manifold.runtime.operations.steps import Run, Steps, drive, watched
 
 __all__ = [
-    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps",
+    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps", "check_supports",
     "class_energies", "classify", "complete", "drive", "encode", "endpoints", "impute", "interpolate", "is_reproducible", "no_effect", "open_classes",
     "reconstruct", "role_of", "sample", "score", "softmax", "supports", "takes_temperature", "watched", "why_not", "why_not_encode", "with_data",
 ]  # fmt: skip

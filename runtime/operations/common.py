@@ -151,7 +151,7 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
     if condition is None or any(map(takes, specs)):
         return
     field = field.replace("class", {ByValues: "condition", ByClass: "class"}.get(type(tagged(condition)), "conditions"))
-    raise InvalidValue(f"{field}: {manifest.name} takes no condition; remove {field.split('.')[-1]}", field=field)
+    raise InvalidValue(f"{field}: {manifest.name} takes no condition; remove it", field=field)
 
 
 def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> list[str]:
@@ -186,11 +186,13 @@ def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
 
 def cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
     """Return the error for a use case that a model does not support."""
+    from manifold.runtime.operations import capabilities  # it imports this module
+
     why = why_not_encode(manifest) if "encode" not in manifest.tasks and verb in ("encode", "reconstruct") else ""
     return UnsupportedTask(
-        f"{manifest.name} cannot {verb}{why}; its tasks are {', '.join(manifest.tasks)}",
+        f"{manifest.name} cannot {verb}{why}; {capabilities.abilities(manifest)}",
         field="model",
-        valid=list(manifest.tasks),
+        valid=capabilities.endpoints(manifest) or list(manifest.tasks),
     )
 
 

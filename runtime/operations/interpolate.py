@@ -8,7 +8,7 @@ import numpy as np
 
 from manifold.runtime import conditions
 from manifold.runtime.conditions import Given
-from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
+from manifold.runtime.errors import InvalidValue, shown
 from manifold.runtime.inputs import Numbers, check_count, check_numbers, check_seed, draw_latents, latent_stream, number
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest
@@ -59,10 +59,7 @@ def interpolate(
 ) -> Steps[Path]:  # fmt: skip
     """Return a decoded path of `steps` latents from start to stop. `seed` draws the latents that an end does not state, the same for both."""
     if manifest.space is None:
-        raise UnsupportedTask(
-            f"{manifest.name} has no latent space to interpolate in; its tasks are {', '.join(manifest.tasks)}", field="model",
-            valid=list(manifest.tasks),
-        )  # fmt: skip
+        raise cannot(manifest, "interpolate: it has no latent space")
     spec = require(manifest, "decode", "interpolate")
     if method is not None and method not in PATHS:
         raise InvalidValue(

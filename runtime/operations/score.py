@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from manifold.runtime.conditions import Given
-from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.inputs import Numbers, check_numbers, number, repeated
 from manifold.runtime.manifest import NUMBERS, Manifest
 from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, with_data
@@ -47,10 +46,7 @@ def score(
     """Return the terms of the anomaly score. If no class is given, the terms of a conditional model are marginalised over the class prior."""
     scoring = manifest.scoring
     if scoring is None or "score" not in manifest.tasks:
-        raise UnsupportedTask(
-            f"{manifest.name} has no anomaly score; its tasks are {', '.join(manifest.tasks)}", field="model",
-            valid=list(manifest.tasks),
-        )  # fmt: skip
+        raise cannot(manifest, "score: it has no likelihood and no score")
     spec = manifest.tasks["score"]
     check_numbers(manifest, [spec], numbers or {})
     if spec.input("condition") is not None and condition is None and manifest.classes is not None:

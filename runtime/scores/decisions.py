@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.manifest import Manifest, Scoring
 from manifold.runtime.scores.scoring import Calibrated, Float64, Threshold, risk
 
@@ -33,6 +33,21 @@ UNCALIBRATED = (
 UNKNOWN = ("unknown_category", "missing")  # warnings that start with one of these give a row the state unknown
 
 
+def _is_number(value: object, *, whole: bool = False) -> bool:
+    """Return whether a value is a number, and no truth value or text."""
+    kinds = (int, np.integer) if whole else (int, float, np.integer, np.floating)
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _between(value: Any, low: float, high: float) -> bool:
+    """Return whether a value is a number between two limits, which are excluded."""
+    return _is_number(value) and bool(low < value < high)
+
+
+def _said(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else shown(value)
+
+
 @dataclass(frozen=True)
 class Costs:
     """The costs of errors, in any common unit, and the share of anomalies among the rows."""
@@ -40,6 +55,20 @@ class Costs:
     false_positive: float
     false_negative: float
     prevalence: float
+
+    def __post_init__(self) -> None:
+        """Raise InvalidValue for costs that are not above 0 or not finite, and for a prevalence that is not between 0 and 1."""
+        for name in ("false_positive", "false_negative"):
+            if not _between(getattr(self, name), 0, math.inf):
+                raise InvalidValue(
+                    f"costs.{name}: {_said(getattr(self, name))} is not allowed; give a finite number above 0",
+                    field=f"costs.{name}",
+                )
+        if not _between(self.prevalence, 0, 1):
+            raise InvalidValue(
+                f"costs.prevalence: {_said(self.prevalence)} is not allowed; give a number between 0 and 1",
+                field="costs.prevalence",
+            )
 
     @property
     def rate(self) -> float:
@@ -64,13 +93,17 @@ class Rule:
     block: float | None = None  # false positive rate for blocking, by default a tenth of the rate for review
 
     def __post_init__(self) -> None:
-        """Raise InvalidValue for more than one way to decide, and for rates that contradict each other."""
+        """Raise InvalidValue for more than one way to decide, for values that are no numbers, and for rates that contradict each other."""
         ways = [name for name, value in self._stated().items() if value is not None and name != "block_rate"]
         if len(ways) > 1:
             raise InvalidValue(f"{ways[-1]}: {' and '.join(ways)} are given; give only one of them", field=ways[-1])
         for name, rate in (("false_positive_rate", self.rate), ("block_rate", self.block)):
-            if rate is not None and not 0 < rate < 1:
-                raise InvalidValue(f"{name}: {rate:g} is out of range; give a number between 0 and 1", field=name)
+            if rate is not None and not _between(rate, 0, 1):
+                raise InvalidValue(f"{name}: {_said(rate)} is out of range; give a number between 0 and 1", field=name)
+        if self.budget is not None and not (_is_number(self.budget, whole=True) and self.budget >= 1):
+            raise InvalidValue(
+                f"budget: {shown(self.budget)} is not allowed; give an integer of 1 or more", field="budget"
+            )
         if self.budget is None and self.block_rate > self.review_rate:
             raise InvalidValue(
                 f"block_rate: {self.block_rate:g} is above the rate for review; give at most {self.review_rate:g}",

@@ -1,0 +1,181 @@
+"""The client's address, key, time limit and retries: checks before the first request, and errors for a service that does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from manifold_client import (
+    AsyncClient,
+    Client,
+    InvalidType,
+    InvalidValue,
+    NotReady,
+    RequestRefused,
+    Retry,
+)
+
+ONCE = Retry(attempts=1)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("127.0.0.1:8000", "url: '127.0.0.1:8000' has no scheme; write http://127.0.0.1:8000"),
+        ("localhost", "write http://localhost"),
+        ("", "url: it is empty; write the address of the service, such as http://127.0.0.1:8000"),
+        ("  ", "url: it is empty"),
+        ("grpc://host:8001", "has the scheme 'grpc'; write http://host:8001"),
+        ("http://", "has no host"),
+        ("http://host:port", "is not valid"),
+        ("http://host:99999", "is not valid"),
+        ("http://host:8000/sample", "is the address of an endpoint; write the address of the service: http://host:8000"),
+        ("https://host/prefix/docs/", "write the address of the service: https://host/prefix"),
+        ("http://host/v2/models/mnist-vae/infer", "write the address of the service: http://host"),
+        ("https://host/v1/v2/models/mnist-vae/infer", "write the address of the service: https://host/v1"),
+        ("http:/host:8000", "write http://host:8000"),
+        ("https:host", "write https://host"),
+        ("::1", "write http://[::1]"),
+        ("http://::1", "write http://[::1]"),
+        ("http://host?model=a", "has a query; write the address alone: http://host"),
+    ],
+)  # fmt: skip
+def test_wrong_addresses_are_explained(url: str, message: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidValue) as caught:
+            kind(url)
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://gw/models/prod", "https://gw/v2/manifold", "http://gw/v2", "http://gw/admin", "http://gw/@tenant", "http://[::1]:8000"]
+)  # fmt: skip
+def test_prefixes_of_proxies_are_addresses(url: str) -> None:
+    for kind in (Client, AsyncClient):
+        assert url in repr(kind(url))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "u:secret@host", "http://u:secret@host?x=1", "http://u:secret@host/sample", "grpc://u:secret@host", "http://u:secret@",
+        "http://u:sec/secret@host", "http://u:secret@host:port", "http://u:secret/x@y@host", "http:/u:secret@host",
+    ],
+)  # fmt: skip
+def test_passwords_of_addresses_are_not_shown(url: str) -> None:
+    with pytest.raises(InvalidValue) as caught:
+        Client(url)
+    assert "secret" not in str(caught.value) and "***@" in str(caught.value)
+
+
+def test_a_password_is_sent_and_not_shown() -> None:
+    def handle(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError(request.headers["authorization"].partition(" ")[0])
+
+    client = Client("http://u:secret@host", transport=httpx.MockTransport(handle), retry=ONCE)
+    assert repr(client) == "<Client: http://***@host>"
+    with pytest.raises(NotReady, match=r"http://\*\*\*@host does not answer: Basic"):
+        client.models()
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, "30", True, float("nan"), float("inf")])
+def test_a_time_limit_is_a_number_of_seconds(timeout: Any) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidValue, match=r"timeout: .* is not allowed; give a number of seconds above 0"):
+            kind(timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": 0}, {"attempts": True}, {"attempts": 1.5}, {"base": -1}, {"longest": "10"}]
+)
+def test_a_rule_for_retries_is_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue, match=f"{next(iter(wrong))}: .* is not allowed; give"):
+        Retry(**wrong)
+    assert Retry(1, 0, 0).attempts == 1
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "a\nb", "a b", b"abc"])
+def test_a_key_has_visible_characters(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidValue, match="key: the key may only have visible ASCII"):
+        Client(key=key)
+    if isinstance(key, str):
+        monkeypatch.setenv("MANIFOLD_KEY", key)
+        with pytest.raises(InvalidValue, match="MANIFOLD_KEY: the key may only"):
+            AsyncClient()
+
+
+def test_an_address_that_is_no_text_and_one_with_a_prefix() -> None:
+    with pytest.raises(InvalidType, match="url: 8000 is not a string"):
+        Client(8000)  # type: ignore[arg-type]
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(200, json={"models": []})
+
+    with Client("https://host/prefix", transport=httpx.MockTransport(handle)) as client:
+        client.models()
+    assert asked == ["https://host/prefix/models"]
+    assert repr(client) == "<Client: https://host/prefix>"
+
+
+@pytest.fixture
+def plain_port() -> Iterator[int]:
+    """Yield a port that answers everything with a page that is not Manifold's, without TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(
+                        b"HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>"
+                    )
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
+
+
+def test_a_service_that_does_not_answer_is_explained(plain_port: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = free.getsockname()[1]
+        with (
+            Client(f"http://127.0.0.1:{closed}", retry=ONCE) as client,
+            pytest.raises(NotReady, match=r"is the service running.*make serve"),
+        ):
+            client.models()
+        with Client(f"http://127.0.0.1:{closed}", retry=ONCE) as client, pytest.raises(NotReady, match="make serve"):
+            list(client.sample_stream(1))
+    with (
+        Client(f"https://127.0.0.1:{plain_port}") as client,
+        pytest.raises(NotReady, match=f"does not speak TLS; write http://127.0.0.1:{plain_port}"),
+    ):
+        client.models()
+    with (
+        Client(f"http://127.0.0.1:{plain_port}") as client,
+        pytest.raises(RequestRefused, match="HTTP 404: the answer is not from a Manifold service: <html>; check"),
+    ):
+        client.models()
+
+    async def scene(url: str) -> None:
+        async with AsyncClient(url, retry=ONCE) as client:
+            await client.models()
+
+    with pytest.raises(NotReady, match="make serve"):
+        asyncio.run(scene(f"http://127.0.0.1:{closed}"))
+    with pytest.raises(NotReady, match="does not speak TLS"):
+        asyncio.run(scene(f"https://127.0.0.1:{plain_port}"))
