@@ -76,6 +76,7 @@ docs: .venv/dev.done  ## renew the files and pictures of docs/ that are made fro
 .PHONY: site
 site: .venv/docs.done  ## build the documentation as a site in docs/site/, which works offline
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/site
+	@echo "--- open $(CURDIR)/docs/site/index.html in a browser"
 
 .PHONY: stubs
 stubs: .venv/dev.done  ## renew the code that is made from proto/

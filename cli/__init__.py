@@ -76,7 +76,7 @@ STATUSES = {  # all commands share them, and so does `python -m manifold.service
     1: "an error; the message says what is wrong and what to do",
     2: "wrong usage: an argument, an option or a setting",
     3: "the server or its worker processes did not start",
-    130: "interrupted by Ctrl-C",
+    130: "interrupted by Ctrl-C; a training has saved its state before it ends",
 }
 
 

@@ -160,17 +160,28 @@ def catalogue(
         bool,
         typer.Option(
             "--record",
-            help="Add new versions to the record published.json; refused if a published version has changed.",
+            help="Add new versions of shipped models to the record published.json; refused if a published version has changed.",
         ),
     ] = False,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--add", metavar="MODEL", help="With --record, a model that is shipped from now on; repeat for more."
+        ),
+    ] = None,
     models: Models = Path("models"),
 ) -> None:
-    """Write the page of all models, from their manifests."""
-    from manifold.evaluation import catalogue as catalogues
-    from manifold.runtime import published
+    """Write the page of the shipped models, from their manifests.
 
+    The shipped models are those in the record published.json. Without a record, they are all models in the folder.
+    """
+    from manifold.evaluation import catalogue as catalogues
+    from manifold.runtime import shipped
+
+    if add and not record:
+        raise typer.BadParameter("it has no effect without --record; give both", param_hint="--add")
     check_writable(page, readme)
     if record:
-        published.renew(models)
+        shipped.renew(models, add or ())
     for path in catalogues.write(models, page, readme, featured or ()):
         typer.echo(path)

@@ -84,7 +84,7 @@ def remake(
         content = picture.read_bytes()
     except OSError as error:
         raise InvalidValue(f"{picture}: {error.strerror}") from None
-    recipe = recipes.check(imaging.read_recipe(content))
+    recipe = recipes.check(_recipe_of(picture, content))
     out = out or picture.with_suffix(".remade.png")
     check_writable(out)
     check_suffix(out, "pictures", ".png")
@@ -99,6 +99,18 @@ def remake(
             "the same recipe; the bytes of the file differ, because another version of Pillow writes them differently"
         )
     typer.echo(f"{out}: {same}")
+
+
+def _recipe_of(picture: Path, content: bytes) -> dict[str, Any]:
+    """Return the recipe in a picture. The error names the file."""
+    from manifold.runtime import imaging
+
+    if not content.startswith(b"\x89PNG"):
+        raise InvalidValue(f"{picture}: is not a PNG file; give a PNG that `manifold sample` or /sample made")
+    try:
+        return imaging.read_recipe(content)
+    except InvalidValue as error:
+        raise InvalidValue(f"{picture}: {error.message.removeprefix('image: ')}") from None
 
 
 def compress(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from manifold.runtime import manifest, repository
+from manifold.runtime import manifest, shipped
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "models"
@@ -31,7 +31,7 @@ def pages() -> dict[Path, str]:
     }
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         if page not in written and COUNT.search(text := page.read_text()):
-            written[page] = COUNT.sub(rf"\g<1>{len(repository.scan(MODELS))}\g<2>", text)
+            written[page] = COUNT.sub(rf"\g<1>{len(shipped.versions(MODELS))}\g<2>", text)
     return written
 
 
@@ -88,8 +88,8 @@ def endpoints_page(document: Schema) -> str:
 def notice(text: str) -> str:
     """Return the text of NOTICE with the terms of the data of each shipped model."""
     terms: dict[str, list[str]] = {}
-    for name in repository.scan(MODELS):
-        stated = manifest.read(repository.find(name, MODELS)).license or "not stated"
+    for name, folder in shipped.latest(MODELS).items():
+        stated = manifest.read(folder).license or "not stated"
         terms.setdefault(stated, []).append(name)
     lines = [f"\n{stated}\n  {', '.join(sorted(names))}\n" for stated, names in sorted(terms.items())]
     return DATA.sub(lambda found: f"{found[1]}{''.join(lines)}\n{found[2]}", text)

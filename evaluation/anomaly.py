@@ -255,6 +255,4 @@ def record(model: Model, judgement: Judgement, against: str | None = None) -> Ma
             others = {other: numbers[name] for other, numbers in beside.items() if name in numbers}
             new.append(Metric(name=name, value=value, protocol={**common, "beside": others}))
     kept = [metric for metric in manifest.metrics if metric.protocol.get("by") != RECORDED]
-    made = manifest.model_copy(update={"metrics": (*kept, *new)})
-    repository.save(model.folder, made)
-    return made
+    return repository.save_metrics(model.folder, (*kept, *new))

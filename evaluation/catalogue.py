@@ -12,7 +12,7 @@ from pathlib import Path
 
 from manifold.evaluation.cells import DISTANCES
 from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
+from manifold.runtime import repository, shipped
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, Metric
 from manifold.runtime.operations import endpoints
@@ -23,9 +23,8 @@ PREVIEW = "preview.png"
 
 
 def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
-    """Return the latest version of each artifact, with its folder, by data set and name."""
-    folders = [repository.find(name, root) for name in repository.scan(root)]
-    pairs = [(folder, manifests.read(folder)) for folder in folders]
+    """Return the latest version of each shipped artifact, with its folder, by data set and name."""
+    pairs = [(folder, manifests.read(folder)) for folder in shipped.latest(root).values()]
     return sorted(pairs, key=lambda pair: (_data(pair[1]), "features" in pair[1].tasks, pair[1].name))
 
 
@@ -41,8 +40,9 @@ def table(root: Path) -> str:
 def featured(root: Path, names: Iterable[str], beside: Path) -> str:
     """Return a short Markdown table of some artifacts, in the order of `names`, with pictures. Links are relative to the folder `beside`."""
     lines = ["| model | kind | data | samples | main figure |", "|---|---|---|---|---|"]
+    folders = shipped.latest(root)
     for name in names:
-        folder = repository.find(name, root)
+        folder = folders.get(name) or repository.find(name, root)
         manifest = manifests.read(folder)
         kind = manifest.description.partition(" on ")[0]
         picture = f'<img src="{os.path.relpath(folder / PREVIEW, beside)}" width="110" alt="samples of {name}">'

@@ -55,9 +55,7 @@ def record(folder: Path, report: Values) -> Manifest:
     kept = [
         metric for metric in manifest.metrics if any(metric.protocol.get(key) != value for key, value in common.items())
     ]
-    updated = manifest.model_copy(update={"metrics": (*kept, *_metrics(report, common))})
-    repository.save(folder, updated)
-    return updated
+    return repository.save_metrics(folder, (*kept, *_metrics(report, common)))
 
 
 def _metrics(report: Values, common: dict[str, Any]) -> list[Metric]:

@@ -74,20 +74,29 @@ def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str
     Raises ArtifactError for an artifact that cannot be loaded, or whose published version would be changed by sealing it. Raises Unavailable
     if something that it needs is not on this machine.
     """
-    if seal:
-        _check_unpublished(folder)
-        priors.move(folder)
-    stored = repository.seal(folder) if seal else manifests.read(folder)
+    stored = _sealed(folder) if seal else manifests.read(folder)
     model = load(folder, device=device)
     if seal and model.manifest.drawing - stored.drawing:
+        if published.is_recorded(folder):
+            raise _would_change(folder)
         stored = repository.seal(folder, model.manifest.drawing)
-    changed = published.problem_of(folder, stored)
+    changed = published.problem_of(folder)
     problems = [*run_all(model), *unrecorded(stored, model), *([] if changed is None else [changed])]
     return problems, notes(folder, model), stored
 
 
-def _check_unpublished(folder: Path) -> None:
-    """Raise ArtifactError if sealing would change a version that is published."""
-    sealed = manifests.read(folder).model_copy(update={"files": repository.records(folder)})
-    if (problem := published.problem_of(folder, sealed)) is not None:
-        raise ArtifactError(problem)
+def _sealed(folder: Path) -> Manifest:
+    """Seal an artifact, with its fitted priors in a file. Nothing is written into a published version. Raises ArtifactError if that would change."""
+    if not published.is_recorded(folder):
+        priors.move(folder)
+        return repository.seal(folder)
+    stored = manifests.read(folder)
+    if priors.are_inside(stored) or stored.files != repository.records(folder):
+        raise _would_change(folder)
+    return stored
+
+
+def _would_change(folder: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{published.key_of(folder)}: this version is published, and sealing would change it; {published.RULE}"
+    )

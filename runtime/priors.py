@@ -78,10 +78,15 @@ def stored(folder: Path, manifest: Manifest) -> Manifest:
     return manifest.model_copy(update={"latent": update})
 
 
+def are_inside(manifest: Manifest) -> bool:
+    """Return whether the manifest contains the numbers of a fitted prior, instead of the name of a file."""
+    return any(prior.file is None for _, _, prior in every(manifest))
+
+
 def move(folder: Path) -> None:
     """Move the numbers of fitted priors from the manifest of an artifact into a file next to it. Nothing else changes."""
     manifest = manifests.read(folder)
-    if all(prior.file is not None for _, _, prior in every(manifest)):
+    if not are_inside(manifest):
         return
     load(folder, manifest)
     moved = stored(folder, manifest)

@@ -2,27 +2,29 @@
 
 An artifact never changes under one version, because pictures carry recipes that name a version, and scores and thresholds are compared by it.
 The record keeps an entry for versions that are no longer in the folder, so that a number is never used twice. Figures that an evaluation
-records later (`metrics` in the manifest) are not part of the content.
+records later (`metrics` in the manifest) are not part of the content. runtime.shipped adds versions to the record.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
 from manifold.runtime.errors import ArtifactError
-from manifold.runtime.manifest import Manifest
 
 FILE = "published.json"
+KEY = re.compile(manifests.NAME.strip("^$") + "/[1-9][0-9]{0,8}")
+RULE = (
+    "an artifact never changes under one version. Publish the new content as the next version, or restore the old files"
+)
 
 
-def identity(manifest: Manifest) -> str:
-    """Return the SHA-256 of an artifact's content: its manifest without figures, which holds the checksum of every other file."""
-    stated = json.loads(manifests.dumps(manifest))
+def identity(folder: Path) -> str:
+    """Return the SHA-256 of an artifact's content: its manifest as it is stored, without figures. It holds the checksum of every other file."""
+    stated = manifests.stated(folder)
     stated.pop("metrics", None)
     return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -36,47 +38,41 @@ def read(root: Path) -> dict[str, str]:
         recorded = json.loads(path.read_text())
     except ValueError as error:
         raise ArtifactError(f"{path}: is not JSON: {error}; restore the file") from None
-    if not isinstance(recorded, dict) or not all(isinstance(value, str) for value in recorded.values()):
+    if not isinstance(recorded, dict) or not all(
+        KEY.fullmatch(key) and isinstance(value, str) for key, value in recorded.items()
+    ):
         raise ArtifactError(f"{path}: must be an object with a SHA-256 for each NAME/VERSION; restore the file")
     return recorded
 
 
-def problems(root: Path) -> Iterator[str]:
-    """Yield one line for each version whose content is not the one that was published."""
-    recorded = read(root)
-    for name, version, manifest in _present(root):
-        if (problem := _problem(recorded, name, version, manifest)) is not None:
-            yield problem
+def versions(root: Path) -> dict[str, list[int]]:
+    """Return the names in the record with their versions, ascending."""
+    found: dict[str, list[int]] = {}
+    for key in read(root):
+        name, _, version = key.rpartition("/")
+        found.setdefault(name, []).append(int(version))
+    return {name: sorted(numbers) for name, numbers in found.items()}
 
 
-def problem_of(folder: Path, manifest: Manifest) -> str | None:
-    """Return what differs from the record of the folder of artifacts that `folder` lies in, or None."""
-    return _problem(read(folder.resolve().parents[1]), manifest.name, manifest.version, manifest)
+def key_of(folder: Path) -> str:
+    """Return NAME/VERSION of an artifact, from its manifest."""
+    manifest = manifests.read(folder)
+    return f"{manifest.name}/{manifest.version}"
 
 
-def renew(root: Path) -> list[str]:
-    """Add the versions that are not in the record yet. Return their names. Raises ArtifactError if a recorded version has changed."""
-    if found := list(problems(root)):
-        raise ArtifactError("\n".join(found))
-    recorded = read(root)
-    new = {f"{name}/{version}": identity(manifest) for name, version, manifest in _present(root)}
-    added = sorted(new.keys() - recorded.keys())
-    with repository.replacing(root / FILE) as temporary:
-        temporary.write_text(json.dumps(dict(sorted({**recorded, **new}.items())), indent=1) + "\n")
-    return added
+def is_recorded(folder: Path) -> bool:
+    """Return whether the record of the folder of artifacts that `folder` lies in has this version."""
+    return key_of(folder) in read(_root_of(folder))
 
 
-def _present(root: Path) -> Iterator[tuple[str, int, Manifest]]:
-    for name, versions in repository.scan(root).items():
-        for version in versions:
-            yield name, version, manifests.read(root / name / str(version))
-
-
-def _problem(recorded: dict[str, str], name: str, version: int, manifest: Manifest) -> str | None:
-    key = f"{name}/{version}"
-    if key not in recorded or recorded[key] == identity(manifest):
+def problem_of(folder: Path, root: Path | None = None) -> str | None:
+    """Return what differs from the record in `root`, by default the folder of artifacts that `folder` lies in; None if nothing does."""
+    recorded, key = read(root or _root_of(folder)), key_of(folder)
+    if key not in recorded or recorded[key] == identity(folder):
         return None
-    return (
-        f"{key}: its content is not the one that was published under this version; an artifact never changes under one version. Publish the "
-        f"new content as the next version, or restore the old files"
-    )
+    return f"{key}: its content is not the one that was published under this version; {RULE}"
+
+
+def _root_of(folder: Path) -> Path:
+    """Return the folder of artifacts that ROOT/NAME/VERSION lies in."""
+    return folder.resolve().parent.parent

@@ -10,16 +10,17 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
+from manifold.runtime import published
 from manifold.runtime.errors import ArtifactError, GraphError, UnknownModel, cut, nearest, shown
 from manifold.runtime.graphs import onnx_file
 from manifold.runtime.locks import held, locked
-from manifold.runtime.manifest import PRIORS_FILE, FileRecord, Manifest
+from manifold.runtime.manifest import PRIORS_FILE, FileRecord, Manifest, Metric
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PLAIN = re.compile(
@@ -389,6 +390,14 @@ def save(folder: Path, manifest: Manifest) -> None:
         temporary.write_text(manifests.dumps(manifest))
 
 
+def save_metrics(folder: Path, metrics: Iterable[Metric]) -> Manifest:
+    """Replace the figures in the manifest of an artifact. All other fields stay as they are in the file. Return the manifest."""
+    figures = [metric.model_dump(mode="json", exclude_none=True) for metric in metrics]
+    with replacing(folder / manifests.FILE) as temporary:
+        temporary.write_text(manifests.text_of({**manifests.stated(folder), "metrics": figures}))
+    return manifests.read(folder)
+
+
 def seal(folder: Path, drawing: Collection[str] = ()) -> Manifest:
     """Write the checksums of all files of an artifact into its manifest, and mark the tasks in `drawing` as not reproducible."""
     sealed = manifests.read(folder).model_copy(update={"files": records(folder)}).with_drawing(drawing)
@@ -436,8 +445,11 @@ def _sweep(root: Path) -> None:
 
 
 def next_version(root: Path, name: str) -> int:
-    """Return one more than the latest version. Raises OSError if the model's folder cannot be read."""
-    return max(versions(root / name), default=0) + 1
+    """Return one more than the latest version, in the folder or in the record of published versions.
+
+    Raises OSError if the model's folder cannot be read, and ArtifactError for a damaged record.
+    """
+    return max([*versions(root / name), *published.versions(root).get(name, ())], default=0) + 1
 
 
 def publish_next(folder: Path, root: Path, manifest: Manifest) -> Path:

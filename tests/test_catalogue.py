@@ -13,6 +13,7 @@ from manifold.evaluation import catalogue
 from manifold.runtime import imaging, manifest, repository
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Metric
+from manifold.runtime.shipped import latest
 from tests.conftest import ROOT, SHIPPED
 
 FEATURED = re.findall(r"^FEATURED := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
@@ -26,7 +27,10 @@ def test_the_page_and_the_readme_are_current() -> None:
 
 def test_pictures_can_be_made_again_by_the_shipped_models() -> None:
     with_recipes = 0
-    for path in [*(ROOT / "docs").glob("*.png"), *SHIPPED.glob("*/*/*.png")]:
+    for path in [
+        *(ROOT / "docs").glob("*.png"),
+        *(path for folder in latest(SHIPPED).values() for path in folder.glob("*.png")),
+    ]:
         try:
             recipe = imaging.read_recipe(path.read_bytes())
         except InvalidValue:  # a plot, or a grid of images without a recipe
@@ -39,7 +43,7 @@ def test_pictures_can_be_made_again_by_the_shipped_models() -> None:
 
 def test_every_shipped_model_has_a_section_with_a_sheet_that_is_there() -> None:
     page = (ROOT / "docs/models.md").read_text()
-    for name in repository.scan(SHIPPED):
+    for name in latest(SHIPPED):
         assert f"### {name}\n" in page
         assert f"| [`{name}`](#{name}) |" in page
     assert len(FEATURED) == 6

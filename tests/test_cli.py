@@ -116,6 +116,8 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["sample", "mnist-vae/99"], "has no version 99; it has "),
         (["sample", "mnist-vae", "--prior", "x"], "use one of normal, gaussian, mixture"),
         (["remake", "nowhere.png"], "No such file"),
+        (["remake", str(ROOT / "README.md")], "README.md: is not a PNG file"),
+        (["remake", str(ROOT / "examples/digit.png")], "digit.png: contains no recipe"),
         (["sample", "mnist-vae", "-o", "/nowhere/x.png"], "/nowhere/x.png: No such file"),
         (["serve", "--port", "99999"], "MANIFOLD_PORT"),
         (["serve", "--models", "nowhere"], "the folder does not exist"),

@@ -20,10 +20,12 @@ from typer.testing import CliRunner
 from manifold import cli
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, leading, scored_rows
-from manifold.runtime.scores.csv_rows import SEPARATOR, CsvWriter, no_formula
+from manifold.runtime.scores.csv_rows import SEPARATOR, CsvWriter
 from manifold.runtime.scores.decisions import Rule
-from manifold.runtime.tables.schema import Carry
+from manifold.runtime.tables.formulas import no_formula
+from manifold.runtime.tables.schema import Carry, CategoricalColumn
 from tests.conftest import made_table
 from tests.test_bulk import as_csv, as_parquet
 
@@ -94,6 +96,12 @@ def test_csv_says_what_parquet_says(model: Model) -> None:
 )  # fmt: skip
 def test_no_text_is_a_formula(text: str, safe: str) -> None:
     assert no_formula(text) == safe
+
+
+def test_sampled_rows_contain_no_formulas() -> None:
+    spec = TableSpec(columns=(CategoricalColumn(name="@who", categories=("=1+1", "plain", "-5")),))
+    lines = spec.sheet(np.eye(3, dtype=np.float32)).decode().splitlines()
+    assert lines == ["'@who", "'=1+1", "plain", "-5"]
 
 
 def test_copied_values_keep_their_form(model: Model) -> None:

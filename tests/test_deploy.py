@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from prometheus_client import Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from manifold.runtime import repository
+from manifold.runtime.shipped import latest
 from manifold.service.models.registry import Registry
 from manifold.service.processes import errands
 from manifold.service.settings import Settings
@@ -239,6 +239,6 @@ def test_what_is_locked_is_the_same_in_all_images() -> None:
 def test_shipped_models_can_be_served_where_checksums_are_asked_for() -> None:
     from manifold.runtime import manifest
 
-    for name in repository.scan(SHIPPED):
-        found: Any = manifest.read(repository.find(name, SHIPPED))
+    for name, folder in latest(SHIPPED).items():
+        found: Any = manifest.read(folder)
         assert found.files, name

@@ -20,7 +20,8 @@ import typer.main
 import yaml
 
 from manifold import cli
-from manifold.runtime import manifest, repository
+from manifold.runtime import manifest
+from manifold.runtime.shipped import latest
 from manifold.service.core.use_cases import every
 from manifold.service.http.app import create_app
 from manifold.service.settings import LINKS, OTHERS, PREFIX, Settings
@@ -90,7 +91,7 @@ def options(page: Page) -> Iterator[str]:
 
 def models(page: Page) -> Iterator[str]:
     """Yield models in commands that are neither shipped nor called my-something, as those are that readers make."""
-    known = {*repository.scan(SHIPPED), *MADE}
+    known = {*latest(SHIPPED), *MADE}
     for words in _commands(page):
         named = [name for option, name in itertools.pairwise(words) if option in ("--model", "--extractor", "--name")]
         named += words[1:2] if words[0] in ("sample", "evaluate", "judge") else []

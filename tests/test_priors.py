@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,17 @@ def test_the_default_prior_is_the_densest_at_held_out_items() -> None:
     normal = random.normal(size=(4000, 2))  # a mixture of ten parts fits the training items a little too closely
     assert default(priors.fit(normal[:400]), normal[400:]) == "normal"
     assert default(priors.fit(clusters()), clusters()[:0]) == "normal"  # without held-out items the default stays
+
+
+def test_a_density_that_is_not_finite_never_decides() -> None:
+    fitted = priors.fit(clusters())
+    latent = priors.added(LatentSpec(size=2, priors={"normal": NormalPrior()}, default_prior="normal"), fitted)
+    spoilt = np.full((3, 2), np.nan)
+    assert priors.densities(latent, spoilt) == {}
+    assert priors.with_default(latent, priors.densities(latent, spoilt)).prior == "normal"
+    for first in ("normal", "gaussian", "mixture"):  # in any order
+        found = {first: math.nan, "normal": -3.0, "gaussian": -2.0, "mixture": -2.5} | {first: math.nan}
+        assert priors.with_default(latent, found).prior == ("mixture" if first == "gaussian" else "gaussian")
 
 
 def test_log_densities_add_up_to_one() -> None:

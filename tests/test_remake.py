@@ -39,9 +39,13 @@ def test_published_pictures_are_made_again(name: str, tmp_path: Path) -> None:
         cli.app, ["remake", str(ROOT / name), "-o", str(made), "--models", str(SHIPPED), "--device", "cpu"]
     )
     assert done.exit_code == 0, done.output
-    if published.surroundings() == json.loads(published.RECORD.read_text()):
-        assert made.read_bytes() == (ROOT / name).read_bytes()
     assert np.abs(pixels(made) - pixels(ROOT / name)).max() <= 1
+    here, recorded = published.surroundings(), json.loads(published.RECORD.read_text())
+    if other := [
+        f"{key} is {here[key]} here and {recorded.get(key)} there" for key in here if here[key] != recorded.get(key)
+    ]:
+        pytest.skip(f"the pixels agree; the bytes are only compared as in docs/pictures.json: {'; '.join(other)}")
+    assert made.read_bytes() == (ROOT / name).read_bytes()
 
 
 def test_the_first_picture_of_the_readme_is_one_of_them() -> None:

@@ -54,6 +54,11 @@ def imports(path: Path) -> set[str]:
     return {name.split(".")[0] for name in ours}
 
 
+def test_the_client_comes_with_the_licence() -> None:
+    """The distribution of the client is built from client/ alone."""
+    assert (ROOT / "client/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
 @pytest.mark.parametrize("package", MAY_IMPORT)
 def test_import_rules(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):

@@ -18,6 +18,7 @@ from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, R
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
+from manifold.runtime.tables.formulas import no_formula
 from manifold.runtime.tables.schema import Carry, CategoricalColumn, Column, NumericColumn
 from manifold.runtime.tables.truth import Truth
 from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, number, spelling
@@ -316,11 +317,12 @@ class TableSpec(Kind):
         return near
 
     def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
-        """Return a CSV file of the rows."""
+        """Return a CSV file of the rows. Texts that a spreadsheet would take for formulas get an apostrophe."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, self.names)
-        writer.writeheader()
-        writer.writerows(rows.decode(items, self))
+        writer = csv.writer(text)
+        writer.writerow(map(no_formula, self.names))
+        for row in rows.decode(items, self):
+            writer.writerow(no_formula(value) if isinstance(value, str) else value for value in row.values())
         return text.getvalue().encode()
 
     def preview(self, made: Array, real: Array) -> bytes:

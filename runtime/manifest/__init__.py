@@ -14,7 +14,7 @@ guesses. This package only describes and validates manifests; it opens no graph.
 """
 
 from manifold.runtime.manifest.document import NAME, ROLE, Conditions, FileRecord, Golden, Manifest, Metric
-from manifold.runtime.manifest.file import FILE, MAX_BYTES, dumps, read, schema
+from manifold.runtime.manifest.file import FILE, MAX_BYTES, dumps, read, schema, stated, text_of
 from manifold.runtime.manifest.latents import (
     PRIORS_FILE,
     CodesSpec,
@@ -42,4 +42,5 @@ __all__ = [
     "Calibration", "Classification", "CodesSpec",
     "Combination", "Conditions", "FileRecord", "FittedPrior", "GaussianPrior", "Golden", "InputSpec", "LatentSpec", "Likelihood", "Manifest",
     "Metric", "MixturePrior", "NormalPrior", "Prior", "Scoring", "Source", "TaskSpec", "TensorSpec", "Term", "dumps", "read", "schema",
+    "stated", "text_of",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ def read(path: Path) -> Manifest:
         lines = lines_of(error)
         count = "1 field is" if len(lines) == 1 else f"{len(lines)} fields are"
         raise ArtifactError("\n".join([f"{path}: {count} wrong:", *lines])) from None
+
+
+def stated(path: Path) -> dict[str, Any]:
+    """Return the fields of a manifest as they are in the file, without defaults. `path` may be the file or its folder. Raises ArtifactError."""
+    read(path)
+    content: dict[str, Any] = json.loads(_content(path / FILE if path.is_dir() else path))
+    return content
 
 
 def lines_of(error: ValidationError) -> list[str]:
@@ -91,8 +99,13 @@ def _content(path: Path) -> bytes:
 
 
 def dumps(manifest: Manifest) -> str:
-    """Return the manifest as JSON text for the file, with each list of numbers on one line."""
-    text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
+    """Return the manifest as JSON text for the file, with its defaults."""
+    return text_of(manifest.model_dump(mode="json", exclude_none=True))
+
+
+def text_of(fields: Mapping[str, Any]) -> str:
+    """Return the fields of a manifest as JSON text for the file, with each list of numbers on one line."""
+    text = json.dumps(fields, indent=1, ensure_ascii=False)
     return NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 

@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
-from manifold.runtime.engine import Model, load
+from manifold.runtime import repository, revisions
+from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.kinds import Kind
-from manifold.runtime.manifest import COMBINED, Calibration, Scoring
+from manifold.runtime.manifest import COMBINED, Calibration, Manifest, Scoring
 from manifold.runtime.operations import Scores
 from manifold.runtime.operations.common import takes
 from manifold.runtime.scores import departures
@@ -139,36 +138,25 @@ def recalibrate(
             field="model",
         )
     _check_many(len(data), manifest.spec)
-    plain = manifests.read(
-        model.folder
-    )  # the stored manifest: the padding that this machine needs does not belong into the artifact
-    with repository.staging(root, manifest.name) as folder:
-        repository.copy(model.folder, folder)
+    noun, found = manifest.spec.noun, list[str]()
+
+    def change(folder: Path, plain: Manifest) -> Manifest:
         scores = model.score(data)
         calibrated = write(scoring, [scores], folder, n=len(data), source=source, spec=manifest.spec)
-        found = departures.warnings(
-            model.calibrated, scoring.score, model.calibrated.place(scores.terms)[scoring.score], manifest.spec.noun
-        )
+        placed = model.calibrated.place(scores.terms)[scoring.score]
+        found.extend(departures.warnings(model.calibrated, scoring.score, placed, noun))
         if found and strict:
-            noun = manifest.spec.noun
             raise InvalidValue(
                 f"{noun}: {'; '.join(found)}. Nothing was published, because --strict was given", field=noun
             )
         earlier = {
-            "version": plain.version,
+            "version": manifest.version,
             "n": scoring.calibration.n if scoring.calibration else 0,
             "calibrated": now(),
             **recorded,
             **({"warnings": found} if found else {}),
         }
-        made = plain.model_copy(
-            update={
-                "version": repository.next_version(root, manifest.name),
-                "scoring": calibrated,
-                "files": repository.records(folder),
-                "provenance": {**plain.provenance, "recalibrated": earlier},
-            }
-        )
-        (folder / manifests.FILE).write_text(manifests.dumps(made))
-        load(folder, device="cpu")
-        return Recalibrated(repository.publish_next(folder, root, made), tuple(found))
+        provenance = {**plain.provenance, "recalibrated": earlier}
+        return plain.model_copy(update={"scoring": calibrated, "provenance": provenance})
+
+    return Recalibrated(revisions.publish(model, root, change), tuple(found))

@@ -2,25 +2,19 @@
 
 The file is UTF-8 without a byte order mark, with commas, a header, decimal points, and quotes around every text. An empty cell is a missing value.
 
-A spreadsheet evaluates a cell as a formula if it begins with = + - or @, which may come from an attacker (OWASP, CSV Injection). An apostrophe
-is therefore put before such a text, also after a semicolon or tab in it, which some spreadsheets take for a delimiter. Numbers are left as they are.
+Texts that a spreadsheet would take for formulas get an apostrophe: see runtime.tables.formulas.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import IO, Any
 
 from manifold.runtime.scores import leading
 from manifold.runtime.scores.scored_rows import ScoredRows, flat, write_rejected
+from manifold.runtime.tables.formulas import SUSPECT, no_formula
 
 SEPARATOR = " | "  # between several texts in one cell
-
-_BLANK, _SIGN = "[ \t\r\n\v\f\u00a0]*", "[=+@\uff1d\uff0b\uff0d\uff20-]"  # the signs also in full width
-_SUSPECT = f"(?:^|[;\t])(?:{_BLANK}{_SIGN}|[\t\r\n])"  # for RE2, which finds few cells quickly
-_NUMBER = rf"{_BLANK}[+-]?[\d.,]*\d(?:[eE][+-]?\d+)?{_BLANK}(?:[;\t]|\Z)"
-_FORMULA = re.compile(rf"(^|[;\t])(?={_BLANK}{_SIGN}|[\t\r\n])(?!{_NUMBER})")
 
 
 class CsvWriter:
@@ -52,11 +46,6 @@ class CsvWriter:
             self._writer.close()
 
 
-def no_formula(text: str) -> str:
-    """Return a text that a spreadsheet does not take for a formula: with an apostrophe before a sign that would begin one."""
-    return _FORMULA.sub(r"\1'", text)
-
-
 def _cells(column: Any) -> Any:
     """Return a column as pyarrow can write it: numbers, truth values and times as they are, all others as texts without formulas."""
     import pyarrow
@@ -78,7 +67,7 @@ def _cells(column: Any) -> Any:
         column = pyarrow.array(
             [None if value is None else str(value) for value in column.to_pylist()], pyarrow.string()
         )
-    if not compute.any(compute.match_substring_regex(column, _SUSPECT)).as_py():
+    if not compute.any(compute.match_substring_regex(column, SUSPECT)).as_py():
         return column
     return pyarrow.array([None if text is None else no_formula(text) for text in column.to_pylist()], pyarrow.string())
 

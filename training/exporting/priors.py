@@ -7,6 +7,7 @@ autoencoders", arXiv 1903.12436, section 4).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -100,19 +101,23 @@ def check_can(manifest: Manifest) -> None:
 
 
 def densities(latent: LatentSpec, held_out: Array) -> dict[str, float]:
-    """Return the mean log density in nats of each prior at the posterior means of held-out items (N, L); nothing without items.
+    """Return the mean log density in nats of each prior at the posterior means of held-out items (N, L).
 
-    The density at items that were used neither for training nor for the fit shows how well a prior covers the positions that the decoder has
-    learned.
+    There is none without items, or if a position is not finite.
+
+    The density at items that were used neither for training nor for the fit says how well a prior covers the positions that the decoder has
+    learned. A prior whose mean density is not finite is left out.
     """
-    if not len(held_out):
+    if not len(held_out) or not np.isfinite(held_out).all():
         return {}
-    return {name: round(float(log_density(prior, held_out).mean()), 4) for name, prior in latent.priors.items()}
+    found = {name: float(log_density(prior, held_out).mean()) for name, prior in latent.priors.items()}
+    return {name: round(density, 4) for name, density in found.items() if math.isfinite(density)}
 
 
 def with_default(latent: LatentSpec, found: dict[str, float]) -> LatentSpec:
-    """Return the latent with the prior of the highest density as default. Without densities the default does not change."""
-    default = max(found, key=lambda name: found[name]) if found else latent.prior
+    """Return the latent with the prior of the highest density as default. Without a finite density the present default stays."""
+    known = {name: density for name, density in found.items() if math.isfinite(density)}
+    default = max(known, key=lambda name: known[name]) if known else latent.prior
     return latent.model_copy(update={"default_prior": default})
 
 
