@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from manifold.runtime.errors import LISTED, cut, shown
 from manifold.runtime.kinds.table import TableSpec
@@ -370,6 +369,8 @@ def _is_nested(values: Array) -> bool:
 
 def _quantiles(numbers: Array) -> dict[str, Any]:
     """Return a quantile transform: knots at the quantiles, and their normal scores. Tied knots get the mean of their scores."""
+    from scipy.special import ndtri  # it takes a second to import, and few tables need it
+
     shares = np.linspace(0, 1, KNOTS)
     normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
