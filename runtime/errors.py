@@ -20,9 +20,10 @@ ManifoldError
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 ECHOED = 80  # longest text of a value in a message, in characters
 REASON = 400  # longest text of a library's message in a message, in characters
@@ -163,6 +164,13 @@ def shown(value: object) -> str:
     """Return the repr of a value from a client, cut to `ECHOED` characters, for error messages."""
     text = _short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value)
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Return the most similar of the valid names as a part of a message, " (did you mean 'NAME'?)", or an empty text if none is similar."""
+    folded = {each.casefold(): each for each in names}
+    found = difflib.get_close_matches(name.casefold(), list(folded), 1, 0.6)
+    return f" (did you mean {shown(folded[found[0]])}?)" if found else ""
 
 
 def cut(text: str, limit: int = ECHOED) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import LISTED, cut, shown
+from manifold.runtime.errors import LISTED, cut, near, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
@@ -100,7 +100,7 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table and name not in stated.left_out]:
         raise TrainingError(
-            f"column {shown(unknown[0])}: there is no such column; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
+            f"column {shown(unknown[0])}: there is no such column{near(unknown[0], table)}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
             field=unknown[0],
             valid=list(table),
         )
