@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import errno
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,6 +20,16 @@ from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+REMEDIES = {  # what to do about an error of the operating system
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "give the path of a file",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "choose another folder",
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+}
 STATUS_OF = {"settings_error": 2, "interrupted": INTERRUPTED}  # by the type of an error; 1 for all others
 
 Command = tuple[Callable[..., Any], str]  # a command, and an example of its arguments
@@ -73,8 +86,8 @@ SUBJECTS = (  # in the order of the help
 
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`
     0: "success; for a server also: it was asked to stop and stopped",
-    1: "an error; the message says what is wrong and what to do",
-    2: "wrong usage: an argument, an option or a setting",
+    1: "an error, such as an unknown model or an unreadable file; the message says what to do",
+    2: "the command line has an unknown or missing word, or a wrong number; or a setting is wrong",
     3: "the server or its worker processes did not start",
     130: "interrupted by Ctrl-C",
 }
@@ -82,6 +95,17 @@ STATUSES = {  # all commands share them, and so does `python -m manifold.service
 
 class Subjects(TyperGroup):
     """The command group. Its help lists the commands by subject."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. typer checks options with pydantic: the errors are put into plain words."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValueError) and hasattr(error.__cause__, "errors"):
+                from manifold.runtime.problems import sentence
+
+                error.message = sentence(error.__cause__.errors()[0])
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each subject, with one line for each command."""
@@ -133,6 +157,30 @@ def _options(
     """Take the options that stand before a command."""
 
 
+def command() -> None:
+    """Run a command as a process of its own, and end the process as soon as the command has ended.
+
+    The interpreter's own end is skipped: it frees the objects of torch, scikit-learn and ONNX Runtime one by one, which takes seconds, and half a
+    minute if other processes use the processors.
+    """
+    status: int | str | None = 0
+    try:
+        main()
+    except SystemExit as ended:
+        status = ended.code
+    if isinstance(status, str):
+        typer.echo(status, err=True)
+        status = 1
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that write
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # the reader of a pipe has gone
+            status = status or 0
+    os._exit(status or 0)
+
+
 def main() -> None:
     """Run a command. An error of ours is one message on stderr and exit status 1, or 2 for settings. Ctrl-C is status 130, without a traceback."""
     if sys.argv[1:2] == ["serve"]:  # signals are received from here on, as `python -m manifold.service` does
@@ -165,13 +213,22 @@ def _run() -> None:
         typer.echo(_message(error), err=True)
         sys.exit(STATUS_OF.get(error.type, 1))
     except ModuleNotFoundError as error:
-        typer.echo(extras.advice(str(error.name), _extras_of(sys.argv[1:2])), err=True)
+        typer.echo(_lacking(str(error.name), sys.argv[1:2]), err=True)
         sys.exit(1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # `manifold schema | head`
             os._exit(0)
-        typer.echo(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), err=True)
+        advice = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        typer.echo(f"{error.filename or ''}: {error.strerror or error}{advice}".lstrip(": "), err=True)
         sys.exit(1)
+
+
+def _lacking(module: str, arguments: list[str]) -> str:
+    """Return what to do about a module that is not installed: the extra that the command needs, if the module belongs to it."""
+    for extra in _extras_of(arguments):
+        if extra in extras.extras_with(module, extras.requirements()):
+            return f"manifold {arguments[0]} needs the extra {extra}, but {module} is not installed; install the extra with: {extras.command(extra)}"
+    return extras.advice(module, _extras_of(arguments))
 
 
 def _extras_of(arguments: list[str]) -> list[str]:

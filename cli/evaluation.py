@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifold.cli import completion
+from manifold.cli import completion, early
 from manifold.cli.options import (
     AsJson,
     Count,
@@ -78,7 +78,7 @@ def compare(
         typer.Argument(
             metavar="MODEL",
             help="Models, or JSON files of `manifold evaluate`. NAME:PRIOR chooses a prior.",
-            autocompletion=completion.model_names,
+            autocompletion=completion.compared_names,
         ),
     ],
     data: DataName = None,
@@ -164,7 +164,9 @@ def reference(
     if sum(given is not None for given in (path, data, images)) > 1:
         raise InvalidValue("data: several sources are given; give one of IMAGES, --images and --data", field="data")
     if (out is None) == (not ship):
-        raise InvalidValue("out: give either --out FILE.npz or --ship", field="out")
+        raise typer.BadParameter("give either --out FILE.npz or --ship", param_hint="--out")
+    if data is not None:
+        early.check_images(data, "data")
     source = path or images
     if source is not None and part is not None:
         raise InvalidValue(
@@ -225,6 +227,9 @@ def _read_by(data: str | None, model: str, models: Path) -> str | None:
     if data is None or model.endswith(".json"):
         return data
     from manifold.runtime import manifest, repository
+
+    early.check_images(data, "data")
+
     from manifold.training import datasets
 
     return datasets.like(data, manifest.read(repository.find(model.partition(":")[0], models)).spec)

@@ -11,7 +11,6 @@ from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Prior
 from manifold.cli.outputs import check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue
 
 
 def sample(
@@ -80,10 +79,7 @@ def remake(
     """Make a picture again from the recipe in its PNG."""
     from manifold.runtime import imaging, recipes
 
-    try:
-        content = picture.read_bytes()
-    except OSError as error:
-        raise InvalidValue(f"{picture}: {error.strerror}") from None
+    content = picture.read_bytes()
     recipe = recipes.check(imaging.read_recipe(content))
     out = out or picture.with_suffix(".remade.png")
     check_writable(out)
@@ -107,7 +103,9 @@ def compress(
     ],
     model: Annotated[
         str,
-        typer.Option(autocompletion=completion.model_names, help="Model with codes and a prior over them: a VQ-VAE."),
+        typer.Option(
+            autocompletion=completion.artifact_names, help="Model with codes and a prior over them: a VQ-VAE."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -148,7 +146,7 @@ def decompress(
     model: Annotated[
         str | None,
         typer.Option(
-            autocompletion=completion.model_names,
+            autocompletion=completion.artifact_names,
             help="Model that compressed the file. By default it is found by its checksum.",
         ),
     ] = None,

@@ -115,7 +115,7 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["sample", "mnist-vae", "--prior", "x"], "use one of normal, gaussian, mixture"),
         (["remake", "nowhere.png"], "No such file"),
         (["sample", "mnist-vae", "-o", "/nowhere/x.png"], "/nowhere/x.png: No such file"),
-        (["serve", "--port", "99999"], "MANIFOLD_PORT"),
+        (["serve", "--port", "99999"], "Invalid value for '--port': '99999' is too large; use 65535 or less"),
         (["serve", "--models", "nowhere"], "the folder does not exist"),
     ],
 )

@@ -292,5 +292,5 @@ def test_descriptions_say_what_is_not_seen() -> None:
     assert said["same"] == "same: constant: 0; any other value counts as unknown"
     assert said["kind"] == "kind: category: 12 values: k0, k1, k10, k11, k2, k3, k4, k5, …"
     assert said["when"].startswith("when: left out: holds dates or times, such as 10:30")
-    assert said["when"].endswith("(the model sees no change in it)")
+    assert said["when"].endswith("(its values do not influence the score)")
     assert said["(no name)"].startswith("(no name): left out: has no name in the header of the file")

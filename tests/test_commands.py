@@ -116,12 +116,12 @@ def few(tmp_path: Path) -> Path:
 
 def test_models_are_listed_with_the_problems_of_damaged_ones(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manifold.runtime.engine.load", lambda *_, **__: pytest.fail("a graph was opened"))
-    lines = said("models", "--models", str(few)).splitlines()
+    lines = said("models", "--models", str(few), status=1).splitlines()
     assert lines[0].split() == ["name", "version", "family", "items", "data", "size", "endpoints"]
     assert lines[1].split() == ["digits-classifier", "1", "classifier", "image", "8x8x1", "digits", "0.1", "MB", "classify"]  # fmt: skip
     assert any(line.startswith("digits-pixelcnn: problem: ") for line in lines)
     assert "frey-vae: problem: golden.npz is missing" in lines
-    listed = {each["name"]: each for each in json.loads(said("models", str(few), "--json"))}
+    listed = {each["name"]: each for each in json.loads(said("models", str(few), "--json", status=1))}
     assert listed["digits-classifier"]["problems"] == []
     assert listed["frey-vae"]["problems"] == ["golden.npz is missing"]
     assert listed["frey-vae"]["endpoints"][:2] == ["sample", "encode"]

@@ -157,7 +157,7 @@ def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
     path = folder / "bad.csv"
     path.write_text("a,b,c,kind,size,same\n1,2,3,up,1,1\n1,2,x,up,1,1\n")
     said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
-    assert "1 invalid, written to" in said
+    assert "1 invalid row is not in this file: see" in said
     assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
         "row": 2, "error": "c: 'x' is not a number; column 'c' is numeric",
     }  # fmt: skip

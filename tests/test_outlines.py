@@ -32,7 +32,12 @@ def test_the_declared_items_and_classes_of_data_sets_are_true() -> None:
 @pytest.mark.parametrize(
     ("family", "data", "settings", "message"),
     [
-        ("tabular_vae", "mnist", [], "'mnist' has images, but the family tabular_vae learns rows; use one of creditcard"),
+        (
+            "tabular_vae",
+            "mnist",
+            [],
+            "'mnist' has images, but the family tabular_vae learns rows; use one of creditcard",
+        ),
         ("pixelcnn", "ring", [], "'ring' has rows, but the family pixelcnn learns images; use one of cifar10"),
         ("cgan", "frey_face", [], "'frey_face' has no classes, but the family cgan needs them"),
         ("cvae", "frey_face", ["epochs=1"], "'frey_face' has no classes"),
@@ -55,6 +60,9 @@ def test_data_that_fit_pass() -> None:
 
 
 def test_the_checks_import_nothing_that_takes_time() -> None:
-    code = "import sys; from manifold.training import outlines; outlines.options('cvae'); outlines.data_sets(); print({'torch', 'numpy', 'scipy'} & set(sys.modules))"
+    code = (
+        "import sys; from manifold.training import outlines; outlines.options('cvae'); outlines.data_sets(); "
+        "print({'torch', 'numpy', 'scipy'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, cut, near, shown
 from manifold.training.errors import TrainingError
 
 PACKAGE = Path(__file__).parent
@@ -32,6 +33,16 @@ class DataOutline:
     classes: bool  # whether its items have classes
 
 
+def check_name(name: str) -> None:
+    """Raise TrainingError if the name is not valid for an artifact."""
+    from manifold.runtime.manifest import NAME
+
+    if not re.fullmatch(NAME, name):
+        raise TrainingError(
+            f"name: {shown(name)} is not valid; use at most 64 letters, digits, '.', '_' and '-'", field="name"
+        )
+
+
 def families() -> list[str]:
     """Return the names of the families."""
     return _stems("families")
@@ -40,7 +51,7 @@ def families() -> list[str]:
 def data_sets() -> dict[str, DataOutline]:
     """Return the data sets by name."""
     found = (_constants(PACKAGE / "datasets" / f"{stem}.py") for stem in _stems("datasets"))
-    outlines = (DataOutline(each["NAME"], each["ITEMS"], each["CLASSES"]) for each in found)
+    outlines = (DataOutline(each["NAME"], each["ITEMS"], each["HAS_CLASSES"]) for each in found)
     return {each.name: each for each in sorted(outlines, key=lambda each: each.name)}
 
 
@@ -65,7 +76,9 @@ def check_family(name: str) -> None:
     """Raise TrainingError for an unknown family."""
     if name not in families():
         raise TrainingError(
-            f"family: unknown family {shown(name)}; valid are {', '.join(families())}", field="family", valid=families()
+            f"family: unknown family {shown(name)}{near(name, families())}; valid are {', '.join(families())}",
+            field="family",
+            valid=families(),
         )
 
 
@@ -107,7 +120,9 @@ def check_settings(family: str, settings: Sequence[str]) -> None:
                 f"--set {shown(setting)}: not of the form KEY=VALUE; write it as --set epochs=5", field=key
             )
         if key not in valid:
-            raise TrainingError(f"{cut(key)}: unknown option; valid are {', '.join(valid)}", field=key, valid=valid)
+            raise TrainingError(
+                f"{cut(key)}: unknown option{near(key, valid)}; valid are {', '.join(valid)}", field=key, valid=valid
+            )
 
 
 @functools.cache

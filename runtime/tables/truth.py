@@ -138,11 +138,11 @@ def parse(text: str, columns: Collection[str]) -> Expression:
             return Expression(text, column, sign, (given,))  # type: ignore[arg-type]
         values = _listed(given) if sign.endswith("in") else [_bare(given)]
         return Expression(text, column, _TESTS[sign], tuple(values))  # type: ignore[arg-type]
-    found = _OPERATOR.search(text)
-    named = _bare(text[: found.start()]) if found else text
-    if found and named in columns:
+    first = _OPERATOR.search(text)
+    named = _bare(text[: first.start()]) if first else text
+    if first and named in columns:
         raise InvalidValue(
-            f"truth: {shown(text)} has no value after {found.group().strip()}; write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
+            f"truth: {shown(text)} has no value after {first.group().strip()}; write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
             field="truth",
         )
     raise InvalidValue(

@@ -61,6 +61,7 @@ POWERS = 1e-100, 1e100  # range of absolute values whose third powers fit into a
 SAME = 1e-12  # relative deviation below which numbers differ only by rounding
 ROUNDING = 1e-6  # relative scale of such numbers; the resolution of float32 is 6e-8
 IDENTIFIER, MIXED = "is an identifier", "has numbers, but other texts"  # reasons start with these
+SIGNED = "has numbers with signs or in another notation"  # and with this
 HINTED = 10_000  # number of values of a column that are checked for hints
 WRITTEN = Notation.of((), "."), Notation.of((), ",")
 SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # currency and per cent signs next to numbers
@@ -244,6 +245,9 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
                 f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if it means a missing value, give "
                 f"--missing {text}, in addition to the others in the file"
             )
+        signed = [name for name in names[:HINTED] if _is_almost_number(name, notation)]
+        if len(signed) > len(names[:HINTED]) / 2:
+            return f"{SIGNED}, such as {cut(signed[0])}; write plain numbers to learn from them"
         return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
     return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
 
@@ -325,11 +329,16 @@ def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
     return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
 
 
+def lost_numbers(spec: TableSpec) -> list[str]:
+    """Return the names of columns that are left out although they hold numbers, in a notation that is not read."""
+    return [name for name, reason in spec.ignored.items() if reason.startswith((MIXED, SIGNED))]
+
+
 def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
     """Return hints about columns that are treated as texts but might be numbers in another notation."""
     notation, found = stated.notation, []
     texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
-    texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED))]
+    texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED, SIGNED))]
     for name in texts:
         values = table.get(name, np.zeros(0))
         if name in stated.kinds or values.dtype.kind not in "OU":

@@ -25,7 +25,7 @@ from manifold.training.errors import DataError
 
 NAME = "cifar10"
 ITEMS = "images"
-CLASSES = True
+HAS_CLASSES = True
 LICENCE = "CIFAR-10 (Krizhevsky, 2009): none stated, cite the technical report"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = Remote(

@@ -17,7 +17,7 @@ from manifold.training.data.tables import Roles
 
 NAME = "creditcard"
 ITEMS = "rows"
-CLASSES = False
+HAS_CLASSES = False
 LICENCE = "credit card fraud (ULB machine learning group): DbCL 1.0 / ODbL 1.0"
 FILE = Remote(
     "creditcard_subset/creditcard_subset.npz",

@@ -11,7 +11,7 @@ from manifold.training.data.splits import split
 
 NAME = "frey_face"
 ITEMS = "images"
-CLASSES = False
+HAS_CLASSES = False
 LICENCE = "Frey Face (Frey and Roweis): none stated, research use"
 FILE = Remote(
     "frey_face/frey_rawface.mat",

@@ -12,7 +12,7 @@ from manifold.training.datasets import mnist
 
 NAME = "mnist-14"
 ITEMS = "images"
-CLASSES = True
+HAS_CLASSES = True
 LICENCE = mnist.LICENCE
 
 

@@ -10,7 +10,7 @@ from manifold.training.datasets import nslkdd
 
 NAME = "nslkdd-classes"
 ITEMS = "rows"
-CLASSES = True
+HAS_CLASSES = True
 LICENCE = nslkdd.LICENCE
 KINDS = ColumnSettings(kinds={**nslkdd.KINDS.kinds, OTHERS: "quantile"})
 
