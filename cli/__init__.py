@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from manifold.cli import artifacts, asking, evaluation, fitting, samples, scoring, service, training
 from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
-REMEDIES = {  # what to do about an error of the operating system
+REMEDIES = {  # the advice for an error of the operating system
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "give the path of a file",
@@ -116,6 +116,14 @@ class Subjects(TyperGroup):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
 
 
+class Words(TyperCommand):
+    """A command. Its usage line writes arguments as they are typed: FILE, not {FILE}."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
 def name_of(command: Callable[..., Any]) -> str:
     """Return the name of a command on the command line."""
     return command.__name__.replace("_", "-")
@@ -133,7 +141,7 @@ app = typer.Typer(
 for _subject in SUBJECTS:
     for _command, _example in _subject.commands:
         _name = name_of(_command)
-        app.command(_name, epilog=f"\b\nExample:\n  manifold {_name} {_example}".rstrip())(_command)
+        app.command(_name, cls=Words, epilog=f"\b\nExample:\n  manifold {_name} {_example}".rstrip())(_command)
 
 
 def _print_versions(wanted: bool) -> None:

@@ -60,9 +60,12 @@ def evaluate(
     The report has distances to real images, Inception Scores, likelihood and reconstruction error, with the values of real images for
     comparison.
     """
+    if data is not None:
+        early.check_images(data, "data")
+    check_writable(out, html, makes_folders=True)
+
     from manifold.evaluation import recording
 
-    check_writable(out, html, makes_folders=True)
     if record:
         check_recordable(model, models)
     session = _session(models, n, seed, extractor, resize, device, quiet)
@@ -96,6 +99,9 @@ def compare(
     The table also has the values of real images. Numbers that a manifest records for the same protocol are not measured again.
     """
     import json
+
+    if data is not None:
+        early.check_images(data, "data")
 
     from manifold.evaluation import comparison
 
@@ -204,10 +210,13 @@ def disentangle(
     """
     import json
 
-    from manifold.evaluation import disentanglement
-
+    if data is not None:
+        early.check_images(data, "data")
     check_writable(out, makes_folders=True)
     check_suffix(out, "traversals", ".png")
+
+    from manifold.evaluation import disentanglement
+
     session = _session(models, 0, 0, None, "none", device, True)
     figures, picture = session.disentangle(model, _read_by(data, model, models), item)
     if out is not None:
@@ -227,9 +236,6 @@ def _read_by(data: str | None, model: str, models: Path) -> str | None:
     if data is None or model.endswith(".json"):
         return data
     from manifold.runtime import manifest, repository
-
-    early.check_images(data, "data")
-
     from manifold.training import datasets
 
     return datasets.like(data, manifest.read(repository.find(model.partition(":")[0], models)).spec)

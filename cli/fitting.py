@@ -183,14 +183,14 @@ def judge(
     if data is not None:
         early.check_data(data)
         outlines.check_items(data, manifest.spec.noun, "--data")
+    if against is not None and manifest.spec.pictures:
+        early.check_images(against, "--against")
     if record:
         check_recordable(model, models)
 
     from manifold.training import judging
 
     judging.check_can(manifest, against, html)
-    if against is not None:
-        early.check_images(against, "--against")
     loaded = load(model, models)
     items = judging.data_of(loaded, data, truth)
     _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest)

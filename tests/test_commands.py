@@ -52,6 +52,7 @@ def test_the_help_lists_every_command_once_under_its_subject() -> None:
     names = [name for name, _ in COMMANDS]
     assert re.findall(r"^  ([a-z][a-z-]+)  ", text, re.MULTILINE) == names
     assert len(set(names)) == len(names) == len(cli.app.registered_commands)
+    assert "Usage: manifold sample [OPTIONS] MODEL\n" in said("sample", "--help")
     for status, meaning in cli.STATUSES.items():
         assert f"    {status:<4} {meaning}" in text
 
@@ -306,6 +307,13 @@ def test_a_server_that_does_not_start_is_status_3_of_both(
         monkeypatch.setattr(server, "_serve", lambda settings, status=status: status)
         assert [code for code, _ in statuses([], monkeypatch, capfd)] == [status, status]
     assert [code for code, _ in statuses(["--nonsense"], monkeypatch, capfd)] == [2, 2]
+
+
+def test_the_service_prints_its_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("-h", "--help"):
+        monkeypatch.setattr(sys, "argv", ["manifold.service", option])
+        assert service_command.main() == 0
+        assert "Usage: python -m manifold.service [--check]" in capsys.readouterr().out
 
 
 # --- files that commands leave --------------------------------------------------------------------------------------------------------------------------------

@@ -278,6 +278,17 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     assert found.warnings == [f"the baseline {better} is better here: its AUROC is 1.000, this model's is 0.500"]
 
 
+def test_a_score_below_chance_is_a_warning_and_no_peer_that_is_not_usable_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, strange = np.arange(100.0)[:, None], np.asarray([[-1.0], [-2.0]])
+    low = np.concatenate([np.arange(100.0), np.asarray([40.0, 40.0])])
+    monkeypatch.setattr(anomaly, "_peers", lambda train: {"IForest": lambda items: low})
+    (warning,) = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings
+    assert warning.startswith("the AUROC 0.000 is below 0.5")
+    assert "no important column is left out" in warning
+
+
 def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
     peers = dict.fromkeys(("IForest", "input kNN"), lambda items: items[:, 0])

@@ -18,7 +18,7 @@ from manifold.runtime.errors import InvalidValue, cut, near, shown
 from manifold.training.errors import TrainingError
 
 PACKAGE = Path(__file__).parent
-ITEMS = ("images", "rows")  # what a family learns, if it does not declare it
+ITEMS = ("images", "rows")  # the items that a family learns, if it does not declare them
 PRESETS = ("smoke", "cpu", "gpu")  # the presets of every family
 CHECKPOINT = "checkpoint.safetensors"  # the file of a run folder that shows that training began
 MODULE = "manifold.training"  # modules below it can hold a base class of a family's options
