@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import signal
 import sys
@@ -10,13 +12,23 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from manifold.cli import artifacts, asking, evaluation, fitting, samples, scoring, service, training
 from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+REMEDIES = {  # the advice for an error of the operating system
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "give the path of a file",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "choose another folder",
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+}
 STATUS_OF = {"settings_error": 2, "interrupted": INTERRUPTED}  # by the type of an error; 1 for all others
 
 Command = tuple[Callable[..., Any], str]  # a command, and an example of its arguments
@@ -73,8 +85,8 @@ SUBJECTS = (  # in the order of the help
 
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`
     0: "success. A server also ends with 0 after a signal to stop",
-    1: "an error; the message says what is wrong and what to do",
-    2: "wrong usage: an argument, an option or a setting",
+    1: "an error, such as an unknown model or an unreadable file; the message says what to do",
+    2: "the command line has an unknown or missing word, or a wrong number; or a setting is wrong",
     3: "the server or its worker processes did not start",
     130: "interrupted by Ctrl-C; a training has saved its state before it ends",
 }
@@ -83,6 +95,17 @@ STATUSES = {  # all commands share them, and so does `python -m manifold.service
 class Subjects(TyperGroup):
     """The command group. Its help lists the commands by subject."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. typer checks options with pydantic: the errors are put into plain words."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if isinstance(error.__cause__, ValueError) and hasattr(error.__cause__, "errors"):
+                from manifold.runtime.problems import sentence
+
+                error.message = sentence(error.__cause__.errors()[0])
+            raise
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each subject, with one line for each command."""
         limit = formatter.width - 6 - max(map(len, self.commands))
@@ -90,6 +113,14 @@ class Subjects(TyperGroup):
             with formatter.section(subject.title):
                 names = [name_of(command) for command, _ in subject.commands]
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
+
+
+class Words(TyperCommand):
+    """A command. Its usage line writes arguments as they are typed: FILE, not {FILE}."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
 
 
 def name_of(command: Callable[..., Any]) -> str:
@@ -109,7 +140,7 @@ app = typer.Typer(
 for _subject in SUBJECTS:
     for _command, _example in _subject.commands:
         _name = name_of(_command)
-        app.command(_name, epilog=f"\b\nExample:\n  manifold {_name} {_example}".rstrip())(_command)
+        app.command(_name, cls=Words, epilog=f"\b\nExample:\n  manifold {_name} {_example}".rstrip())(_command)
 
 
 def _print_versions(wanted: bool) -> None:
@@ -131,6 +162,17 @@ def _options(
     ] = False,
 ) -> None:
     """Take the options that stand before a command."""
+
+
+def command() -> None:
+    """Run a command as a process of its own.
+
+    The garbage collector does not examine the objects of torch and scikit-learn again when the interpreter ends, which takes seconds.
+    """
+    try:
+        main()
+    finally:
+        gc.freeze()
 
 
 def main() -> None:
@@ -165,13 +207,22 @@ def _run() -> None:
         typer.echo(_message(error), err=True)
         sys.exit(STATUS_OF.get(error.type, 1))
     except ModuleNotFoundError as error:
-        typer.echo(extras.advice(str(error.name), _extras_of(sys.argv[1:2])), err=True)
+        typer.echo(_lacking(str(error.name), sys.argv[1:2]), err=True)
         sys.exit(1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # `manifold schema | head`
             os._exit(0)
-        typer.echo(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), err=True)
+        advice = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+        typer.echo(f"{error.filename or ''}: {error.strerror or error}{advice}".lstrip(": "), err=True)
         sys.exit(1)
+
+
+def _lacking(module: str, arguments: list[str]) -> str:
+    """Return what to do about a module that is not installed: the extra that the command needs, if the module belongs to it."""
+    for extra in _extras_of(arguments):
+        if extra in extras.extras_with(module, extras.requirements()):
+            return f"manifold {arguments[0]} needs the extra {extra}, but {module} is not installed; install the extra with: {extras.command(extra)}"
+    return extras.advice(module, _extras_of(arguments))
 
 
 def _extras_of(arguments: list[str]) -> list[str]:

@@ -1,5 +1,5 @@
 """The command `manifold`, as `python -m manifold.cli`."""
 
-from manifold.cli import main
+from manifold.cli import command
 
-main()
+command()

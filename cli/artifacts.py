@@ -40,7 +40,8 @@ def models(
 ) -> None:
     """List the models in a folder: version, kind of items, data set, size, endpoints, and problems of damaged ones.
 
-    Manifests and file sizes are read. No graph is opened; `manifold check` tests the models themselves.
+    Manifests and file sizes are read. No graph is opened; `manifold check` tests the models themselves. The exit status is 1 if a
+    model has a problem.
     """
     import json
 
@@ -48,6 +49,8 @@ def models(
 
     found = listing.of_folder(folder or models)
     typer.echo(json.dumps([model.as_dict() for model in found], indent=1) if as_json else listing.to_text(found))
+    if any(model.problems for model in found):
+        raise typer.Exit(1)
 
 
 def check(
@@ -56,7 +59,7 @@ def check(
         typer.Argument(
             metavar="MODEL",
             help="Folders NAME/VERSION, folders NAME (the latest version is checked), or names in the folder --models.",
-            autocompletion=completion.model_names,
+            autocompletion=completion.artifact_names,
         ),
     ] = None,
     everything: Annotated[

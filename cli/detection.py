@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from manifold.cli.tables import aligned
-from manifold.runtime.manifest import COMBINED, Scoring
 
 if TYPE_CHECKING:
     from manifold.evaluation.anomaly import Judgement
+    from manifold.runtime.manifest import Scoring
 
 FIGURES = ("auroc", "average_precision", "found_at_1%")
 BASELINES = {"IForest": "isolation forest", "input kNN": "nearest neighbours"}
@@ -24,6 +24,8 @@ def summary(judgement: Judgement, scoring: Scoring, noun: str) -> list[str]:
 
 def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
     """Yield the table: the score of the model, the baselines, then the other terms. There is none if no anomalies are known."""
+    from manifold.runtime.manifest import COMBINED
+
     if not judgement.terms:
         return
     normal = int(judgement.normal.sum())

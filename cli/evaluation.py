@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifold.cli import completion
+from manifold.cli import completion, early
 from manifold.cli.options import (
     AsJson,
     Count,
@@ -60,9 +60,12 @@ def evaluate(
     The report has distances to real images, Inception Scores, likelihood and reconstruction error, with the values of real images for
     comparison.
     """
+    if data is not None:
+        early.check_images(data, "data")
+    check_writable(out, html, makes_folders=True)
+
     from manifold.evaluation import recording
 
-    check_writable(out, html, makes_folders=True)
     if record:
         check_recordable(model, models)
     session = _session(models, n, seed, extractor, resize, device, quiet)
@@ -78,7 +81,7 @@ def compare(
         typer.Argument(
             metavar="MODEL",
             help="Models, or JSON files of `manifold evaluate`. NAME:PRIOR chooses a prior.",
-            autocompletion=completion.model_names,
+            autocompletion=completion.compared_names,
         ),
     ],
     data: DataName = None,
@@ -96,6 +99,9 @@ def compare(
     The table also has the values of real images. Numbers that a manifest records for the same protocol are not measured again.
     """
     import json
+
+    if data is not None:
+        early.check_images(data, "data")
 
     from manifold.evaluation import comparison
 
@@ -164,7 +170,9 @@ def reference(
     if sum(given is not None for given in (path, data, images)) > 1:
         raise InvalidValue("data: several sources are given; give one of IMAGES, --images and --data", field="data")
     if (out is None) == (not ship):
-        raise InvalidValue("out: give either --out FILE.npz or --ship", field="out")
+        raise typer.BadParameter("give either --out FILE.npz or --ship", param_hint="--out")
+    if data is not None:
+        early.check_images(data, "data")
     source = path or images
     if source is not None and part is not None:
         raise InvalidValue(
@@ -203,10 +211,13 @@ def disentangle(
     """
     import json
 
-    from manifold.evaluation import disentanglement
-
+    if data is not None:
+        early.check_images(data, "data")
     check_writable(out, makes_folders=True)
     check_suffix(out, "traversals", ".png")
+
+    from manifold.evaluation import disentanglement
+
     session = _session(models, 0, 0, None, "none", device, True)
     figures, picture = session.disentangle(model, _read_by(data, model, models), item)
     if out is not None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifold.cli import completion, detection
+from manifold.cli import completion, detection, early
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet
 from manifold.cli.outputs import check_folder, check_recordable, check_writable
-from manifold.cli.training import configuration
+from manifold.cli.training import configuration, teller
 from manifold.runtime.errors import InvalidValue, shown
+from manifold.training import outlines
 
 if TYPE_CHECKING:
     from manifold.evaluation.anomaly import Judgement
@@ -89,27 +90,38 @@ def fit(
     The model is trained, calibrated, published and evaluated in one step; the report is a page. docs/reference/tables.md describes how values
     and kinds of columns are read.
     """
+    html = html or Path(f"{name}.html")
+    outlines.check_name(name)
+    check_writable(html)
+    folder = run or Path("runs") / name
+    early.check_run(
+        folder,
+        f"name another folder, such as --run {folder}-2 (the model is then published as the next version of {name}). To finish an interrupted "
+        f"run: manifold resume {folder}, then manifold export {folder} --name {name}",
+    )
+    check_folder(models)
+    early.check_file(file)
+    family = "tabular_cvae" if label else "tabular_vae"
+    early.check_recipe(family, preset, settings or [])
+    given = dict(_pair(kind, "--column") for kind in kinds or [])
+
+    from manifold.training.data import schema, tables  # without torch and scipy
+
+    stated = schema.ColumnSettings(kinds=given)
+    stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
+    roles = tables.Roles(truth, id_, tuple(keep or ()))
+    tables.check_header(file, stated, label, roles)
+
     from manifold.runtime import engine
     from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.tables import described
     from manifold.training import export as exporting
     from manifold.training import families, judging, runs
     from manifold.training import train as loop
-    from manifold.training.data import schema, tables
 
-    html = html or Path(f"{name}.html")
-    check_writable(html)
-    exporting.check_name(name)
-    folder = run or Path("runs") / name
-    _check_new(folder, name)
-    check_folder(models)
-    family = "tabular_cvae" if label else "tabular_vae"
-    module = families.get(family)
-    stated = schema.ColumnSettings(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
-    stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
-    config = configuration(module, preset, settings)
+    config = configuration(families.get(family), preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
-    data = tables.of_file(file, stated, label, tables.Roles(truth, id_, tuple(keep or ())))
+    data = tables.of_file(file, stated, label, roles)
     for note in data.notes:
         typer.echo(note, err=True)
     for column in described.describe(TableSpec.of(data.spec, str(file)), label, data.classes):
@@ -117,28 +129,22 @@ def fit(
     loop.train(
         runs.TrainingRun(folder, family, str(file.absolute()), preset, config), data=data, device="cpu", quiet=quiet
     )
-    published = exporting.export(runs.open_run(folder), name, models, data=data)
+    published = exporting.export(runs.open_run(folder), name, models, data=data, tell=teller(quiet))
     model = engine.load(published, device="cpu")
     tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
     told = dataclasses.replace(data, notes=())  # printed above
     _tell(judging.judge(model, told, html=html, record=True), model.manifest)
+    if lost := schema.lost_numbers(TableSpec.of(data.spec, str(file))):
+        typer.echo(
+            f"warning: the columns {', '.join(map(shown, lost))} hold numbers but were left out, which can make the detector useless; write them as plain "
+            "numbers and fit again",
+            err=True,
+        )
     place = "" if models == Path("models") else f" --models {models}"
     typer.echo(
         f"{published}: done; open the report {html} in a browser; next: "
         f"manifold score ROWS.csv --model {name}{place} -o SCORES.csv --explain"
     )
-
-
-def _check_new(folder: Path, name: str) -> None:
-    """Raise InvalidValue if a folder already contains a run."""
-    from manifold.training import runs
-
-    if (folder / runs.CHECKPOINT).exists():
-        raise InvalidValue(
-            f"--run: {folder} already contains a run; name another folder, such as --run {folder}-2 (the model is then published as the next "
-            f"version of {name}). To finish an interrupted run: manifold resume {folder}, then manifold export {folder} --name {name}",
-            field="run",
-        )
 
 
 def judge(
@@ -172,12 +178,19 @@ def judge(
 
     The figures are the measured false alarm rates and the anomalies found, compared with an isolation forest and nearest neighbours.
     """
-    from manifold.training import judging
-
     check_writable(html)
+    manifest = manifest_of(model, models)
+    if data is not None:
+        early.check_data(data)
+        outlines.check_items(data, manifest.spec.noun, "--data")
+    if against is not None and manifest.spec.pictures:
+        early.check_images(against, "--against")
     if record:
         check_recordable(model, models)
-    judging.check_can(manifest_of(model, models), against, html)
+
+    from manifold.training import judging
+
+    judging.check_can(manifest, against, html)
     loaded = load(model, models)
     items = judging.data_of(loaded, data, truth)
     _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest)

@@ -20,7 +20,7 @@ ModelName = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="Model: its name in the folder --models, NAME/VERSION, or a path.",
-        autocompletion=completion.model_names,
+        autocompletion=completion.artifact_names,
     ),
 ]
 Device = Annotated[
@@ -28,7 +28,11 @@ Device = Annotated[
     typer.Option(help="Device that runs the model: auto (a GPU if there is one), cpu or cuda.", autocompletion=completion.devices),
 ]  # fmt: skip
 Prior = Annotated[
-    str | None, typer.Option(help="Prior that latents are drawn from. By default the first one of the model.")
+    str | None,
+    typer.Option(
+        help="Prior that latents are drawn from. By default the first one of the model.",
+        autocompletion=completion.prior_names,
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
@@ -70,7 +74,10 @@ NeededExtractor = Annotated[
 ]
 Resize = Annotated[
     str,
-    typer.Option(help="How images are resized for the extractor: none, torch-bilinear, tf1-bilinear or pil-bicubic."),
+    typer.Option(
+        help="How images are resized for the extractor: none, torch-bilinear, tf1-bilinear or pil-bicubic.",
+        autocompletion=completion.resizes,
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the samples and of every shuffle.")]
 Count = Annotated[int, typer.Option("-n", "--n", min=1, max=1_000_000, help="Number of images to generate.")]

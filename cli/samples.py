@@ -80,10 +80,7 @@ def remake(
     """Make a picture again from the recipe in its PNG."""
     from manifold.runtime import imaging, recipes
 
-    try:
-        content = picture.read_bytes()
-    except OSError as error:
-        raise InvalidValue(f"{picture}: {error.strerror}") from None
+    content = picture.read_bytes()
     recipe = recipes.check(_recipe_of(picture, content))
     out = out or picture.with_suffix(".remade.png")
     check_writable(out)
@@ -119,7 +116,9 @@ def compress(
     ],
     model: Annotated[
         str,
-        typer.Option(autocompletion=completion.model_names, help="Model with codes and a prior over them: a VQ-VAE."),
+        typer.Option(
+            autocompletion=completion.artifact_names, help="Model with codes and a prior over them: a VQ-VAE."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -160,7 +159,7 @@ def decompress(
     model: Annotated[
         str | None,
         typer.Option(
-            autocompletion=completion.model_names,
+            autocompletion=completion.artifact_names,
             help="Model that compressed the file. By default it is found by its checksum.",
         ),
     ] = None,

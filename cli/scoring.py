@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifold.cli import completion
+from manifold.cli import completion, early
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Skip
 from manifold.cli.outputs import check_writable
@@ -30,7 +30,7 @@ def score(
         str,
         typer.Option(
             help="Model that scores rows: its name in the folder --models, or a path.",
-            autocompletion=completion.model_names,
+            autocompletion=completion.artifact_names,
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .csv, .parquet or .ndjson.")],
@@ -66,6 +66,8 @@ def score(
     The file is read as a stream and the rows keep their order. Rows that cannot be read are written to a separate file, with the reason. The
     most anomalous rows are printed.
     """
+    early.check_file(file)
+
     from manifold.runtime.scores import bulk, decisions
     from manifold.runtime.scores.leading import TopRows
     from manifold.runtime.tables import files
@@ -103,11 +105,23 @@ def score(
     if top.rows:
         typer.echo(f"The {len(top.rows)} most anomalous of {total.flagged:,} flagged rows:")
         typer.echo(_listed(top.rows))
-    where = f", written to {rejected if rejected.exists() else out}" if total.bad else ""
     undecided = f", {total.undecided:,} not decided" if total.undecided else ""
     seconds = time.perf_counter() - began
     speed = f"{total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s)"
-    typer.echo(f"{out}: {speed}, {total.flagged:,} flagged{undecided}, {total.bad:,} invalid{where}")
+    typer.echo(f"{out}: {speed}, {total.flagged:,} flagged{undecided}{_invalid(total.bad, out, rejected)}")
+
+
+def _invalid(count: int, out: Path, rejected: Path) -> str:
+    """Return the number of invalid rows and the file that has them, as the end of the summary. Only .ndjson files have them beside the scores."""
+    if not count:
+        return ", 0 invalid"
+    rows = "1 invalid row is" if count == 1 else f"{count:,} invalid rows are"
+    where = (
+        f"not in this file: see {rejected}"
+        if rejected.exists()
+        else "also in this file, with the reason instead of a score"
+    )
+    return f"; {rows} {where}"
 
 
 def _listed(rows: Sequence[TopRow]) -> str:
@@ -162,6 +176,8 @@ def calibrate(
     from manifold.runtime.operations import capabilities
 
     capabilities.check_supports(manifest_of(model, models), "anomaly-score")
+    if not file.is_dir():
+        early.check_file(file)
     if file.is_dir():
         if truth is not None:
             raise InvalidValue(

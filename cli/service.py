@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from manifold.cli import completion
+
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on. By default 127.0.0.1: this machine only.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port of HTTP. By default 8000.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC. By default one more than --port; 0 turns gRPC off.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of HTTP. By default 8000.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port of gRPC. By default one more than --port; 0 turns gRPC off.")] = None,
     models: Annotated[Path | None, typer.Option("--models", help="Folder that holds the models. By default models.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Number of worker processes, on CPUs. By default 1.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Number of worker processes, on CPUs. By default 1.")] = None,
 ) -> None:  # fmt: skip
     """Serve the models over HTTP and gRPC.
 
@@ -28,7 +30,11 @@ def key(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key: letters, digits, dots and dashes.")],
     scopes: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="Scope of the key: infer or admin. By default infer. Repeat it for both."),
+        typer.Option(
+            "--scope",
+            help="Scope of the key: infer or admin. By default infer. Repeat it for both.",
+            autocompletion=completion.scopes,
+        ),
     ] = None,
     rate: Annotated[
         float, typer.Option(min=0, help="Requests per second that the key allows. 0 means the service's own limit.")

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from manifold.cli import completion
+from manifold.cli import completion, early
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder, Skip
 from manifold.cli.outputs import check_folder
-from manifold.runtime.errors import InvalidValue, shown
-
-DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-FORMATS = ("onnx", "torchscript")
+from manifold.training import outlines
 
 
 def train(
@@ -36,7 +33,7 @@ def train(
     settings: Changes = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make. By default runs/FAMILY-DATA.")] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="Precision: 32-true, or bf16-mixed on a GPU.")] = "32-true",
+    precision: Annotated[str, typer.Option(help="Precision: 32-true, or bf16-mixed on a GPU.", autocompletion=completion.precisions)] = "32-true",
     devices: Annotated[int, typer.Option(min=1, max=64, help="Number of devices.")] = 1,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Folder of images: size that the images are resized to.")
@@ -58,18 +55,24 @@ def train(
 
     A run can be stopped with Ctrl-C and continued with `manifold resume`; `manifold export` publishes it.
     """
+    if (source is None) == (data is None):
+        raise typer.BadParameter("give one data set, as an argument or with --data", param_hint="DATA")
+    name = source or data or ""
+    early.check_device(device, precision)
+    early.check_recipe(family, preset, settings or [])
+    early.check_data(name)
+    outlines.check_data(family, name, settings or [])
+    if out is not None:
+        early.check_run(out, f"`manifold resume {out}` continues it, --out names another folder")
+
     from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.tables import described
     from manifold.training import datasets, families, runs
     from manifold.training import train as loop
     from manifold.training.data import reading
 
-    if (source is None) == (data is None):
-        raise InvalidValue("data: give one data set, as an argument or with --data", field="data")
     stated = {"size": size, "colour": colour, "background": background, "invert": invert, "labels": labels}
-    check_choice("device", device, DEVICES)
-    check_choice("precision", precision, PRECISIONS)
-    named = datasets.stated(source or data or "", {**stated, "skip": skip_unreadable})
+    named = datasets.stated(name, {**stated, "skip": skip_unreadable})
     config = configuration(families.get(family), preset, settings)
     run = runs.TrainingRun(out or Path("runs") / f"{family}-{datasets.short(named)}", family, named, preset, config)
     loop.check_new(run)
@@ -88,17 +91,10 @@ def train(
     typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
 
 
-def check_choice(option: str, value: str, valid: tuple[str, ...]) -> None:
-    """Raise InvalidValue for a value that is not one of the valid ones."""
-    if value not in valid:
-        raise InvalidValue(f"{option}: unknown {shown(value)}; valid are {', '.join(valid)}", field=option, valid=valid)
-
-
 def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
-    """Return the preset of a family with the changes of --set. Raises InvalidValue for an unknown preset, TrainingError for unknown keys."""
+    """Return the preset of a family with the changes of --set, whose names were checked. Raises TrainingError for invalid values."""
     from manifold.training import recipes
 
-    check_choice("preset", preset, tuple(family.PRESETS))
     changes = recipes.parse_overrides(family.Config, settings or [])
     return family.Config.model_validate({**family.PRESETS[preset], **changes})
 
@@ -106,45 +102,71 @@ def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
 def resume(
     run: RunFolder,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="Precision that the run was started with.")] = "32-true",
+    precision: Annotated[
+        str, typer.Option(help="Precision that the run was started with.", autocompletion=completion.precisions)
+    ] = "32-true",
     quiet: Quiet = False,
 ) -> None:
     """Continue a run from its last checkpoint.
 
     The result is the same, bit for bit, as that of a run that was not stopped.
     """
-    check_choice("device", device, DEVICES)
-    check_choice("precision", precision, PRECISIONS)
+    early.check_device(device, precision)
+
     from manifold.training import runs
     from manifold.training import train as loop
 
-    folder = loop.train(runs.open_run(run), resume=True, device=device, precision=precision, quiet=quiet)
-    typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
+    opened, before = runs.open_run(run), _changed(run)
+    folder = loop.train(opened, resume=True, device=device, precision=precision, quiet=quiet)
+    done = "done" if _changed(run) != before else "this run was finished already, so nothing was trained"
+    typer.echo(f"{folder}: {done}; next: manifold export {folder} --name NAME")
+
+
+def _changed(run: Path) -> int | None:
+    """Return when the checkpoint of a run was last written, in nanoseconds. None if there is none."""
+    path = run / outlines.CHECKPOINT
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def export(
     run: RunFolder,
     name: Annotated[str, typer.Option(help="Name of the model to publish.")],
     models: Models = Path("models"),
-    format_: Annotated[str, typer.Option("--format", help="Format of the graphs: onnx or torchscript.")] = "onnx",
+    format_: Annotated[
+        str,
+        typer.Option("--format", help="Format of the graphs: onnx or torchscript.", autocompletion=completion.formats),
+    ] = "onnx",
     description: Annotated[str, typer.Option(help="Description in one line. By default it is made from the run.")] = "",
+    quiet: Quiet = False,
 ) -> None:
     """Publish a run as a model that can be served.
 
     The exported graphs are compared with PyTorch first. If their outputs differ, nothing is published.
     """
-    check_choice("format", format_, FORMATS)
+    early.check_choice("format", format_, early.FORMATS)
+    outlines.check_name(name)
+
     from manifold.training import export as exporting
     from manifold.training import runs
 
     trained = runs.open_run(run)
-    folder = exporting.export(trained, name, models, backend=format_, description=description)
+    folder = exporting.export(trained, name, models, backend=format_, description=description, tell=teller(quiet))
     typer.echo(folder)
     if runs.TABLE in runs.read_config(run):
         typer.echo(
             f"note: for the report of the score: manifold judge {name} --data {trained.data} --record --html {name}.html",
             err=True,
         )
+
+
+def teller(quiet: bool) -> Callable[[str], None]:
+    """Return a function that prints the steps of an export on stderr, or nothing if `quiet`."""
+
+    def tell(text: str) -> None:
+        if not quiet:
+            typer.echo(f"export: {text}", err=True)
+
+    return tell
 
 
 def fit_priors(
@@ -157,10 +179,16 @@ def fit_priors(
     A Gaussian and a mixture of Gaussians are added as priors, and the one with the highest density at held-out items becomes the default. The
     result is the next version of the model. `manifold export` does this by itself.
     """
+    if data is not None:
+        early.check_data(data)
+    manifest = manifest_of(model, models)
+    if data is not None:
+        outlines.check_items(data, manifest.spec.noun, "data")
+
     from manifold.training import datasets
     from manifold.training.exporting import later_priors, priors
 
-    priors.check_can(manifest_of(model, models))
+    priors.check_can(manifest)
     loaded = load(model, models)
     items = datasets.load_like(data or loaded.manifest.data_name or "", loaded.manifest.spec)
     typer.echo(later_priors.add_to_artifact(loaded, items, models))
@@ -178,11 +206,11 @@ def inception(
 
     The weights are checked against their published hash.
     """
+    outlines.check_name(name)
+
     from manifold.runtime import repository
-    from manifold.training import export as exporting
     from manifold.training import inception as network
 
-    exporting.check_name(name)
     check_folder(models)
     path = network.weights_file(weights)
     extractor = network.build(network.read_weights(path))

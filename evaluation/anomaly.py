@@ -36,6 +36,7 @@ Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 Peer = Callable[[Array], Float64]  # returns the scores (n,) of items
 
+CHANCE = 0.5  # AUROC of random scores
 RATES = (0.001, 0.01, 0.05, 0.1)
 NEIGHBOURS = 5
 REFERENCES = 10_000  # largest number of training items for the nearest neighbours
@@ -147,8 +148,13 @@ def judge(
         }
     judgement.peers = {name: figures(labels[compared], values[compared]) for name, values in by_peer.items()}
     own = judgement.terms[scoring.score]["auroc"]
+    if own < CHANCE:
+        judgement.warnings.append(
+            f"the AUROC {own:.3f} is below {CHANCE}: known anomalies have lower scores than other items, so this detector is not usable. Check that the "
+            "truth marks the anomalies and not the normal items, and that no important column is left out"
+        )
     for name, numbers in judgement.peers.items():
-        if numbers["auroc"] > own:
+        if numbers["auroc"] > max(own, CHANCE):
             judgement.warnings.append(
                 f"the baseline {name} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
             )

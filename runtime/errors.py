@@ -178,6 +178,13 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     return difflib.get_close_matches(name, list(known), 3, 0.6)
 
 
+def near(name: str, names: Iterable[str]) -> str:
+    """Return the most similar of the valid names as a part of a message, " (did you mean 'NAME'?)", or an empty text if none is similar."""
+    folded = {each.casefold(): each for each in names}
+    found = difflib.get_close_matches(name.casefold(), list(folded), 1, 0.6)
+    return f" (did you mean {shown(folded[found[0]])}?)" if found else ""
+
+
 def cut(text: str, limit: int = ECHOED) -> str:
     """Return a text unquoted, cut to `limit` characters: for messages of libraries, and for names."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

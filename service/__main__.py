@@ -59,6 +59,9 @@ def run(*, check: bool = False, arguments: list[str] | None = None, **options: A
 def main() -> int:
     """Run with the arguments of the command line. Return the exit status."""
     given = sys.argv[1:]
+    if given and given[0] in ("-h", "--help"):
+        print(f"Usage: python -m manifold.service [{CHECK}]\n\n{__doc__}")
+        return 0
     return run(check=given == [CHECK], arguments=[] if given == [CHECK] else given)
 
 

@@ -29,7 +29,7 @@ def listener_settings() -> dict[str, str]:
 
 
 def main() -> int:
-    """Return the exit status. Print the reason if the service is not ready."""
+    """Print whether the service is ready, with the reason if it is not. Return the exit status."""
     settings = listener_settings()
     host, port = ANYWHERE.get(settings["host"], settings["host"]), int(settings["port"])
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
@@ -44,7 +44,9 @@ def main() -> int:
         print(f"{host}:{port}: {error}")
         return 1
     if answer.status != 200:
-        print(reason)
+        print(f"{host}:{port}: not ready: {reason}")
+    else:
+        print(f"{host}:{port}: ready")
     return int(answer.status != 200)
 
 

@@ -80,7 +80,7 @@ def test_numbers(values: np.ndarray, transform: str, maximum: float | None) -> N
         (np.asarray([f"{i % 24:02}:15" for i in range(N)]), "holds dates or times"),
         (np.arange(N).astype("datetime64[s]"), "holds dates or times, such as 1970-01-01"),
         (np.asarray([f"customer {i}" for i in range(N)]), "is an identifier: 120 different values in 120 rows, such as customer"),
-        (np.asarray([f"${i}.50" for i in range(N)]), "is an identifier"),
+        (np.asarray([f"${i}.50" for i in range(N)]), "has numbers with signs or in another notation, such as $0.50; write plain numbers"),
         (repeated(None), "has no values"), (repeated("NA", "?", ""), "has no values"), (np.full(N, np.nan), "has no values"),
         (1_735_689_600 + np.resize([5, 86_400, 7], N) * np.arange(N), "holds dates or times, such as 1735689600 (seconds since 1970)"),
         (1_735_689_600.5 + np.resize([5, 86_400, 7], N) * np.arange(N), "holds dates or times, such as 1735689600.5 (seconds since 1970)"),
@@ -292,5 +292,5 @@ def test_descriptions_say_what_is_not_seen() -> None:
     assert said["same"] == "same: constant: 0; any other value counts as unknown"
     assert said["kind"] == "kind: category: 12 values: k0, k1, k10, k11, k2, k3, k4, k5, …"
     assert said["when"].startswith("when: left out: holds dates or times, such as 10:30")
-    assert said["when"].endswith("(changes in it do not affect the score)")
+    assert said["when"].endswith("(its values do not influence the score)")
     assert said["(no name)"].startswith("(no name): left out: has no name in the header of the file")

@@ -53,6 +53,7 @@ def test_the_help_lists_every_command_once_under_its_subject() -> None:
     names = [name for name, _ in COMMANDS]
     assert re.findall(r"^  ([a-z][a-z-]+)  ", text, re.MULTILINE) == names
     assert len(set(names)) == len(names) == len(cli.app.registered_commands)
+    assert "Usage: manifold sample [OPTIONS] MODEL\n" in said("sample", "--help")
     for status, meaning in cli.STATUSES.items():
         assert f"    {status:<4} {meaning}" in text
 
@@ -117,12 +118,12 @@ def few(tmp_path: Path) -> Path:
 
 def test_models_are_listed_with_the_problems_of_damaged_ones(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manifold.runtime.engine.load", lambda *_, **__: pytest.fail("a graph was opened"))
-    lines = said("models", "--models", str(few)).splitlines()
+    lines = said("models", "--models", str(few), status=1).splitlines()
     assert lines[0].split() == ["name", "version", "family", "items", "data", "size", "endpoints"]
     assert lines[1].split() == ["digits-classifier", "1", "classifier", "image", "8x8x1", "digits", "0.1", "MB", "classify"]  # fmt: skip
     assert any(line.startswith("digits-pixelcnn: problem: ") for line in lines)
     assert "frey-vae: problem: golden.npz is missing" in lines
-    listed = {each["name"]: each for each in json.loads(said("models", str(few), "--json"))}
+    listed = {each["name"]: each for each in json.loads(said("models", str(few), "--json", status=1))}
     assert listed["digits-classifier"]["problems"] == []
     assert listed["frey-vae"]["problems"] == ["golden.npz is missing"]
     assert listed["frey-vae"]["endpoints"][:2] == ["sample", "encode"]
@@ -307,6 +308,13 @@ def test_a_server_that_does_not_start_is_status_3_of_both(
         monkeypatch.setattr(server, "_serve", lambda settings, status=status: status)
         assert [code for code, _ in statuses([], monkeypatch, capfd)] == [status, status]
     assert [code for code, _ in statuses(["--nonsense"], monkeypatch, capfd)] == [2, 2]
+
+
+def test_the_service_prints_its_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("-h", "--help"):
+        monkeypatch.setattr(sys, "argv", ["manifold.service", option])
+        assert service_command.main() == 0
+        assert "Usage: python -m manifold.service [--check]" in capsys.readouterr().out
 
 
 # --- files that commands leave --------------------------------------------------------------------------------------------------------------------------------

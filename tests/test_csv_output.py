@@ -177,7 +177,7 @@ def test_the_command_lists_the_most_anomalous_rows(tiny: Path, tmp_path: Path) -
     )
     assert f"weight = {float(flagged[0]['reason_value']):.15g}, expected " in said[2]
     assert said[7].startswith(f"{out}: 299 rows")
-    assert "1 invalid, written to" in said[7]
+    assert "1 invalid row is not in this file: see" in said[7]
     assert (tmp_path / "my-scores.rejected.ndjson").exists()
     assert "main reason" not in run("--budget", "7")[1]
     assert run("--budget", "7", "--quiet")[0].startswith(str(out))

@@ -86,3 +86,13 @@ def test_weights_that_cannot_be_downloaded_name_the_option(silent: str, monkeypa
     monkeypatch.setattr(inception, "URL", f"http://{silent}/weights.pth")
     with pytest.raises(DataError, match=r"inception: cannot be downloaded .*give it by --weights weights\.pth"):
         inception.weights_file(None)
+
+
+def test_a_download_is_announced_when_it_begins_and_a_failure_is_one_line(
+    served: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failure(f"http://{served}/none/")
+    assert capfd.readouterr() == ("", "")
+    remote.download("a", f"http://{served}/a.bin", None, Path("a"), "do this")
+    out, error = capfd.readouterr()
+    assert (out, error) == ("", f"downloading http://{served}/a.bin (0.0 MB)\n")

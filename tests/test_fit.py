@@ -157,7 +157,7 @@ def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
     path = folder / "bad.csv"
     path.write_text("a,b,c,kind,size,same\n1,2,3,up,1,1\n1,2,x,up,1,1\n")
     said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
-    assert "1 invalid, written to" in said
+    assert "1 invalid row is not in this file: see" in said
     assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
         "row": 2, "error": "c: 'x' is not a number; column 'c' is numeric",
     }  # fmt: skip
@@ -276,6 +276,17 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
         name: float(name == better) for name in peers
     }
     assert found.warnings == [f"the baseline {better} is better here: its AUROC is 1.000, this model's is 0.500"]
+
+
+def test_a_score_below_chance_is_a_warning_and_no_peer_that_is_not_usable_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, strange = np.arange(100.0)[:, None], np.asarray([[-1.0], [-2.0]])
+    low = np.concatenate([np.arange(100.0), np.asarray([40.0, 40.0])])
+    monkeypatch.setattr(anomaly, "_peers", lambda train: {"IForest": lambda items: low})
+    (warning,) = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings
+    assert warning.startswith("the AUROC 0.000 is below 0.5")
+    assert "no important column is left out" in warning
 
 
 def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

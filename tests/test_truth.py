@@ -55,8 +55,8 @@ def test_what_may_be_written(text: str, column: str, test: str | None, values: t
     ("text", "message"),
     [
         ("fraud", "there is no column 'fraud'; the file has 'label', .*COLUMN!=VALUE"),
-        ("fraud!=normal", "there is no column 'fraud!=normal'"),
-        ("label!=", "there is no column 'label!='"),
+        ("lable!=normal", r"there is no column 'lable' \(did you mean 'label'\?\)"),
+        ("label!=", "'label!=' has no value after !="),
         ("score>many", "compares with 'many', which is not a number"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from manifold.training.exporting.draft import draft
 from manifold.training.exporting.shown import write_page, write_preview
 from manifold.training.exporting.tasks import Exports
 from manifold.training.networks.layers import fix_norms
+from manifold.training.outlines import check_name as check_name  # for callers of this module
 from manifold.training.runs import TrainingRun
 from manifold.training.train import trained_model
 
@@ -54,9 +55,10 @@ STEPS: tuple[Step, ...] = (
 
 
 def export(
-    run: TrainingRun, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = ""
-) -> Path:
-    """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder.
+    run: TrainingRun, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = "",
+    tell: Callable[[str], None] = lambda text: None,
+) -> Path:  # fmt: skip
+    """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder. `tell` gets the name of each step as it begins.
 
     Raises TrainingError for a run without a checkpoint, and ArtifactError if the graphs' outputs differ from torch's.
     """
@@ -71,6 +73,7 @@ def export(
         raise TrainingError(
             f"{run.folder}: there is no {run.checkpoint.name} to export; `manifold resume {run.folder}` trains the run to its end"
         )
+    tell("load the data and the trained weights")
     data = data or run.load_data()
     run.check_data(data)
     resolved = run.resolved(data)
@@ -80,6 +83,7 @@ def export(
         manifest = draft(resolved, name, version, backend, data, exported, description)
         context = Context(resolved, data, exported, folder, manifest, examples(manifest, data))
         for step in STEPS:
+            tell(step.__name__.replace("_", " "))
             step(context)
         return repository.publish_next(folder, root, context.manifest)
 
@@ -94,11 +98,3 @@ def exports(run: TrainingRun, data: Data) -> Exports:
         for task in exported.tasks.values():
             fix_norms(task.module)
     return exported
-
-
-def check_name(name: str) -> None:
-    """Raise TrainingError if the name is not valid for an artifact."""
-    if not re.fullmatch(manifests.NAME, name):
-        raise TrainingError(
-            f"name: {shown(name)} is not valid; use at most 64 letters, digits, '.', '_' and '-'", field="name"
-        )

@@ -17,7 +17,7 @@ import torch
 from manifold.runtime.errors import cut, shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
-from manifold.training import datasets, families
+from manifold.training import datasets, families, outlines
 from manifold.training.data import Data, tables
 from manifold.training.errors import TrainingError
 from manifold.training.recipes import Recipe
@@ -28,7 +28,8 @@ KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # required k
 WORDS = {str: "a text", dict: "an object"}
 ANOTHER = "the file was edited, or another version of Manifold made the run; start a new run with `manifold train`"
 ALARMS, GOOD = "alarms.jsonl", "good.safetensors"
-CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safetensors", "metrics.json"
+CONFIG, LOG, METRICS = "config.json", "log.jsonl", "metrics.json"
+CHECKPOINT = outlines.CHECKPOINT
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,14 +70,18 @@ def recalibrate(
     described = f"{reservoir.size('rows')} of {cut(name)} (SHA-256 {digest[:12]}…)"
     recorded = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
     made = calibration.recalibrate(model, reservoir.data, root, source=described, strict=strict, **recorded)
+    warnings = made.warnings
     said = f"calibrated on {described}, {bad} invalid rows left out"
     if rule is not None:
         said += f", {anomalous} known anomalies left out ({rule})" + (
             f", {unlabelled} unlabelled rows kept" if unlabelled else ""
         )
     elif (recorded_rule := model.manifest.spec.known_anomalies) is not None:
-        said += f"; the file has no column {shown(recorded_rule.column)}, so known anomalies could not be left out"
-    return Done(made.folder, said, anomalous, made.warnings)
+        warnings += (
+            f"the file has no column {shown(recorded_rule.column)}, so known anomalies could not be left out; if it contains anomalies, remove them or "
+            "give --truth",
+        )
+    return Done(made.folder, said, anomalous, warnings)
 
 
 def rule_of(

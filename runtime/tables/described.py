@@ -36,7 +36,7 @@ def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | Non
     """Return a description of each column of a table; columns that are left out come last. `label` is the column of the classes, if any."""
     kept = [_numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns]
     left_out = [
-        Description(name or "(no name)", "left out", reason, "changes in it do not affect the score")
+        Description(name or "(no name)", "left out", reason, "its values do not influence the score")
         for name, reason in spec.ignored.items()
         if not (classes and name == label)
     ]

@@ -104,14 +104,17 @@ def chunks(
         raise Malformed("file: has no rows below the header; add rows", field="file")
 
 
-def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
-    """Return the names of the columns of a file. The file position is restored. Raises Malformed if the file cannot be read."""
+def header(source: IO[bytes], kind: str, spec: TableSpec | None = None) -> list[str]:
+    """Return the names of the columns of a file. The file position is restored.
+
+    `spec` has the columns that are searched in it, if they are known. Raises Malformed if the file cannot be read.
+    """
     start = source.tell()
     with _reading(kind):
         if kind == "parquet":
             names = tuple(text_of(name) for name in parquet.File(source, [], CELL_BYTES).schema.names)
         else:
-            names = open_csv(source, spec.names).form.header
+            names = open_csv(source, () if spec is None else spec.names).form.header
     source.seek(start)
     return list(names)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, cut, near, shown
 from manifold.runtime.records import Record
 from manifold.runtime.tables import values as reading
 from manifold.runtime.tables.values import DEFAULT, FALSE, TRUE, Notation
@@ -138,8 +138,15 @@ def parse(text: str, columns: Collection[str]) -> Expression:
             return Expression(text, column, sign, (given,))  # type: ignore[arg-type]
         values = _listed(given) if sign.endswith("in") else [_bare(given)]
         return Expression(text, column, _TESTS[sign], tuple(values))  # type: ignore[arg-type]
+    first = _OPERATOR.search(text)
+    named = _bare(text[: first.start()]) if first else text
+    if first and named in columns:
+        raise InvalidValue(
+            f"truth: {shown(text)} has no value after {first.group().strip()}; write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
+            field="truth",
+        )
     raise InvalidValue(
-        f"truth: there is no column {shown(text)}; the file has {', '.join(map(shown, list(columns)[:LISTED]))}; "
+        f"truth: there is no column {shown(named)}{near(named, columns)}; the file has {', '.join(map(shown, list(columns)[:LISTED]))}; "
         "write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
         field="truth",
         valid=list(columns),

@@ -96,7 +96,7 @@ def _socket(family: int, address: tuple[object, ...], shared: bool) -> socket.so
 def _refusal(host: str, port: int, field: str, error: OSError | None) -> SettingsError:
     where = f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
     reasons = {
-        errno.EADDRINUSE: "another process uses it; stop that process, or choose another port",
+        errno.EADDRINUSE: "another process uses it; stop that process, or choose another port (--port, MANIFOLD_PORT, or make serve PORT=...)",
         errno.EACCES: "this user may not use it; choose a port of 1024 or higher",
         errno.EADDRNOTAVAIL: "it is not an address of this machine; choose another host",
     }

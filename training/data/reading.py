@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from manifold.runtime.errors import ManifoldError
@@ -20,9 +21,21 @@ def read(
     written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
 ) -> FileTable:
     """Read a whole .csv or .parquet file. The arguments are those of files.read. Raises DataError if it is unreadable or has no rows."""
+    with _named(path), path.open("rb") as source:
+        return files.read(source, files.format_of(path), notation, written)
+
+
+def names(path: Path) -> list[str]:
+    """Return the names of the columns of a .csv or .parquet file, from its header. Raises DataError if it is unreadable."""
+    with _named(path), path.open("rb") as source:
+        return files.header(source, files.format_of(path))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn the errors of a file into DataErrors that name it."""
     try:
-        with path.open("rb") as source:
-            return files.read(source, files.format_of(path), notation, written)
+        yield
     except OSError as error:
         raise DataError(f"{path}: it cannot be read: {error.strerror}; check the path and its permissions") from error
     except ManifoldError as error:

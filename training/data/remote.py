@@ -7,7 +7,9 @@ downloads them from their official source into the user's cache.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,6 +47,25 @@ def fetch(remote: Remote) -> Path:
     )  # fmt: skip
 
 
+class _Announced:
+    """A progress bar for pooch that writes one line on stderr when the first bytes arrive. A download that does not begin writes nothing."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.total, self.began = url, 0, False
+
+    def update(self, size: int) -> None:
+        """Count bytes that arrived."""
+        if not self.began:
+            self.began = True
+            sys.stderr.write(f"downloading {self.url} ({self.total / 1e6:.1f} MB)\n")
+
+    def reset(self) -> None:
+        """Do nothing: no bar is drawn."""
+
+    def close(self) -> None:
+        """Do nothing: no bar is drawn."""
+
+
 def download(what: str, url: str, known_hash: str | None, folder: Path, otherwise: str) -> Path:
     """Return the file at a URL, from the user's cache or downloaded into it, below `folder`.
 
@@ -52,7 +73,8 @@ def download(what: str, url: str, known_hash: str | None, folder: Path, otherwis
     if the server does not answer within CONNECT_SECONDS, or sends nothing for READ_SECONDS.
     """
     host = urlsplit(url).netloc
-    downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
+    pooch.get_logger().setLevel(logging.WARNING)  # its lines name paths of the cache and repeat the error
+    downloader = pooch.HTTPDownloader(progressbar=_Announced(url), timeout=(CONNECT_SECONDS, READ_SECONDS))
     try:
         name = Path(urlsplit(url).path).name
         return Path(pooch.retrieve(url, known_hash, name, pooch.os_cache("manifold") / folder, downloader=downloader))

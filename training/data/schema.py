@@ -22,9 +22,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
-from manifold.runtime.errors import LISTED, cut, shown
+from manifold.runtime.errors import LISTED, cut, near, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
@@ -62,6 +61,7 @@ POWERS = 1e-100, 1e100  # range of absolute values whose third powers fit into a
 SAME = 1e-12  # relative deviation below which numbers differ only by rounding
 ROUNDING = 1e-6  # relative scale of such numbers; the resolution of float32 is 6e-8
 IDENTIFIER, MIXED = "is an identifier", "has numbers, but other texts"  # reasons start with these
+SIGNED = "has numbers with signs or in another notation"  # and with this
 HINTED = 10_000  # number of values of a column that are checked for hints
 WRITTEN = Notation.of((), "."), Notation.of((), ",")
 SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # currency and per cent signs next to numbers
@@ -101,7 +101,7 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table and name not in stated.left_out]:
         raise TrainingError(
-            f"column {shown(unknown[0])}: there is no such column; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
+            f"column {shown(unknown[0])}: there is no such column{near(unknown[0], table)}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
             field=unknown[0],
             valid=list(table),
         )
@@ -245,6 +245,9 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
                 f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if it means a missing value, give "
                 f"--missing {text}, in addition to the others in the file"
             )
+        signed = [name for name in names[:HINTED] if _is_almost_number(name, notation)]
+        if len(signed) > len(names[:HINTED]) / 2:
+            return f"{SIGNED}, such as {cut(signed[0])}; write plain numbers to learn from them"
         return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
     return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
 
@@ -331,11 +334,16 @@ def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
     return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
 
 
+def lost_numbers(spec: TableSpec) -> list[str]:
+    """Return the names of columns that are left out although they hold numbers, in a notation that is not read."""
+    return [name for name, reason in spec.ignored.items() if reason.startswith((MIXED, SIGNED))]
+
+
 def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
     """Return hints about columns that are treated as texts but might be numbers in another notation."""
     notation, found = stated.notation, []
     texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
-    texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED))]
+    texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED, SIGNED))]
     for name in texts:
         values = table.get(name, np.zeros(0))
         if name in stated.kinds or values.dtype.kind not in "OU":
@@ -375,6 +383,8 @@ def _is_nested(values: Array) -> bool:
 
 def _quantiles(numbers: Array) -> dict[str, Any]:
     """Return a quantile transform: knots at the quantiles, and their normal scores. Tied knots get the mean of their scores."""
+    from scipy.special import ndtri  # it takes a second to import, and few tables need it
+
     shares = np.linspace(0, 1, KNOTS)
     normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import LISTED, cut, shown
+from manifold.runtime.errors import LISTED, cut, near, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, recalibration
 from manifold.runtime.tables import columns, files, truth
@@ -168,18 +168,37 @@ def _marks(table: Table, stated: str | None, notation: Notation) -> tuple[NDArra
 
 
 def _without_learning(table: Table, stated: ColumnSettings, label: str | None, roles: Roles) -> ColumnSettings:
-    """Return the settings without the columns of the roles. Raises TrainingError for a missing column, and for one with a kind or two roles."""
+    """Return the settings without the columns of the roles. Raises the errors of `check_roles`."""
+    left = check_roles(list(table), stated, label, roles)
+    learned = {name: values for name, values in table.items() if name not in left and name != label}
+    numbering = schema.row_numbers(learned, stated)
+    return replace(
+        stated, kinds={**stated.kinds, **dict.fromkeys(left, "ignore")}, left_out={**stated.left_out, **numbering}
+    )
+
+
+def check_header(path: Path, stated: ColumnSettings, label: str | None, roles: Roles) -> None:
+    """Raise an error if the file cannot be opened as a table, or if its header lacks a column that the options name. No rows are read."""
+    names = reading.names(path)
+    check_roles(names, stated, label, roles)
+    for name in (*stated.kinds, *([] if label is None else [label])):
+        if name not in (*names, schema.OTHERS):
+            option = "--label" if name == label else "--column"
+            raise TrainingError(f"{option}: {_no_column(name, names)}", field=option.lstrip("-"), valid=names)
+
+
+def check_roles(names: list[str], stated: ColumnSettings, label: str | None, roles: Roles) -> list[str]:
+    """Return the columns with a role. Raises TrainingError for a missing column, and for one with a kind or two roles.
+
+    `names` are the columns of the table.
+    """
     named = {"--id": [roles.id] if roles.id else [], "--keep": list(roles.passed), "--truth": list[str]()}
-    if roles.truth is not None and (column := truth.parse(roles.truth, list(table)).column) != label:
+    if roles.truth is not None and (column := truth.parse(roles.truth, names).column) != label:
         named["--truth"].append(column)
-    for option, names in named.items():
-        for name in names:
-            if name not in table:
-                raise TrainingError(
-                    f"{option}: there is no column {shown(name)}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
-                    field=option,
-                    valid=list(table),
-                )
+    for option, given in named.items():
+        for name in given:
+            if name not in names:
+                raise TrainingError(f"{option}: {_no_column(name, names)}", field=option, valid=names)
             if name == label:
                 raise TrainingError(
                     f"{option}: column {shown(name)} is already used by --label; choose another column", field=option
@@ -192,17 +211,13 @@ def _without_learning(table: Table, stated: ColumnSettings, label: str | None, r
                 )
     if twice := [name for name in roles.passed if name == roles.id or roles.passed.count(name) > 1]:
         raise TrainingError(f"--keep: column {shown(twice[0])} is given twice; give it once", field="--keep")
-    left = [name for names in named.values() for name in names]
-    learned = {name: values for name, values in table.items() if name not in left and name != label}
-    numbering = schema.row_numbers(learned, stated)
-    return replace(
-        stated, kinds={**stated.kinds, **dict.fromkeys(left, "ignore")}, left_out={**stated.left_out, **numbering}
-    )
+    return [name for given in named.values() for name in given]
 
 
-def _no_column(name: str, table: Table) -> str:
-    """Return the text of an error for a missing column."""
-    return f"there is no column {shown(name)}; the table has {', '.join(map(cut, list(table)[:LISTED]))}"
+def _no_column(name: str, names: Iterable[str]) -> str:
+    """Return the text of an error for a missing column. `names` are the columns of the table."""
+    names = list(names)
+    return f"there is no column {shown(name)}{near(name, names)}; the table has {', '.join(map(cut, names[:LISTED]))}"
 
 
 def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None, label: str | None) -> TableSpec:

@@ -1,8 +1,10 @@
 """The data sets, one file each. A file defines the source, the checksums, the licence and the splits, and exposes
 
-NAME      the name of the data set; the file's name is the same, with underscores for dashes
-LICENCE   the licence of the items, which is stated in artifacts that are trained on them
-load()    returns the data set with its splits, a training.data.Data
+NAME         the name of the data set; the file's name is the same, with underscores for dashes
+ITEMS        what its items are: images or rows
+HAS_CLASSES  whether its items have classes
+LICENCE      the licence of the items, which is stated in artifacts that are trained on them
+load()       returns the data set with its splits, a training.data.Data
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ from manifold.training.data.splits import split
 from manifold.training.errors import DataError
 
 NAME = "cifar10"
+ITEMS = "images"
+HAS_CLASSES = True
 LICENCE = "CIFAR-10 (Krizhevsky, 2009): none stated, cite the technical report"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARCHIVE = Remote(

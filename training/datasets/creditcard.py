@@ -16,6 +16,8 @@ from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.tables import Roles
 
 NAME = "creditcard"
+ITEMS = "rows"
+HAS_CLASSES = False
 LICENCE = "credit card fraud (ULB machine learning group): DbCL 1.0 / ODbL 1.0"
 FILE = Remote(
     "creditcard_subset/creditcard_subset.npz",

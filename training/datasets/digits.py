@@ -9,6 +9,8 @@ from manifold.training.data import Arrays, Data
 from manifold.training.data.splits import split
 
 NAME = "digits"
+ITEMS = "images"
+HAS_CLASSES = True
 LICENCE = "Optical recognition of handwritten digits (Alpaydin and Kaynak, UCI): CC BY 4.0"
 HELD_OUT = 200  # number of items for calibration
 TRAINED = 1497  # number of items for training and calibration

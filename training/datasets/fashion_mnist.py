@@ -6,6 +6,8 @@ from manifold.training.data import Data, idx
 from manifold.training.data.remote import Remote
 
 NAME = "fashion_mnist"
+ITEMS = "images"
+HAS_CLASSES = True
 LICENCE = "Fashion-MNIST (Zalando): MIT"
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -10,6 +10,8 @@ from manifold.training.data.remote import Remote, fetch
 from manifold.training.data.splits import split
 
 NAME = "frey_face"
+ITEMS = "images"
+HAS_CLASSES = False
 LICENCE = "Frey Face (Frey and Roweis): none stated, research use"
 FILE = Remote(
     "frey_face/frey_rawface.mat",

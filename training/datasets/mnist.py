@@ -6,6 +6,8 @@ from manifold.training.data import Data, idx
 from manifold.training.data.remote import Remote
 
 NAME = "mnist"
+ITEMS = "images"
+HAS_CLASSES = True
 LICENCE = "MNIST (LeCun, Cortes and Burges): CC BY-SA 3.0, as commonly stated"
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FILES = (

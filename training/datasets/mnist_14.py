@@ -11,6 +11,8 @@ from manifold.training.data import Arrays, Data, Part
 from manifold.training.datasets import mnist
 
 NAME = "mnist-14"
+ITEMS = "images"
+HAS_CLASSES = True
 LICENCE = mnist.LICENCE
 
 

@@ -19,6 +19,8 @@ from manifold.training.data.schema import OTHERS, ColumnSettings
 from manifold.training.errors import DataError
 
 NAME = "nslkdd"
+ITEMS = "rows"
+HAS_CLASSES = False
 LICENCE = "NSL-KDD (Tavallaee et al., 2009; UNB): free for research with citation"
 FILES = tuple(  # no public address: the data set's page requires an e-mail address for the download
     Remote(f"nsl_kdd/{name}.txt.gz", "", f"sha256:{checksum}")

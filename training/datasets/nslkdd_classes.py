@@ -9,6 +9,8 @@ from manifold.training.data.schema import OTHERS, ColumnSettings
 from manifold.training.datasets import nslkdd
 
 NAME = "nslkdd-classes"
+ITEMS = "rows"
+HAS_CLASSES = True
 LICENCE = nslkdd.LICENCE
 KINDS = ColumnSettings(kinds={**nslkdd.KINDS.kinds, OTHERS: "quantile"})
 

@@ -20,6 +20,8 @@ from manifold.training.data.schema import ColumnSettings
 Float64 = NDArray[np.float64]
 
 NAME = "transactions"
+ITEMS = "rows"
+HAS_CLASSES = False
 LICENCE = "simulated by the Fraud Detection Handbook (Le Borgne et al., 2022): text CC BY-SA 4.0, code GPL-3.0"
 FILE = Remote(
     "fraud_simulated/transactions.npz", "", "sha256:cb70ba00237d581096862e7256f602639c9b3fcb94d21d777e2c6c23b9a91e04"

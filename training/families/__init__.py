@@ -15,6 +15,10 @@ and optionally, in place of the defaults below,
     monitor(model, batch)        other figures of the test split for the log at the end of an epoch, as JSON values; None if there are none
     draw(model, n, generator)    n items for the grid of samples, or None if the family cannot draw
     report(model, config, data)  the figures for the manifest
+    ITEMS                        what it learns: a tuple of "images" and "rows"; by default both
+    NEEDS_CLASSES                True if the data need classes, unless the option INSTEAD_OF_CLASSES is given
+
+These are literals, so that commands read them without importing the family (training.outlines).
 
 All functions except `resolve` get a resolved config.
 """

@@ -11,6 +11,8 @@ from manifold.training.errors import TrainingError
 from manifold.training.families import gan
 from manifold.training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, phases, report, resolve
 
+NEEDS_CLASSES = True
+
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "phases", "report", "resolve"]
 
 

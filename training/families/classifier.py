@@ -27,6 +27,9 @@ from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Size
 
+ITEMS = ("images",)
+NEEDS_CLASSES = True
+
 
 class Config(Recipe):
     """The options of the family."""

@@ -26,6 +26,9 @@ from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Score, draw, evaluate, monitor, phases, report, resolve
 from manifold.training.scores.placement import Placement
 
+NEEDS_CLASSES = True
+INSTEAD_OF_CLASSES = "given"
+
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 

@@ -36,6 +36,8 @@ from manifold.training.networks.layers import per_item
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share
 
+ITEMS = ("images",)
+
 
 class Config(Recipe):
     """The options of the family."""

@@ -14,6 +14,9 @@ from manifold.training.families import cvae, tabular_vae
 from manifold.training.families.cvae import build, draw, evaluate, exports, monitor, phases, report
 from manifold.training.families.tabular_vae import resolve
 
+ITEMS = ("rows",)
+NEEDS_CLASSES = True
+
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 

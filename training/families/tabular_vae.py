@@ -19,6 +19,8 @@ from manifold.training.families import vae
 from manifold.training.families.vae import build, draw, evaluate, exports, monitor, phases, report
 from manifold.training.scores import rules
 
+ITEMS = ("rows",)
+
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 TRIM = 0.2  # trimmed share of training rows that may include anomalies, if `trim` is not given

@@ -32,6 +32,8 @@ from manifold.training.networks.quantiser import Quantiser, usage
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
 
+ITEMS = ("images",)
+
 SHRINK = 4  # factor by which two strided convolutions reduce height and width
 # the term for anomaly scores: for Fashion-MNIST against MNIST, the AUROC of the codes is 0.96 and that of the reconstruction 0.05 (see
 # benchmarks/anomaly.py)

@@ -1,0 +1,92 @@
+"""Checks of arguments before a command imports torch, scipy or ONNX Runtime, which takes seconds, and before data are read or downloaded.
+
+Later checks repeat some of them for callers from Python. These exist so that a mistyped word is answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from manifold.runtime.errors import InvalidValue, near, shown
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+FORMATS = ("onnx", "torchscript")
+
+
+def check_choice(option: str, value: str, valid: Sequence[str]) -> None:
+    """Raise InvalidValue for a value that is not one of the valid ones."""
+    if value not in valid:
+        raise InvalidValue(
+            f"{option}: unknown {shown(value)}; valid are {', '.join(valid)}",
+            field=option,
+            valid=valid,
+        )
+
+
+def check_device(device: str, precision: str = PRECISIONS[0]) -> None:
+    """Raise InvalidValue for an unknown device or precision."""
+    check_choice("device", device, DEVICES)
+    check_choice("precision", precision, PRECISIONS)
+
+
+def check_recipe(family: str, preset: str, settings: Sequence[str]) -> None:
+    """Raise an error for an unknown family or preset, and for a --set that is not KEY=VALUE or whose key is not an option of the family."""
+    from manifold.training import outlines
+
+    outlines.check_family(family)
+    check_choice("preset", preset, outlines.PRESETS)
+    outlines.check_settings(family, settings)
+
+
+def check_data(name: str, option: str = "data") -> None:
+    """Raise an error for a name that is neither that of a data set, nor a folder, nor a file of a table that exists."""
+    from manifold.training import outlines
+    from manifold.training.errors import TrainingError
+
+    folder = name.partition("?")[0]  # options of a folder follow its path
+    if outlines.data_set(name) is not None or Path(folder).is_dir():
+        return
+    if Path(name).suffix.lower() in (".csv", ".parquet"):
+        check_file(Path(name))
+        return
+    valid = list(outlines.data_sets())
+    raise TrainingError(
+        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv or .parquet file or of a folder "
+        "of images",
+        field=option.lstrip("-"),
+        valid=valid,
+    )
+
+
+def check_images(name: str, option: str) -> None:
+    """Raise an error for a name that is neither a folder nor a data set of images."""
+    from manifold.training import outlines
+
+    check_data(name, option)
+    outlines.check_items(name, "images", option)
+
+
+def check_file(path: Path) -> None:
+    """Raise InvalidValue for a file of a table that does not exist, is a folder, or is a spreadsheet or another kind of file."""
+    if not path.exists():
+        folder = path.parent if path.parent.is_dir() else Path()
+        names = [each.name for each in folder.iterdir() if each.is_file()]
+        raise InvalidValue(f"{path}: No such file or directory{near(path.name, names)}; check the path", field="file")
+    if path.is_dir():
+        raise InvalidValue(f"{path}: is a folder; give a .csv or .parquet file", field="file")
+    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise InvalidValue(
+            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file and give that file",
+            field="file",
+            valid=["csv", "parquet"],
+        )
+
+
+def check_run(folder: Path, other: str) -> None:
+    """Raise InvalidValue if a folder holds a run already. `other` says what to do instead."""
+    from manifold.training import outlines
+
+    if (folder / outlines.CHECKPOINT).exists():
+        raise InvalidValue(f"{folder}: this folder holds a run already; {other}", field="run")

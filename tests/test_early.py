@@ -1,0 +1,185 @@
+"""Wrong arguments: they are refused in plain words before torch, scipy or ONNX Runtime is imported, with documented exit statuses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from manifold import cli
+from manifold.cli import completion, reference, service
+from manifold.service.settings import Settings
+from manifold.training.errors import DataError
+from tests.conftest import ROOT, SHIPPED
+
+PYDANTIC = ("Input should", "unable to parse", "greater than or equal", "less than or equal", "validation error")
+COMMANDS = typer.main.get_group(cli.app).commands
+
+
+def bounded() -> Iterator[tuple[str, str, str]]:
+    """Yield wrong values of every option with a number: command, option, value."""
+    for function, _ in (each for subject in cli.SUBJECTS for each in subject.commands):
+        name = cli.name_of(function)
+        hints = typing.get_type_hints(function, include_extras=True)
+        for parameter in COMMANDS[name].params:
+            kind, info = typing.get_args(hints[str(parameter.name)])
+            if reference._plain(kind) not in (int, float):
+                continue
+            yield name, parameter.opts[-1], "x"
+            if info.min is not None:
+                yield name, parameter.opts[-1], str(info.min - 1)
+            if info.max is not None:
+                yield name, parameter.opts[-1], str(info.max + 1)
+
+
+def test_wrong_numbers_of_all_options_are_refused_in_plain_words() -> None:
+    found = list(bounded())
+    assert len(found) > 25
+    for name, option, value in found:
+        done = CliRunner().invoke(cli.app, [name, option, value, *["a"] * 2])
+        assert done.exit_code == 2, (name, option, value, done.output)
+        assert not any(text in done.output for text in PYDANTIC), done.output
+        if "Invalid value" in done.output:
+            assert (
+                "is needed, not 'x'" in done.output
+                or "is too small; use" in done.output
+                or "is too large; use" in done.output
+            )
+
+
+def test_the_bounds_of_serve_are_those_of_the_settings() -> None:
+    hints = typing.get_type_hints(service.serve, include_extras=True)
+    for name in ("port", "grpc_port", "workers"):
+        info = typing.get_args(hints[name])[1]
+        bounds = {type(each).__name__: each for each in Settings.model_fields[name].metadata}
+        assert (info.min, info.max) == (bounds["Ge"].ge, bounds["Le"].le), name
+
+
+WRONG = [  # arguments, a part of the message, the status
+    ("train vea --data digits", "family: unknown family 'vea' (did you mean 'vae'?)", 1),
+    ("train vae --data mnits", "data: unknown data set 'mnits' (did you mean 'mnist'?)", 1),
+    ("train vae --data digits --preset fast", "preset: unknown 'fast'", 1),
+    ("train vae --data digits --set epoch=1", "epoch: unknown option (did you mean 'epochs'?)", 1),
+    ("train vae --data digits --device tpu", "device: unknown 'tpu'", 1),
+    ("train vae --data rows.parquet", "rows.parquet: No such file or directory; check the path", 1),
+    ("train vae --data digits --out {run}", "holds a run already", 1),
+    ("train cgan --data frey_face", "'frey_face' has no classes", 1),
+    ("train tabular_vae --data mnist", "'mnist' has images", 1),
+    ("train vae", "Invalid value for DATA: give one data set", 2),
+    ("train", "Missing argument 'FAMILY'", 2),
+    ("fit {table} --name x --truth lable!=normal", "truth: there is no column 'lable' (did you mean 'label'?)", 1),
+    ("fit {table} --name x --id orderid", "--id: there is no column 'orderid' (did you mean 'order_id'?)", 1),
+    ("fit {table} --name x --keep nope", "--keep: there is no column 'nope'", 1),
+    ("fit {table} --name x --label kind", "--label: there is no column 'kind'", 1),
+    ("fit {table} --name x --column huor=numeric", "--column: there is no column 'huor' (did you mean 'hour'?)", 1),
+    ("fit {table} --name x --column hour=numerical", "unknown kind 'numerical'", 1),
+    ("fit {table} --name My/Payments", "name: 'My/Payments' is not valid", 1),
+    ("fit {table} --name x --run {run}", "holds a run already", 1),
+    ("fit {table}s --name x", "(did you mean 'payments.csv'?); check the path", 1),
+    ("judge mnist-vae --against nosuch", "--against: unknown data set 'nosuch'", 1),
+    ("fit-priors mnist-vae --data creditcard", "data: 'creditcard' has rows, but images are needed", 1),
+    ("evaluate mnist-vae --data creditcard", "data: 'creditcard' has rows", 1),
+    ("score new.xlsx --model mnist-vae -o x.csv", "new.xlsx: No such file or directory", 1),
+    ("score {sheet} --model mnist-vae -o x.csv", "save the table as a .csv or .parquet file", 1),
+    ("reference --extractor mnist-classifier", "Invalid value for --out: give either", 2),
+    ("remake nowhere.png", "nowhere.png: No such file or directory; check the path", 1),
+    ("nosuch", "No such command 'nosuch'", 2),
+    ("sample mnist-vae -n 0", "'0' is too small; use 1 or more", 2),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message", "status"), WRONG)
+def test_wrong_arguments_are_refused_before_data_is_touched(
+    arguments: str,
+    message: str,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def touched(*_: Any, **__: Any) -> None:
+        raise DataError("data were read")
+
+    monkeypatch.setattr("manifold.training.datasets.load", touched)
+    monkeypatch.setenv("MANIFOLD_MODELS_DIR", str(SHIPPED))
+    monkeypatch.chdir(tmp_path)
+    given = arguments.format(**made(tmp_path)).split()
+    monkeypatch.setattr(sys, "argv", ["manifold", *given])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capfd.readouterr().err
+    assert message in said
+    assert ended.value.code == status
+
+
+def made(folder: Path) -> dict[str, Path]:
+    """Return a run that began, a spreadsheet, and the example table."""
+    (folder / "run").mkdir()
+    (folder / "run/checkpoint.safetensors").touch()
+    (folder / "sheet.xlsx").touch()
+    return {"run": folder / "run", "sheet": folder / "sheet.xlsx", "table": ROOT / "examples/payments.csv"}
+
+
+def test_the_checks_of_train_and_fit_import_nothing_that_takes_seconds(tmp_path: Path) -> None:
+    code = """
+import sys
+from manifold import cli
+for arguments in map(str.split, sys.argv[1:]):
+    sys.argv = ["manifold", *arguments]
+    try:
+        cli.main()
+    except SystemExit as ended:
+        assert ended.code, arguments
+print({"torch", "scipy", "onnxruntime", "sklearn"} & set(sys.modules))
+"""
+    files = made(tmp_path)
+    given = [
+        arguments.format(**files)
+        for arguments, _, _ in WRONG
+        if arguments.startswith(("train", "fit ", "judge", "evaluate"))
+    ]
+    environment = {**os.environ, "MANIFOLD_MODELS_DIR": str(SHIPPED)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *given], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_the_process_of_a_command_ends_with_its_status_and_all_of_its_output() -> None:
+    """`python -m manifold.cli` does not wait for the interpreter to free what libraries hold."""
+    done = subprocess.run(
+        [sys.executable, "-m", "manifold.cli", "schema"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("}\n")
+    code = "import atexit, sys; from manifold import cli; atexit.register(print, 'exit handlers ran'); sys.argv = ['manifold', 'nosuch']; cli.command()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "exit handlers ran\n")
+
+
+def test_priors_versions_and_choices_are_completed() -> None:
+    context: Any = COMMANDS["sample"].make_context("sample", ["mnist-vae", "--models", str(SHIPPED)])
+    assert completion.prior_names(context, "") == ["gaussian", "mixture", "normal"]
+    assert completion.compared_names(context, "mnist-vae:m") == ["mnist-vae:mixture"]
+    assert completion.compared_names(context, "no-such-model:") == []
+    assert all(name.startswith("mnist-vae/") for name in completion.artifact_names(context, "mnist-vae/"))
+    assert completion.artifact_names(context, "mnist-vae/")
+    assert completion.formats("t") == ["torchscript"]
+    assert completion.scopes("") == ["admin", "infer"]
+    assert "bf16-mixed" in completion.precisions("bf")
+
+
+def test_every_option_with_known_values_completes_them() -> None:
+    """Options for choices that a program can list have a completion."""
+    named = {"device", "preset", "prior", "format_", "precision", "resize", "scopes", "model", "models_", "extractor"}
+    for function, _ in (each for subject in cli.SUBJECTS for each in subject.commands):
+        for name, hint in typing.get_type_hints(function, include_extras=True).items():
+            if name in named:
+                assert typing.get_args(hint)[1].autocompletion is not None, (function.__name__, name)
