@@ -60,7 +60,12 @@ def sample(
         "prior": prior,
         "temperature": temperature,
     }
-    samples = loaded.sample(n, **options)
+    try:
+        samples = loaded.sample(n, **options)
+    except InvalidValue as error:
+        if error.field != "classes":
+            raise
+        raise InvalidValue(error.message.replace("classes:", "class:", 1), field="class", valid=error.valid) from None
     if not operations.is_reproducible(loaded.manifest, None, None):
         typer.echo(
             f"note: {loaded.manifest.name} draws random numbers inside its graph: these samples are not reproducible",

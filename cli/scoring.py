@@ -66,7 +66,6 @@ def score(
     The file is read as a stream and the rows keep their order. Rows that cannot be read are written to a separate file, with the reason. The
     most anomalous rows are printed.
     """
-    early.check_file(file)
 
     from manifold.runtime.scores import bulk, decisions
     from manifold.runtime.scores.leading import TopRows
@@ -77,6 +76,7 @@ def score(
     bulk.check_output(out)
     rejected = bulk.rejected_file(out)
     check_writable(out, rejected)
+    early.check_file(file)
     files.format_of(file)
     loaded = load(model, models, device, threads)
     began = time.perf_counter()

@@ -457,7 +457,7 @@ def test_full_by_rows_by_bytes_and_by_time(model: Model, gate: Gate, make: Calla
     async def scene() -> None:
         await refused(by_rows, 1, r"4 rows are queued \(limit 4\)")
         await refused(by_bytes, 400, "MiB of inputs are queued")
-        await refused(by_time, 1, "will take [78].. ms, but this request may wait for 450 ms")
+        await refused(by_time, 1, "waiting time is [78].. ms, but this request may wait at most 450 ms")
 
     asyncio.run(scene())
 
@@ -471,7 +471,7 @@ def test_a_wait_beyond_the_deadline_is_refused_at_once(gate: Gate, make: Callabl
         await gate.running()
         second = ask(batcher, 1, 40)
         await settle()
-        with pytest.raises(Busy, match="but this request may wait for"):
+        with pytest.raises(Busy, match="but this request may wait at most"):
             await ask(batcher, 2, 1, seconds=1.0)
         gate.go.set()
         await asyncio.gather(first, second)

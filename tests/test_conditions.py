@@ -156,7 +156,7 @@ def test_forms_of_a_condition_exclude_each_other(forms_client: TestClient) -> No
         "class", "class: captioned takes texts here; use conditions.condition.texts"
     )  # fmt: skip
     assert refused(forms_client, "/sample", conditions={"condition": {"class": "cat"}}) == (
-        "conditions", "conditions: named takes no condition; remove conditions"
+        "conditions", "conditions: named takes no condition; remove it"
     )  # fmt: skip
 
 

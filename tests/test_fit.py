@@ -383,7 +383,7 @@ def scorer(calibration_scores: np.ndarray) -> Any:
         (("--column", "a"), "not of the form NAME=VALUE"),
         (("--column", "a=number"), "unknown kind"),
         (("--preset", "huge"), "preset: unknown 'huge'; valid are smoke"),
-        (("--column", "z=numeric"), "column 'z': there is no such column"),
+        (("--column", "z=numeric"), "--column: there is no column 'z'"),
     ],
 )
 def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -404,7 +404,7 @@ def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...]
 def test_a_run_folder_is_used_once(folder: Path) -> None:
     """A second fit into the same folder is refused before the file is read."""
     with pytest.raises(
-        InvalidValue, match=r"--run: .*run already contains a run; name another folder, such as --run .*run-2"
+        InvalidValue, match=r"run: this folder holds a run already; name another folder, such as --run .*run-2"
     ):
         run("fit", folder / "absent.csv", "--name", "mine", "--models", folder / "models", "--run", folder / "run")
 
@@ -424,7 +424,7 @@ def test_wrong_outputs_are_named(folder: Path) -> None:
         run("score", folder / "rows.csv", *score, folder / "x.json")
     with pytest.raises(ManifoldError, match="give only one of them"):
         run("score", folder / "rows.csv", *score, folder / "x.parquet", "--budget", 1, "--false-positive-rate", 0.1)
-    with pytest.raises(ManifoldError, match="the suffix is not that of a table"):
+    with pytest.raises(ManifoldError, match="is not that of a table"):
         run("score", folder / "mine.html", *score, folder / "x.parquet")
 
 
@@ -464,5 +464,5 @@ def test_images_of_another_set_are_fitted_to_the_model() -> None:
 
 
 def test_what_cannot_be_judged_says_why(folder: Path) -> None:
-    with pytest.raises(InvalidValue, match="does not fit"):
+    with pytest.raises(InvalidValue, match="has images, but rows are needed"):
         run("judge", "mine", "--data", "digits", "--models", folder / "models")

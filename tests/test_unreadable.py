@@ -357,7 +357,7 @@ def test_check_says_which_models_cannot_be_served(root: Path) -> None:
         survey(settings)
 
 
-@pytest.mark.parametrize("arguments", [["--chek"], ["--help"], ["--check", "x"], ["serve"]])
+@pytest.mark.parametrize("arguments", [["--chek"], ["--check", "x"], ["serve"]])
 def test_arguments_that_the_service_does_not_know(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

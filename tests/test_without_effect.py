@@ -185,7 +185,7 @@ def test_an_explanation_of_a_file_of_rows_needs_nats(client: TestClient) -> None
 
 def test_the_library_raises_the_same_errors(models: dict[str, Model]) -> None:
     for name, options, field in (
-        ("plain", {"temperature": 0.5}, "temperature"), ("plain", {"prior": "normal"}, "prior"), ("plain", {"classes": "cat"}, "class"),
+        ("plain", {"temperature": 0.5}, "temperature"), ("plain", {"prior": "normal"}, "prior"), ("plain", {"classes": "cat"}, "classes"),
         ("measured", {"temperature": 1.0}, "temperature"), ("rowed", {"latents": np.zeros((1, 2), np.float32), "temperature": 1.0}, "temperature"),
     ):  # fmt: skip
         with pytest.raises(RequestError) as caught:
