@@ -84,15 +84,14 @@ def command(*extras: str) -> str:
 def _source() -> str | None:
     """Return where the package was installed from, as the end of a requirement; None for a source folder (`pip install -e`).
 
-    pip records it in direct_url.json (PEP 610); the file is absent if the package came from an index.
+    pip records it in direct_url.json (PEP 610); the file is absent if the package came from an index. In a source folder, Python finds the
+    metadata that setuptools left there (.egg-info) before those that pip wrote.
     """
-    try:
-        stated = metadata.distribution(DISTRIBUTION).read_text("direct_url.json")
-    except metadata.PackageNotFoundError:
-        return None
-    if stated is None:
-        return ""
-    found = json.loads(stated)
+    known = list(metadata.distributions(name=DISTRIBUTION))
+    stated = [text for each in known if (text := each.read_text("direct_url.json"))]
+    if not stated:
+        return "" if any(each.read_text("METADATA") for each in known) else None
+    found = json.loads(stated[0])
     if found.get("dir_info", {}).get("editable"):
         return None
     vcs = found.get("vcs_info")

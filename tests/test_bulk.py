@@ -200,7 +200,7 @@ def test_columns_unlike_those_of_training_are_named(model: Model) -> None:
     ("header", "said"),
     [
         ("Price,weight,kind,paid", "Upper and lower case differ: rename 'Price' to 'price'"),
-        ("Price,Weight,kind,paid", "differ: rename 'Price' to 'price', 'Weight' to 'weight'$"),
+        ("Price,Weight,kind,paid", "differ: rename 'Price' to 'price', 'Weight' to 'weight'"),
         ("Price,kind,paid", "rename 'Price' to 'price'. Add the other columns; cells without a value may be empty"),
         ("weight,kind,paid", "Add them; cells without a value may be empty"),
         (

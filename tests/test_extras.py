@@ -12,14 +12,23 @@ from manifold.runtime import extras
 
 
 class Installed:
-    """An installed distribution with a file direct_url.json."""
+    """The metadata that pip writes for the package. `stated` is the content of direct_url.json, None for a package from an index."""
 
     def __init__(self, stated: dict[str, Any] | None) -> None:
-        self.stated = stated
+        self.texts = {
+            "METADATA": "Name: manifold",
+            **({} if stated is None else {"direct_url.json": json.dumps(stated)}),
+        }
 
     def read_text(self, name: str) -> str | None:
-        assert name == "direct_url.json"
-        return None if self.stated is None else json.dumps(self.stated)
+        return self.texts.get(name)
+
+
+class EggInfo:
+    """The metadata that setuptools leaves in a source folder. Python finds them first if the folder is the working folder."""
+
+    def read_text(self, name: str) -> str | None:
+        return "Name: manifold" if name == "PKG-INFO" else None
 
 
 @pytest.mark.parametrize(
@@ -39,13 +48,13 @@ def test_the_command_fits_the_installation(
     stated: dict[str, Any] | None, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extras, "version", lambda name: None)
-    monkeypatch.setattr(metadata, "distribution", lambda name: Installed(stated))
-    assert extras.command("tables") == command
+    for found in ([Installed(stated)], [EggInfo(), Installed(stated)]):
+        monkeypatch.setattr(metadata, "distributions", lambda name, found=found: found)
+        assert extras.command("tables") == command
 
 
 def test_a_source_folder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Installed:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "distribution", missing)
-    assert extras.command("cpu") == "pip install -e '.[cpu]'"
+    monkeypatch.setattr(extras, "version", lambda name: None)
+    for found in ([], [EggInfo()]):
+        monkeypatch.setattr(metadata, "distributions", lambda name, found=found: found)
+        assert extras.command("cpu") == "pip install -e '.[cpu]'"

@@ -97,13 +97,8 @@ def test_starts_answers_and_ends(tmp_path: Path) -> None:
                 for more in ({}, several, taken, {**taken, **several})
             ]
             lines = [line for other in others for line in expect(other, 2)]
-        assert (
-            lines[:2]
-            == [
-                f"port: 127.0.0.1:{port} is not available: another process uses it; stop that process, or choose another port"
-            ]
-            * 2
-        )
+        busy = f"port: 127.0.0.1:{port} is not available: another process uses it; stop that process, or choose another port"
+        assert lines[:2] == [f"{busy} (--port, MANIFOLD_PORT, or make serve PORT=...)"] * 2
         assert [event.split(":")[0] for event in events(lines[2:])] == ["grpc_port"] * 2
         process.send_signal(signal.SIGTERM)
         status, lines = output(process)

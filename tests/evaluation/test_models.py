@@ -105,7 +105,7 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Ref
     for arguments, message in (
         (("evaluate", "table"), "it makes rows, not images"),
         (("evaluate", "table", "--data", "digits"), "it makes rows, not images"),
-        (("evaluate", "vae", "--data", "nope"), "none in"),
+        (("evaluate", "vae", "--data", "nope"), "unknown data set"),
         (("evaluate", "vae", "--data", "nope", "--extractor", "digits-classifier"), "unknown data set"),
         (("evaluate", "vae", "--n", "1"), "at least 2"),
         (("evaluate", "vae", "--prior", "vamp"), "no prior 'vamp'"),
@@ -113,11 +113,14 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Ref
         (("evaluate", "vae", "--resize", "lanczos"), "unknown rule 'lanczos'"),
         (("evaluate-images", "nowhere", "--against", "nowhere", "--extractor", "digits-classifier"), "neither a folder"),
         (("reference", "--extractor", "digits-classifier", "--part", "half", "-o", "x.npz"), "valid are test"),
-        (("reference", "--extractor", "digits-classifier"), "--out FILE.npz or --ship"),
     ):  # fmt: skip
         result = CliRunner().invoke(cli.app, [*arguments, "--models", str(tiny_models), "--quiet"])
         assert result.exit_code != 0, arguments
         assert message in str(result.exception), (arguments, result.exception)
+    result = CliRunner().invoke(
+        cli.app, ["reference", "--extractor", "digits-classifier", "--models", str(tiny_models)]
+    )
+    assert result.exit_code == 2 and "--ship" in result.output and "--out" in result.output
     with pytest.raises(UnsupportedTask, match="it makes no images"):
         models.evaluate(extractor.model, held, extractor)
 

@@ -61,7 +61,7 @@ def test_server(triton: Any) -> None:
 def test_models(triton: Any) -> None:
     _, client = triton
     assert client.is_model_ready("mnist-vae")
-    assert client.is_model_ready("mnist-vae.encode", "1")
+    assert client.is_model_ready("mnist-vae.encode", VERSION)
     assert not client.is_model_ready("mnist-vae.nothing")
     said = ask(client, "get_model_metadata", "mnist-vae")
     assert [int(size) for size in said["inputs"][0]["shape"]] == [-1, 20]
@@ -156,11 +156,11 @@ def test_parameters(triton: Any) -> None:
 def test_errors(triton: Any) -> None:
     module, client = triton
     refused = [
-        ("nope", [], {}, "there is no model"), ("mnist-vae", [], {"parameters": {"sed": 1}}, "sed is not known; valid: n, seed"),
+        ("nope", [], {}, "there is no model"), ("mnist-vae", [], {"parameters": {"sed": 1}}, "sed is unknown; use one of the valid parameters; valid: n, seed"),
         ("mnist-vae", [tensor(module, "latent", Z[:, :3].copy())], {}, "it must be float32"), ("mnist-vae", [], {"model_version": "9"}, "no version 9"),
         ("mnist-vae.encode", [], {}, "data: mnist-vae.encode needs this input"), ("mnist-vae", [tensor(module, "z", Z)], {}, "no such input; valid: latent"),
-        ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("x")]}, "has no 'x'; valid: data"),
-        ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("data", class_count=3)]}, "not offered"),
+        ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("x")]}, "has no output 'x'; use one of the valid names; valid: data"),
+        ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("data", class_count=3)]}, "is not supported"),
         ("mnist-vae", [], {"sequence_id": 5, "sequence_start": True}, "no state between requests"),
     ]  # fmt: skip
     for name, inputs, options, message in refused:
@@ -177,7 +177,7 @@ def test_load_and_unload(triton: Any) -> None:
     client.load_model("mnist-vae-2d")
     assert client.is_model_ready("mnist-vae-2d")
     assert client.infer("mnist-vae-2d", [], parameters={"seed": 1}).as_numpy("data").shape == (1, 1, 28, 28)
-    with pytest.raises(InferenceServerException, match="as they lie in their folder"):
+    with pytest.raises(InferenceServerException, match="models are loaded from their folder only"):
         client.load_model("mnist-vae-2d", config="{}")
     with pytest.raises(InferenceServerException, match="no version to serve"):
         client.load_model("nope")

@@ -306,7 +306,7 @@ def _loaded(name: str, root: Path, data: Data) -> Model:
     try:
         judge = load(repository.find(name, root), device="cpu")
     except (ArtifactError, UnknownModel) as error:
-        raise TrainingError(f"judge: {error.message}", field="judge") from None
+        raise TrainingError(f"judge: {shown(name)} cannot be loaded: {error.message}", field="judge") from None
     if (
         judge.manifest.classes != data.classes
         or judge.manifest.spec.shape != data.spec.shape
