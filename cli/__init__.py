@@ -85,8 +85,8 @@ SUBJECTS = (  # in the order of the help
 
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`
     0: "success. A server also ends with 0 after a signal to stop",
-    1: "an error, such as an unknown model or an unreadable file; the message says what to do",
-    2: "the command line has an unknown or missing word, or a wrong number; or a setting is wrong",
+    1: "an error, such as an unknown model, data set or preset, or an unreadable file; the message says what to do",
+    2: "an unknown command or option, a missing argument, or a number that is malformed or out of range; or a setting is wrong",
     3: "the server or its worker processes did not start",
     130: "interrupted by Ctrl-C; a training has saved its state before it ends",
 }

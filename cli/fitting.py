@@ -68,7 +68,7 @@ def fit(
         typer.Option(
             "--missing",
             metavar="TEXT",
-            help="Text that means a missing value. Repeat it for more. These texts replace the default ones: NA, N/A, NaN, null, - and ?.",
+            help="Text that means a missing value. Repeat it for more. These texts replace the default ones (docs/reference/tables.md lists them).",
         ),
     ] = None,
     mixed: Annotated[

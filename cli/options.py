@@ -30,7 +30,7 @@ Device = Annotated[
 Prior = Annotated[
     str | None,
     typer.Option(
-        help="Prior that latents are drawn from. By default the first one of the model.",
+        help="Prior that latents are drawn from. By default, the default prior of the model (`default_prior` in the manifest).",
         autocompletion=completion.prior_names,
     ),
 ]

@@ -97,9 +97,7 @@ def remake(
     elif remade == content:
         same = "the same bytes"
     else:
-        same = (
-            "the same recipe; the bytes of the file differ, because another version of Pillow writes them differently"
-        )
+        same = "the same recipe; the bytes of the file differ, as it was made with another version of ONNX Runtime or Pillow or on another CPU"
     typer.echo(f"{out}: {same}")
 
 

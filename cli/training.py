@@ -109,7 +109,7 @@ def resume(
 ) -> None:
     """Continue a run from its last checkpoint.
 
-    The result is the same, bit for bit, as that of a run that was not stopped.
+    On a CPU, the result is the same, bit for bit, as that of a run that was not stopped.
     """
     early.check_device(device, precision)
 

@@ -84,7 +84,7 @@ instances = 2
 METRICS = """`GET /metrics` returns the metrics of the service for Prometheus. It needs no key and contains no names of keys and no
 paths. Beside the metrics below, it contains `process_*` and `python_gc_*`. Counters of errors, refusals, denials, ended
 connections and failed runs start at 0 for every label value, so that an alert sees the first event as an increase.
-Prometheus adds `_total` to the names of counters, and `_bucket`, `_sum` and `_count` to the names of histograms."""
+On that page, names of counters end with `_total`, and names of histograms with `_bucket`, `_sum` and `_count`."""
 ERRORS = """Every error over HTTP has one form:
 
 ```json

@@ -2,7 +2,7 @@
 
     python -m tests.compose [--gpu]
 
-It runs on any machine where `docker info` answers, on loopback, with its own project name and ports, and takes some minutes (more the first time).
+It needs a running Docker, and works on loopback, with its own project name and ports, and takes some minutes (more the first time).
 With --gpu the GPU image is built too. On a machine without a GPU it must report why it is not ready. The script prints its measurements, and ends
 with status 1 if a check fails.
 """

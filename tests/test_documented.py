@@ -11,8 +11,10 @@ from manifold.service.core import use_cases
 from manifold.service.http import statuses
 from manifold.service.http.app import create_app
 from manifold.service.http.tags import TAGS
+from manifold.service.inference import described
 from manifold.service.settings import Settings
 from tests import foreign
+from tests.conftest import SHIPPED
 from tests.served import Served, served
 
 
@@ -20,6 +22,8 @@ from tests.served import Served, served
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("documented")
     foreign.write(root)
+    for name in ("mnist-gan", "mnist-vae"):  # the models of the examples
+        (root / name).symlink_to(SHIPPED / name)
     with served(root, default_model="foreign") as service:
         yield service
 
@@ -67,6 +71,7 @@ def test_examples_of_errors_are_those_of_the_service(service: Served) -> None:
         "not_found": client.get("/samples"),
         "method_not_allowed": client.get("/sample"),
         "unknown_model": client.post("/sample", json={"model": "mnist"}),
+        "unsupported_task": client.post("/encode", json={"model": "mnist-gan", "images": []}),
         "too_large": client.post("/sample", json={"n": 5000}),
         "invalid_value": client.post("/sample", json={"n": 0}),
         "unsupported_media": client.post("/sample", content=b"x", headers={"content-type": "text/plain"}),
@@ -78,6 +83,26 @@ def test_examples_of_errors_are_those_of_the_service(service: Served) -> None:
             name
         )
         assert bool(error["valid"]) == bool(example.get("valid")), name
+    assert answers["unsupported_task"].json()["error"]["valid"] == statuses.EXAMPLES["unsupported_task"]["valid"]
+
+
+def test_examples_of_errors_of_the_protocol_are_those_of_the_service(service: Served) -> None:
+    client, path = service.client, "/v2/models/mnist-vae/infer"
+    tensor = {"name": "latent", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}
+    chunks = iter([bytes(Settings().max_body_bytes), b"x"])  # without Content-Length
+    answers = {
+        400: client.post(path, json={"inputs": [tensor]}),
+        403: client.get("/v2", headers={"host": "example.com"}),
+        404: client.get("/v2/models/mnist"),
+        413: client.post(path, content=chunks),
+        415: client.post(path, content=b"x", headers={"content-encoding": "br"}),
+    }
+    for status, answer in answers.items():
+        text, example = answer.json()["error"], described.MESSAGES[status]
+        assert answer.status_code == status
+        if status == 404:  # it ends with the names of the models
+            text, example = text.partition("valid:")[0], example.partition("valid:")[0]
+        assert text == example
 
 
 def test_fields_may_be_in_the_query_without_a_body(service: Served) -> None:

@@ -23,6 +23,8 @@ from manifold.service import security
 from manifold.service.core import use_cases
 from manifold.service.http.front import ADMIN as ADMIN_ROUTES
 from manifold.service.http.front import OPEN
+from manifold.service.http.statuses import EXAMPLES
+from manifold.service.inference.described import MESSAGES
 from manifold.service.security import Security, TokenBucket
 from manifold.service.server import check
 from manifold.service.settings import Settings, SettingsError, is_loopback
@@ -127,9 +129,13 @@ def test_what_a_key_may_do() -> None:
     guard = Security(Settings(keys=f"{KEY} {ADMIN}", auth="on"))
     assert guard.check(f"Bearer {TOKEN}", "infer").name == "shop"
     assert guard.check(f"bearer  {ADMIN_TOKEN} ", "admin").name == "ops"
-    with pytest.raises(Forbidden, match="the key shop has no scope admin") as caught:
+    forbidden, unauthorized = EXAMPLES["forbidden"], EXAMPLES["unauthorized"]  # as the OpenAPI document shows them
+    with pytest.raises(Forbidden, match=re.escape(forbidden["message"])) as caught:
         guard.check(f"Bearer {TOKEN}", "admin")
-    assert caught.value.valid == ["admin"]
+    assert caught.value.valid == forbidden["valid"]
+    with pytest.raises(Unauthorized, match=re.escape(unauthorized["message"])):
+        guard.check(None, "infer")
+    assert MESSAGES[401] == unauthorized["message"]
     for wrong in (
         None,
         "",

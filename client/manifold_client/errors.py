@@ -3,7 +3,7 @@
 ManifoldClientError
 ├── RequestRefused   the service refused the request: see field and valid
 ├── Busy             429, still after all retries
-├── NotReady         503, still after all retries; or no connection
+├── NotReady         502 or 503, still after all retries; or no connection
 ├── InvalidValue     an argument has a wrong value; nothing was sent. Also a ValueError
 ├── InvalidType      an argument has a wrong type or an unknown name; nothing was sent. Also a TypeError
 └── MissingLibrary   a conversion needs a package that is not installed. Also an ImportError

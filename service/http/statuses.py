@@ -41,8 +41,9 @@ EXAMPLES: dict[str, Schema] = {
     "slow_body": {"message": "the body arrives at less than 1024 bytes/s; send it faster, or in smaller requests"},
     "slow_head": {"message": "the request was not complete after 20 s; send it faster"},
     "unsupported_task": {
-        "message": "mnist-gan does not support /encode: it has no task encode; it supports /sample, /interpolate",
-        "field": "model", "valid": ["sample", "interpolate"],
+        "message": "mnist-gan does not support /encode: it makes items from latents and was not trained to encode items; "
+        "it supports /sample, /interpolate, /anomaly-score",
+        "field": "model", "valid": ["sample", "interpolate", "anomaly-score"],
     },
     "too_large": {"message": "n: 5000 is over the limit of 1024 items in a request; send several requests", "field": "n"},
     "unsupported_media": {

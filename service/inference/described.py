@@ -5,21 +5,21 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from manifold.service.core import encoding
+from manifold.service.core import encoding, failures
 from manifold.service.inference.http import OCTETS, STATUS
 
 Schema = dict[str, Any]
 
 TAG = "Open Inference Protocol"
 ERROR: Schema = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
-MESSAGES = {  # an example for each status
-    400: "inputs[0]: shape [1, 2] but the model needs [n, 20]",
+MESSAGES = {  # an example for each status; a test provokes those that a single request can cause
+    400: "latent: it is float32[1, 2]; it must be float32[rows, 20]",
     401: "Authorization: an API key is needed; send the header Authorization: Bearer KEY; `manifold key NAME` makes one",
     403: "Host: 'example.com' is not a name of this service; add it to MANIFOLD_HOSTS, or use API keys (docs/explanation/security.md)",
     404: "model: there is no model 'mnist'; choose one of the valid names; valid: mnist-vae, transactions-vae",
-    413: "body: over the limit of 16777216 bytes",
+    413: "body: larger than the limit of 16777216 bytes; send less, or several requests",
     415: "Content-Encoding: br is not supported; use one of the valid encodings; valid: gzip, deflate",
-    500: "the service failed to answer; the request is not the cause. Search the service's log for the request id",
+    500: failures.OPAQUE,
     503: "mnist-vae is still loading; retry after a moment",
 }
 VERSION: Schema = {"name": "version", "in": "path", "required": True, "schema": {"type": "string"}, "example": "1"}

@@ -4,7 +4,7 @@ The schema is fitted to the training rows only and stored in the manifest. docs/
 
 - Columns with two values, texts and booleans are categories.
 - Other numbers are numeric. Non-negative skewed ones (skewness above 2) are transformed by log(1 + v). They are standardised by mean and
-  standard deviation and clipped at ten deviations. A given kind can select scaling by the range or a quantile transform instead.
+  standard deviation; numbers beyond ten deviations are compressed by a logarithm. A given kind can select scaling by the range or a quantile transform instead.
 - A column with a single value is a category without alternatives.
 - Identifiers (texts that rarely repeat), dates, times and columns without values are left out. The manifest lists them with the reason.
 - Missing values are ignored, in the schema and in the likelihood.

@@ -63,7 +63,7 @@ class SampleRequest(InputsRequest, SeededRequest):
     condition: Nested | None = Field(default=None, description=CONDITION)
     prior: str | None = Field(
         default=None,
-        description="Prior of the latents, such as normal or mixture. By default, the first prior of the model.",
+        description="Prior of the latents, such as normal or mixture. By default, the default prior of the model (`default_prior` in the manifest).",
     )
     temperature: float | None = Field(
         default=None,
