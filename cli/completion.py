@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import typer
 
 from manifold.cli import early
+from manifold.training import outlines
 
-PACKAGE = Path(__file__).resolve().parents[1]
 MODELS_VARIABLE = "MANIFOLD_MODELS_DIR"  # the environment variable of --models
+
+
+def default_models() -> Path:
+    """Return the folder of the models if --models is not given."""
+    return Path(os.environ.get(MODELS_VARIABLE) or "models")
 
 
 def model_names(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -64,14 +68,12 @@ def scopes(incomplete: str) -> list[str]:
 
 def data_names(incomplete: str) -> list[str]:
     """Return the data sets whose names begin with `incomplete`."""
-    texts = (path.read_text(encoding="utf-8") for path in (PACKAGE / "training" / "datasets").glob("[!_]*.py"))
-    found = (re.search(r'^NAME = "(.+)"', text, re.MULTILINE) for text in texts)
-    return _beginning(incomplete, (match[1] for match in found if match))
+    return _beginning(incomplete, outlines.data_sets())
 
 
 def family_names(incomplete: str) -> list[str]:
     """Return the model families whose names begin with `incomplete`."""
-    return _beginning(incomplete, (path.stem for path in (PACKAGE / "training" / "families").glob("[!_]*.py")))
+    return _beginning(incomplete, outlines.families())
 
 
 def devices(incomplete: str) -> list[str]:
@@ -81,12 +83,12 @@ def devices(incomplete: str) -> list[str]:
 
 def presets(incomplete: str) -> list[str]:
     """Return the presets whose names begin with `incomplete`."""
-    return _beginning(incomplete, ("smoke", "cpu", "gpu"))
+    return _beginning(incomplete, outlines.PRESETS)
 
 
 def _root(ctx: typer.Context) -> Path:
     """Return the folder of the models."""
-    return Path(ctx.params.get("models") or os.environ.get(MODELS_VARIABLE) or "models")
+    return Path(ctx.params.get("models") or default_models())
 
 
 def _priors(root: Path, name: str) -> list[str]:

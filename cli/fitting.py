@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +11,10 @@ import typer
 
 from manifold.cli import completion, detection, early
 from manifold.cli.artifacts import load, manifest_of
-from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet
+from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet, elsewhere
 from manifold.cli.outputs import check_folder, check_recordable, check_writable
 from manifold.cli.training import configuration, teller
-from manifold.runtime.errors import InvalidValue, shown
+from manifold.runtime.errors import InvalidValue, command, shown
 from manifold.training import outlines
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def fit(
     folder = run or Path("runs") / name
     early.check_run(
         folder,
-        f"name another folder, such as --run {folder}-2 (the model is then published as the next version of {name}). To finish an interrupted "
-        f"run: manifold resume {folder}, then manifold export {folder} --name {name}",
+        f"name another folder, such as {shlex.join(['--run', f'{folder}-2'])} (the model is then published as the next version of {name}). To "
+        f"finish an interrupted run: {command('resume', folder)}, then {command('export', folder, '--name', name, *elsewhere(models))}",
     )
     check_folder(models)
     early.check_file(file)
@@ -140,11 +141,8 @@ def fit(
             "numbers and fit again",
             err=True,
         )
-    place = "" if models == Path("models") else f" --models {models}"
-    typer.echo(
-        f"{published}: done; open the report {html} in a browser; next: "
-        f"manifold score ROWS.csv --model {name}{place} -o SCORES.csv --explain"
-    )
+    score = command("score", "ROWS.csv", "--model", name, *elsewhere(models), "-o", "SCORES.csv", "--explain")
+    typer.echo(f"{published}: done; open the report {html} in a browser; next: {score}")
 
 
 def judge(

@@ -15,6 +15,13 @@ Models = Annotated[
     Path,
     typer.Option("--models", envvar=completion.MODELS_VARIABLE, help="Folder that holds the models.", is_eager=True),
 ]  # eager: the completion of a model's name needs it
+
+
+def elsewhere(models: Path) -> list[str]:
+    """Return the option --models for the commands that a message names; empty if they use this folder without it."""
+    return [] if models == completion.default_models() else ["--models", str(models)]
+
+
 ModelName = Annotated[
     str,
     typer.Argument(

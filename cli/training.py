@@ -10,8 +10,9 @@ import typer
 
 from manifold.cli import completion, early
 from manifold.cli.artifacts import load, manifest_of
-from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder, Skip
+from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder, Skip, elsewhere
 from manifold.cli.outputs import check_folder
+from manifold.runtime.errors import command
 from manifold.training import outlines
 
 
@@ -63,7 +64,7 @@ def train(
     early.check_data(name)
     outlines.check_data(family, name, settings or [])
     if out is not None:
-        early.check_run(out, f"`manifold resume {out}` continues it, --out names another folder")
+        early.check_run(out, f"`{command('resume', out)}` continues it, --out names another folder")
 
     from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.tables import described
@@ -88,7 +89,7 @@ def train(
         for column in described.describe(TableSpec.of(loaded.spec, named)):
             typer.echo(f"column {column}")
     folder = loop.train(run, loaded, device=device, precision=precision, devices=devices, quiet=quiet)
-    typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
+    typer.echo(f"{folder}: done; next: {command('export', folder, '--name', 'NAME')}")
 
 
 def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
@@ -119,7 +120,7 @@ def resume(
     opened, before = runs.open_run(run), _changed(run)
     folder = loop.train(opened, resume=True, device=device, precision=precision, quiet=quiet)
     done = "done" if _changed(run) != before else "this run was finished already, so nothing was trained"
-    typer.echo(f"{folder}: {done}; next: manifold export {folder} --name NAME")
+    typer.echo(f"{folder}: {done}; next: {command('export', folder, '--name', 'NAME')}")
 
 
 def _changed(run: Path) -> int | None:
@@ -153,10 +154,8 @@ def export(
     folder = exporting.export(trained, name, models, backend=format_, description=description, tell=teller(quiet))
     typer.echo(folder)
     if runs.TABLE in runs.read_config(run):
-        typer.echo(
-            f"note: for the report of the score: manifold judge {name} --data {trained.data} --record --html {name}.html",
-            err=True,
-        )
+        judge = command("judge", name, *elsewhere(models), "--data", trained.data, "--record", "--html", f"{name}.html")
+        typer.echo(f"note: for the report of the score: {judge}", err=True)
 
 
 def teller(quiet: bool) -> Callable[[str], None]:

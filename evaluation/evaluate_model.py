@@ -84,7 +84,7 @@ def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
 def _lacks(manifest: Manifest) -> str:
     """Return why a model makes no images."""
     if not manifest.spec.pictures:
-        return f"it makes {manifest.spec.noun}, not images (`manifold judge {manifest.name}` measures its score)"
+        return f"it makes {manifest.spec.noun}, not images (`manifold judge` measures its score)"
     return "it makes no images"
 
 

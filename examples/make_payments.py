@@ -3,8 +3,8 @@
     python examples/make_payments.py
 
 The payments are invented. About 2% of the rows of payments.csv are fraud, of four kinds: a large amount at night, a small amount for
-many items, an order by phone from a country where hardly anybody phones, and a single item that is far too dear. Some of them look like
-usual payments. The files depend only on the seeds below, so the script always writes the same bytes.
+many items, an order by phone from a country where few customers order by phone, and a single item that is far too expensive. Some of them
+look like usual payments. The files depend only on the seeds below, so the script always writes the same bytes.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def main(folder: Path = HERE) -> None:
     """Write the three files into a folder."""
     write(folder / "payments.csv", COLUMNS, list(payments(1, 2500, 10_000, FRAUD)))
     new = list(payments(2, 300, 20_000, 2 * FRAUD))
-    new[120]["amount"] = "12,50 EUR"  # the invalid row: its amount is no number
+    new[120]["amount"] = "12,50 EUR"  # the invalid row: its amount is not a number
     write(folder / "new-payments.csv", COLUMNS[:-1], new)
     write(folder / "normal-payments.csv", COLUMNS[:-1], list(payments(3, 800, 30_000, 0)))
 

@@ -51,7 +51,7 @@ def _renamed(error: RequestError, with_condition: bool) -> RequestError:
         new = "condition" if old == "class" and with_condition else ARGUMENTS[old]
         if message.startswith(old):
             message = f"{new}{message.removeprefix(old)}"
-        message, field = message.replace(f"leave {old} out", f"leave {new} out"), f"{new}{field.removeprefix(old)}"
+        field = f"{new}{field.removeprefix(old)}"
     if (message, field, valid) == (error.message, error.field, error.valid):
         return error
     return type(error)(message, field=field, valid=valid)

@@ -37,6 +37,7 @@ T = TypeVar("T")
 # or an image by itself
 AnyEnd: TypeAlias = End | Mapping[str, Any] | Array | AnyImage
 END = "a mapping such as {'seed': 1}, or {'%s': …} for an item"
+CONDITION_KEYS = ("class", "classes", "condition")  # keys of an end that state its condition
 
 
 class Model:
@@ -267,44 +268,57 @@ class Model:
         return read_items(self.manifest.spec, given, how)[0].data
 
     def _end(self, end: AnyEnd, side: str) -> End:
-        """Return an end of an interpolation. Raises InvalidValue for one that states two places in the latent space, or none."""
-        if isinstance(end, End):
-            return end
+        """Return an end of an interpolation. Raises InvalidValue for one that states two places in the latent space, or neither one nor a condition."""
         one = self.manifest.spec.wire.one
+        if isinstance(end, End):
+            _check_place({name: getattr(end, name) for name in ("latent", "data", "seed", "condition")}, side, one)
+            return end
         if is_item(end, self.manifest.spec):
             end = {one: end}
         if not isinstance(end, Mapping):
             raise InvalidValue(f"{side}: {shown(end)} is not an end; give {END % one}", field=side)
-        known = (one, "data", "latent", "seed", "first", "class", "classes", "condition")
-        if not end:
-            raise InvalidValue(f"{side}: it is empty; give {END % one}", field=side)
+        known = (*dict.fromkeys((one, "data", "latent", "seed", "first")), *CONDITION_KEYS)
         if unknown := [name for name in end if name not in known]:
             raise InvalidValue(
                 f"{side}.{unknown[0]}: an end has no such key; give one of {', '.join(known)}", field=side, valid=known
             )
-        places = [name for name in (one, "data", "latent", "seed") if end.get(name) is not None]
-        if len(places) > 1:
-            raise InvalidValue(f"{side}: {' and '.join(places)} cannot be combined; give only one of them", field=side)
-        data = end.get(one, end.get("data"))
+        given = {name: value for name, value in end.items() if value is not None}
+        _check_place(given, side, one)
+        data = given.get(one, given.get("data"))
         try:
             read = None if data is None else read_items(self.manifest.spec, data, one=True)[0].data[0]
         except RequestError as error:
             raise type(error)(f"{side}.{error.message}", field=f"{side}.{error.field}", valid=error.valid) from None
-        classes = end.get("class", end.get("classes"))
+        several = [name for name in CONDITION_KEYS if name in given]
+        if len(several) > 1:
+            raise InvalidValue(f"{side}: {' and '.join(several)} cannot be combined; give only one of them", field=side)
         return End(
-            _latents(self.manifest, end.get("latent"), f"{side}.latent"),
+            _latents(self.manifest, given.get("latent"), f"{side}.latent"),
             read,
-            end.get("seed"),
-            end.get("first", 0),
-            _condition(classes, end.get("condition")),
+            given.get("seed"),
+            given.get("first", 0),
+            given[several[0]] if several else None,
         )
 
 
+def _check_place(given: Mapping[str, Any], side: str, one: str) -> None:
+    """Raise InvalidValue if an end states two places in the latent space, or neither a place nor a condition. `one` is the key of an item."""
+    stated = {name for name, value in given.items() if value is not None}
+    places = [name for name in dict.fromkeys((one, "data", "latent", "seed")) if name in stated]
+    if len(places) > 1:
+        raise InvalidValue(f"{side}: {' and '.join(places)} cannot be combined; give only one of them", field=side)
+    if not places and not stated.intersection(CONDITION_KEYS):
+        found = f"only {', '.join(stated)} is given" if stated else "it is empty"
+        raise InvalidValue(f"{side}: {found}; give {END % one}", field=side)
+
+
 def _latents(manifest: Manifest, latents: Any, field: str = "latents") -> Any:
-    """Return latents as arrays, by role if they are given so. Raises InvalidValue for texts, ragged lists and values that are no numbers."""
+    """Return latents as arrays, by role if they are given so. Raises InvalidValue for texts, ragged lists, values that are not numbers and empty mappings."""
     if latents is None:
         return None
     if isinstance(latents, Mapping):
+        if not latents:
+            raise InvalidValue(f"{field}: it is empty; give at least one latent, or remove it", field=field)
         return {role: _latents(manifest, each, f"{field}.{role}") for role, each in latents.items()}
     if isinstance(latents, str | bytes):
         raise InvalidValue(
@@ -349,7 +363,7 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
             f"device: {shown(device)} is unknown; give one of {', '.join(DEVICES)}", field="device", valid=DEVICES
         )
     if not isinstance(path, str | os.PathLike):
-        raise InvalidValue(f"path: {shown(path)} is no path; give one such as models/mnist-vae", field="path")
+        raise InvalidValue(f"path: {shown(path)} is not a path; give one such as models/mnist-vae", field="path")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InvalidValue(f"threads: {shown(threads)} is not allowed; give an integer of 1 or more", field="threads")
     folder = repository.locate(Path(path))

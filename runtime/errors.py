@@ -23,6 +23,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
+import shlex
 from collections.abc import Iterable, Sequence
 
 ECHOED = 80  # longest text of a value in a message, in characters
@@ -188,6 +189,11 @@ def near(name: str, names: Iterable[str]) -> str:
 def cut(text: str, limit: int = ECHOED) -> str:
     """Return a text unquoted, cut to `limit` characters: for messages of libraries, and for names."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def command(*words: object) -> str:
+    """Return a command of `manifold` for a message, quoted for the shell."""
+    return shlex.join(["manifold", *map(str, words)])
 
 
 def cannot_run(graph: str, library: str, error: BaseException) -> GraphError:

@@ -40,7 +40,7 @@ def module_of(requirement: str) -> str:
 
 
 def requirements() -> list[str]:
-    """Return the requirements of the installed package, each with its extra as a marker. None if the package has no metadata."""
+    """Return the requirements of the installed package, each with its extra as a marker; an empty list if the package has no metadata."""
     try:
         return metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:

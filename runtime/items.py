@@ -131,7 +131,7 @@ def _is_single(given: Any, spec: Kind) -> bool:
 
 
 def is_array(given: Any) -> bool:
-    """Return whether a value converts itself to an array, such as a tensor, and is no picture."""
+    """Return whether a value converts itself to an array, such as a tensor, and is not a picture."""
     return hasattr(given, "__array__") and not hasattr(given, "save")
 
 

@@ -45,7 +45,7 @@ def for_samples(
     manifest: Manifest, checksum: str, samples: Samples, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return one recipe for each item. `options` come from the request: first, condition, prior, temperature, numbers, latents, codes."""
-    given = options.get("condition", options.get("classes"))
+    given = options.get("classes") if options.get("condition") is None else options["condition"]
     condition = None if given is None else shortest(manifest, given)
     common = {
         "model": manifest.name, "version": manifest.version, "checksum": checksum, "temperature": options.get("temperature") or 1.0,
@@ -58,7 +58,7 @@ def for_samples(
     for index in range(len(samples.data)):
         recipe = dict(common)
         if samples.seed is not None:
-            recipe |= {"seed": samples.seed, "item": options.get("first", 0) + index}
+            recipe |= {"seed": samples.seed, "item": (options.get("first") or 0) + index}
         recipes.append({**recipe, **_condition(samples, condition, index), **_given(options, len(samples.data), index)})
     return recipes
 

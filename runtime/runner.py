@@ -1,4 +1,4 @@
-"""Runs of a model's tasks: opens the graphs of an artifact, checks inputs and outputs, and divides large batches.
+"""The runs of a model's tasks. `Runner` opens the graphs of an artifact, checks inputs and outputs, and divides large batches.
 
 `Model` (runtime.engine) is the interface for users. The service, training and checks also use this one.
 """

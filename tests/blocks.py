@@ -15,6 +15,7 @@ If a block in `text` follows, the output must contain its lines in this order. N
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 import re
@@ -156,6 +157,23 @@ def _command(line: str) -> str:
             return re.sub(r"(manifold (?:fit|train)) ", r"\1 --preset smoke ", line, count=1)
         return f"{line} --preset smoke"
     return line
+
+
+# --- the repository ---------------------------------------------------------------------------------------------------------------
+
+
+def written(root: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of the last change of all files below a folder, by path. Caches and folders that git ignores everywhere are left out."""
+    ignore = root / ".gitignore"
+    lines = ignore.read_text().splitlines() if ignore.exists() else []
+    skipped = [".*", "__pycache__", *(line.rstrip("/") for line in lines if re.fullmatch(r"[^/#]+/", line))]
+    found: dict[str, tuple[int, int]] = {}
+    for folder, inner, files in os.walk(root):
+        inner[:] = [name for name in inner if not any(fnmatch.fnmatch(name, pattern) for pattern in skipped)]
+        for name in files:
+            state = os.lstat(os.path.join(folder, name))
+            found[os.path.relpath(os.path.join(folder, name), root)] = (state.st_size, state.st_mtime_ns)
+    return found
 
 
 # --- the sandbox ---------------------------------------------------------------------------------------------------------------------

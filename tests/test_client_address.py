@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +22,7 @@ from manifold_client import (
     RequestRefused,
     Retry,
 )
+from manifold_client.urls import unreachable
 
 ONCE = Retry(attempts=1)
 
@@ -147,6 +150,34 @@ def plain_port() -> Iterator[int]:
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
     thread.join(10)
+
+
+def chained(text: str) -> httpx.ConnectError:
+    """Return the error of httpx for a failed handshake, with the error of OpenSSL as its cause."""
+    error = httpx.ConnectError(text)
+    error.__cause__ = ssl.SSLError(1, text)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "timeout", "message"),
+    [
+        (httpx.ReadTimeout(""), 5, "no answer within 5 s; give a longer timeout"),
+        (httpx.ReadTimeout(""), httpx.Timeout(5), "no answer within the timeout; give a longer timeout"),
+        (httpx.PoolTimeout(""), None, "no answer within the timeout; give"),
+        (chained("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1000)"), 5, "the port does not speak TLS; write http://host:1 "),
+        (chained("[SSL] record layer failure (_ssl.c:1000)"), 5, "the port does not speak TLS; write http://host:1 "),
+        (
+            chained("[SSL: TLSV1_ALERT_PROTOCOL_VERSION] tlsv1 alert protocol version (_ssl.c:1000)"), 5,
+            r"the TLS handshake failed \(.*TLSV1_ALERT_PROTOCOL_VERSION.*\); check the versions of TLS and the certificates",
+        ),
+        (chained("[SSL: SSLV3_ALERT_HANDSHAKE_FAILURE] sslv3 alert handshake failure"), 5, "the TLS handshake failed"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failed_connection(error: httpx.TransportError, timeout: object, message: str) -> None:
+    found = str(unreachable("https://host:1", error, timeout))
+    assert re.fullmatch(f"https://host:1 does not answer: {message}.*", found)
+    assert ("http://" in found) == ("does not speak TLS" in message)
 
 
 def test_a_service_that_does_not_answer_is_explained(plain_port: int) -> None:

@@ -168,7 +168,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "no file in a list": (lambda c: c.encode([IMAGE, Path("no.png")]), InvalidValue, r"images\[1\]: there is no file"),
     "a folder": (lambda c: c.encode("."), InvalidValue, "images: '.' is a folder; give its files"),
     "base64": (lambda c: c.encode("iVBORw0KGgo"), InvalidValue, "a string is read as the path of a file.*base64.b64decode"),
-    "bytes of a text": (lambda c: c.encode(b"GIF89a"), InvalidValue, "images: these 6 bytes are no PNG, JPEG or WebP"),
+    "bytes of a text": (lambda c: c.encode(b"GIF89a"), InvalidValue, "images: these 6 bytes are not a PNG, JPEG or WebP"),
     "a number": (lambda c: c.encode(3), InvalidType, "images: 3 is neither an image nor a list"),  # type: ignore[arg-type]
     "nested lists": (lambda c: c.encode([[0, 1]]), InvalidType, r"images\[0\]: \[0, 1\] is not an image"),  # type: ignore[list-item]
     "no images": (lambda c: c.encode([]), InvalidValue, "images: the list is empty; give at least one"),
@@ -217,12 +217,19 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "empty condition": (lambda c: c.sample(conditions={"look": {}}), InvalidValue, "conditions.look: it states nothing"),
     "text": (lambda c: c.sample(conditions={"caption": {"texts": [1]}}), InvalidType, "conditions.caption.texts: .* is not a list of strings"),  # type: ignore[list-item]
     "two places": (lambda c: c.interpolate({"seed": 1, "image": IMAGE}, {"seed": 2}), InvalidValue, "start: image and seed cannot be combined"),
+    "end without a place": (lambda c: c.interpolate({"first": 3}, {"seed": 1}), InvalidValue, "start: only first is given; give one of image"),
+    "several images as one": (
+        lambda c: c.interpolate({"image": np.zeros((1, 4, 4, 3), np.uint8)}, {"seed": 1}), InvalidValue,
+        r"start.image: the shape \(1, 4, 4, 3\) is that of several images; give one image, such as array\[0\]",
+    ),
+    "grey images as one": (lambda c: c.encode([np.zeros((2, 5, 5))]), InvalidValue, r"images\[0\]: the shape \(2, 5, 5\) is that of several"),
+    "both names of a field": (lambda c: c.call("sample", **{"class_": 1, "class": 2}), InvalidValue, "class_: class_ and class cannot be combined"),
     "empty end": (lambda c: c.interpolate({"seed": 1}, {}), InvalidValue, "stop: it is empty; give one of image"),
     "key of an end": (lambda c: c.interpolate({"seed": 1}, {"latents": [1]}), InvalidType, "stop.latents: an end has no such field; did you mean latent"),  # type: ignore[arg-type]
     "image of an end": (lambda c: c.interpolate({"image": "no.png"}, {"seed": 1}), InvalidValue, "start.image: there is no file"),
     "seed of an end": (lambda c: c.interpolate({"seed": -1}, {"seed": 1}), InvalidValue, "start.seed: -1"),
     "file of an end": (lambda c: c.interpolate({"seed": 1}, "no.png"), InvalidValue, "stop.image: there is no file 'no.png'"),
-    "an end": (lambda c: c.interpolate(3, {"seed": 1}), InvalidType, "start: 3 is no end; give an image, or a mapping such as"),  # type: ignore[arg-type]
+    "an end": (lambda c: c.interpolate(3, {"seed": 1}), InvalidType, "start: 3 is not an end; give an image, or a mapping such as"),  # type: ignore[arg-type]
     "row as an end": (lambda c: c.interpolate(ROW, {"seed": 1}), InvalidType, "start: an end has no fields 'amount'; write {'row'"),  # type: ignore[arg-type]
     "masks of a list of rows": (lambda c: c.impute([ROW], masks=[IMAGE]), InvalidValue, "masks: they belong to images"),
     "file of masks": (lambda c: c.impute("no.png", masks=IMAGE), InvalidValue, "images: there is no file 'no.png'"),

@@ -241,6 +241,12 @@ def test_images_are_shown_as_a_grid_and_rows_as_an_escaped_table() -> None:
     )
 
 
+def test_the_column_of_the_error_does_not_replace_one_of_the_rows() -> None:
+    rows = [{"error": "E1", "error_": 2}, {"error": "E2", "error_": 3}]
+    made = Reconstruction.parse({**COMMON, "rows": rows, "errors": [0.25, 0.5]}).table()
+    assert made == {"error": ["E1", "E2"], "error_": [2, 3], "error__": [0.25, 0.5]}
+
+
 def test_results_are_tables() -> None:
     tables = {case: RESULTS[case][0].table() for case in ("rows", "encoded", "named", "back", "scores", "classes")}
     assert tables == {

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,13 +21,16 @@ from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.cli import completion, reference
+from manifold.cli.options import elsewhere
 from manifold.runtime import extras, manifest
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError, command
 from manifold.runtime.shipped import latest
 from manifold.service import __main__ as service_command
 from manifold.service import server
 from manifold.service.processes import early
 from manifold.service.settings import SettingsError
+from manifold.training import export as exporting
+from manifold.training import runs
 from manifold.training.loop.interrupts import Interrupted
 from tests.conftest import ROOT, SHIPPED
 
@@ -103,6 +107,44 @@ def test_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.output.split() == ["frey-vae"]
 
 
+def test_commands_in_messages_name_the_folder_of_the_models_and_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(completion.MODELS_VARIABLE, raising=False)
+    assert elsewhere(Path("models")) == []
+    assert (
+        command("judge", "m", *elsewhere(Path("my models")), "--n", 3) == "manifold judge m --models 'my models' --n 3"
+    )
+    monkeypatch.setenv(completion.MODELS_VARIABLE, "others")
+    assert elsewhere(Path("others")) == []
+    assert elsewhere(Path("models")) == ["--models", "models"]
+
+
+def test_export_names_a_command_that_finds_the_model_and_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "my rows.csv"
+    monkeypatch.setattr(runs, "open_run", lambda run: SimpleNamespace(data=str(data)))
+    monkeypatch.setattr(runs, "read_config", lambda run: {runs.TABLE: {}})
+    monkeypatch.setattr(exporting, "export", lambda run, name, models, **options: models / name / "1")
+    text = said("export", str(tmp_path), "--name", "mine", "--models", str(tmp_path / "models"))
+    advice = text[text.index("manifold judge") :]
+    assert shlex.split(advice) == [
+        "manifold", "judge", "mine", "--models", str(tmp_path / "models"), "--data", str(data), "--record", "--html", "mine.html",
+    ]  # fmt: skip
+
+
+def test_a_run_folder_that_is_used_is_named_as_a_shell_reads_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / "checkpoint.safetensors").touch()
+    with pytest.raises(ManifoldError, match=r"`manifold resume '\S+/my run'` continues it"):
+        said("train", "vae", "digits", "--out", str(folder))
+    fit = ("fit", str(tmp_path / "absent.csv"), "--name", "mine", "--run", str(folder), "--models", str(tmp_path))
+    with pytest.raises(ManifoldError) as caught:
+        said(*fit)
+    assert f"--run '{folder}-2'" in caught.value.message
+    assert f"manifold export '{folder}' --name mine --models {tmp_path}" in caught.value.message
+
+
 # --- models and check -----------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +188,7 @@ def test_all_models_of_a_folder_are_checked(few: Path) -> None:
     ("arguments", "message"),
     [
         ("evaluate mnist-classifier", "it makes no images; it supports /classify"),
-        ("evaluate transactions-vae", "it makes rows, not images (`manifold judge transactions-vae`"),
+        ("evaluate transactions-vae", "it makes rows, not images (`manifold judge`"),
         ("evaluate mnist-vae --prior x", "has no prior 'x'"),
         ("evaluate mnist-vae --n 1", "use at least 2 images"),
         ("evaluate mnist-vae --resize x", "valid are none, torch-bilinear"),

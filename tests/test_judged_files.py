@@ -160,7 +160,7 @@ def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         InvalidValue,
-        match=r"was fitted to 'rows.csv' .SHA-256 \w{12}….*not in the current folder; .*judge mine --data FOLDER/rows.csv",
+        match=r"was fitted to 'rows.csv' .SHA-256 \w{12}….*not in the current folder; .*judge \S+/models/mine/\d+ --data FOLDER/rows.csv",
     ):
         run(*judge)
     written(tmp_path / "rows.csv", seed=1)

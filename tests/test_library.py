@@ -16,6 +16,7 @@ from PIL import Image
 
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ManifoldError
+from manifold.runtime.operations import End
 from tests.conftest import ROOT, ROW, SHIPPED
 
 PAGE = (ROOT / "docs/reference/library.md").read_text()
@@ -179,6 +180,15 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "pixels": (lambda m, t: m.encode(np.full((28, 28), 300)), "images: pixels from 300 to 300; give 0 to 255"),
     "different shapes": (lambda m, t: m.encode([np.zeros((28, 28)), np.zeros((8, 8))]), "images: arrays of different shapes"),
     "an end that is empty": (lambda m, t: m.interpolate({}, {"seed": 1}), "start: it is empty; give a mapping such as {'seed': 1}"),
+    "an end without a place": (lambda m, t: m.interpolate({"first": 3}, {"seed": 1}), "start: only first is given; give a mapping such as {'seed': 1}"),
+    "an end of None": (lambda m, t: m.interpolate({"seed": 1}, {"image": None, "class": None}), "stop: it is empty; give a mapping"),
+    "an end object": (lambda m, t: m.interpolate(End(first=3), {"seed": 1}), "start: it is empty; give a mapping"),
+    "two places of an end object": (lambda m, t: m.interpolate(End(seed=1, data=m.sample(1).data[0]), {"seed": 1}), "start: data and seed cannot"),
+    "first of an end": (lambda m, t: m.interpolate({"seed": 1, "first": cast(Any, "x")}, {"seed": 1}), "start.first: 'x' is not an integer"),
+    "an end with latents without one": (lambda m, t: m.interpolate({"latent": {}}, {"seed": 1}), "start.latent: it is empty; give at least one"),
+    "the shape of an end's latent": (lambda m, t: m.interpolate({"seed": 1}, {"latent": [1.0]}), r"stop.latent: the shape is \[1\]; give \[20\]"),
+    "class and classes": (lambda m, t: m.interpolate({"seed": 1, "class": 1, "classes": 2}, {"seed": 1}), "start: class and classes cannot be combined"),
+    "class and condition": (lambda m, t: m.interpolate({"seed": 1}, {"class": 1, "condition": [2]}), "stop: class and condition cannot be combined"),
     "a file of an end": (lambda m, t: m.interpolate("no.png", {"seed": 1}), r"start.image\[0\]: 'no.png' cannot be read"),
     "latents as a text": (lambda m, t: m.sample(latents="x"), "latents: 'x' is not an array"),
     "ragged latents": (lambda m, t: m.sample(latents=[[1.0], [1.0, 2.0]]), "latents: .* cannot be converted"),
@@ -201,7 +211,7 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
         "costs.prevalence: 2 is not allowed; give a number between 0 and 1",
     ),
     "a missing folder": (lambda m, t: m.sample(1).save("no/x.png"), "path: no/x.png: there is no folder no; create it first"),
-    "no path": (lambda m, t: load(cast(Any, 3)), "path: 3 is no path"),
+    "no path": (lambda m, t: load(cast(Any, 3)), "path: 3 is not a path"),
     "threads": (lambda m, t: load("x", threads=0), "threads: 0 is not allowed"),
     "n": (lambda m, t: m.sample(0), "n: 0 is not allowed; give an integer of 1 or more"),
     "seed": (lambda m, t: m.sample(seed=-1), "seed: -1 is out of range"),
@@ -247,6 +257,19 @@ def test_lists_of_latents_and_images_as_ends(images: Model) -> None:
         images.interpolate({"latent": first.tolist()}, {"seed": 1}).data,
         images.interpolate({"latent": first}, {"seed": 1}).data,
     )
+
+
+def test_keys_of_an_end_that_are_none_do_not_hide_others(images: Model, shipped: dict[str, Model]) -> None:
+    item: Any = images.sample(1, seed=1).data[0]
+    found = images.interpolate({"image": None, "data": item, "first": None}, {"seed": 1}, steps=2)
+    assert np.array_equal(found.data, images.interpolate({"image": item}, {"seed": 1}, steps=2).data)
+    other: Any = {"seed": 2, "class": 5}
+    made = shipped["mnist-cvae"].interpolate({"seed": 1, "class": None, "classes": 3}, other, steps=2)
+    assert np.array_equal(made.data, shipped["mnist-cvae"].interpolate({"seed": 1, "class": 3}, other, steps=2).data)
+    open_end = shipped["mnist-cvae"].interpolate({"class": 3, "first": 2}, other, steps=2, seed=4)
+    assert open_end.seed == 4
+    with pytest.raises(ManifoldError, match=r"start\.first: 'x' is not an integer"):
+        shipped["mnist-cvae"].interpolate({"class": 3, "first": "x"}, other, seed=4)
 
 
 def test_results_have_items_by_index(images: Model, rows: Model) -> None:

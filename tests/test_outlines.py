@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,8 @@ def test_the_options_and_presets_of_a_family_are_known_without_importing_it(name
 
 
 def test_the_declared_items_and_classes_of_data_sets_are_true() -> None:
-    assert sorted(outlines.data_sets()) == datasets.names()
+    stems = [path.stem for path in (outlines.PACKAGE / "datasets").glob("[!_]*.py")]
+    assert len(datasets.names()) == len(stems)  # no file is incomplete
     for name in ("digits", "ring", "shapes"):  # those that need no download
         data, declared = datasets.load(name), outlines.data_set(name)
         assert declared is not None
@@ -64,6 +67,70 @@ def test_data_that_do_not_fit_a_family_are_refused_by_their_declaration(
 def test_data_that_fit_pass(family: str, data: str, settings: list[str]) -> None:
     found: object = outlines.check_data(family, data, settings)  # type: ignore[func-returns-value]
     assert found is None  # it raises for data of another kind
+
+
+def test_the_page_for_authors_names_what_a_file_must_define() -> None:
+    page = (ROOT / "docs/how-to/add-a-family.md").read_text()
+    needed = [*outlines.OF_DATA, *outlines.OF_A_FAMILY, "ITEMS", "NEEDS_CLASSES", "INSTEAD_OF_CLASSES"]
+    assert [name for name in needed if not re.search(rf"^[-|] `{name}\b", page, re.MULTILINE)] == []
+
+
+COMPLETE = {
+    "datasets": 'NAME = "half-made"\nITEMS: str = "rows"\nHAS_CLASSES = False\nLICENCE = ""\ndef load():\n    raise RuntimeError\n',
+    "families": "from x import *\n",
+}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty package with the folders of families and data sets, which takes the place of the real one."""
+    for folder in COMPLETE:
+        (tmp_path / "training" / folder).mkdir(parents=True)
+    monkeypatch.setattr(outlines, "PACKAGE", tmp_path / "training")
+    return tmp_path / "training"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('NAME = "half-made"\nLICENCE = ""\ndef load(): ...', 'lacks ITEMS, HAS_CLASSES; add ITEMS = "images" or "rows", HAS_CLASSES = True or False'),
+        ("", "lacks NAME, ITEMS, HAS_CLASSES, LICENCE, load; add "),
+        (COMPLETE["datasets"].replace('"rows"', '"tables"'), "ITEMS = 'tables' is not valid; write ITEMS = \"images\" or \"rows\""),
+        (COMPLETE["datasets"].replace('"rows"', "3 * OTHER"), "ITEMS is not a literal; write ITEMS = "),
+        (COMPLETE["datasets"].replace("False", "0"), "HAS_CLASSES = 0 is not valid"),
+        (COMPLETE["datasets"].replace('"half-made"', '"whole"'), "NAME = 'whole' is not valid; write NAME = \"half_made\""),
+        ("NAME = (\n", "line 1: '(' was never closed; correct the file"),
+    ],
+)  # fmt: skip
+def test_an_incomplete_data_set_is_reported_only_to_those_who_use_it(text: str, message: str, package: Path) -> None:
+    (package / "datasets" / "half_made.py").write_text(text)
+    (package / "datasets" / "whole.py").write_text(COMPLETE["datasets"].replace("half-made", "whole"))
+    for read in (outlines.data_set, datasets.load):
+        with pytest.raises(TrainingError) as caught:
+            read("half-made")
+        assert caught.value.message.startswith("training/datasets/half_made.py: ") and message in caught.value.message
+    assert outlines.data_set("whole") == outlines.DataOutline("whole", "rows", False)
+    assert list(outlines.data_sets()) == ["whole"]
+    assert outlines.data_set("mnist") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class Config: ...\nfrom x import build, phases\n", "lacks evaluate, exports; add the function evaluate(model, batch), the function exports("),
+        ('from x import *\nITEMS = ("rows")\n', "ITEMS = 'rows' is not valid; write ITEMS = (\"images\",)"),
+        ('from x import *\nITEMS = ("tables",)\n', "ITEMS = ('tables',) is not valid"),
+        ("from x import *\nITEMS = tuple(KINDS)\n", "ITEMS is not a literal"),
+    ],
+)  # fmt: skip
+def test_an_incomplete_family_is_reported_only_to_those_who_use_it(text: str, message: str, package: Path) -> None:
+    (package / "families" / "half.py").write_text(text)
+    (package / "families" / "whole.py").write_text(COMPLETE["families"])
+    with pytest.raises(TrainingError) as caught:
+        outlines.check_family("half")
+    assert caught.value.message.startswith(f"training/families/half.py: {message}")
+    found: object = outlines.check_family("whole")  # type: ignore[func-returns-value]
+    assert found is None
 
 
 def test_the_checks_import_nothing_that_takes_time() -> None:

@@ -10,7 +10,7 @@ import torch
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
 from manifold.runtime.engine import load
-from manifold.runtime.errors import shown
+from manifold.runtime.errors import command, shown
 from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
@@ -71,7 +71,7 @@ def export(
     check_name(name)
     if not run.checkpoint.exists():
         raise TrainingError(
-            f"{run.folder}: there is no {run.checkpoint.name} to export; `manifold resume {run.folder}` trains the run to its end"
+            f"{run.folder}: there is no {run.checkpoint.name} to export; `{command('resume', run.folder)}` trains the run to its end"
         )
     tell("load the data and the trained weights")
     data = data or run.load_data()

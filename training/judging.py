@@ -18,7 +18,7 @@ from manifold.evaluation.anomaly import Judgement
 from manifold.evaluation.file_rows import JudgedFile
 from manifold.evaluation.images import ImageBatch, Pixels, RealData
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import InvalidValue, UnsupportedTask, cut, shown
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, command, cut, shown
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.capabilities import abilities
@@ -131,7 +131,7 @@ def _check_fitted(model: Model, path: Path, sha256: str) -> None:
         return
     raise InvalidValue(
         f"data: {name} was fitted to {shown(path.name)} (SHA-256 {sha256[:12]}…), {what}; give the path of a file of rows: "
-        f"manifold judge {name} --data FOLDER/{cut(path.name)}",
+        f"{command('judge', model.folder, '--data', f'FOLDER/{cut(path.name)}')}",
         field="data",
     )
 

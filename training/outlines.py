@@ -9,7 +9,7 @@ import ast
 import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ ITEMS = ("images", "rows")  # the items that a family learns, if it does not dec
 PRESETS = ("smoke", "cpu", "gpu")  # the presets of every family
 CHECKPOINT = "checkpoint.safetensors"  # the file of a run folder that shows that training began
 MODULE = "manifold.training"  # modules below it can hold a base class of a family's options
+# the names that each file must define, with what to write; those of OF_DATA with a value are literals, so that they are read here
+OF_DATA = {
+    "NAME": 'NAME = "my-set"', "ITEMS": 'ITEMS = "images" or "rows"', "HAS_CLASSES": "HAS_CLASSES = True or False", "LICENCE": 'LICENCE = "…"',
+    "load": "the function load()",
+}  # fmt: skip
+OF_A_FAMILY = {
+    "Config": "the class Config", "build": "the function build(config, data)", "phases": "the function phases(model, config)",
+    "evaluate": "the function evaluate(model, batch)", "exports": "the function exports(model, config, data)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,16 +58,21 @@ def families() -> list[str]:
 
 
 def data_sets() -> dict[str, DataOutline]:
-    """Return the data sets by name."""
-    found = (_constants(PACKAGE / "datasets" / f"{stem}.py") for stem in _stems("datasets"))
-    outlines = (DataOutline(each["NAME"], each["ITEMS"], each["HAS_CLASSES"]) for each in found)
-    return {each.name: each for each in sorted(outlines, key=lambda each: each.name)}
+    """Return the data sets by name. A file that is not complete is left out: `data_set` reports it to those who use it."""
+    found: list[DataOutline] = []
+    for stem in _stems("datasets"):
+        with contextlib.suppress(TrainingError):
+            found.append(_data_outline(stem))
+    return {each.name: each for each in sorted(found, key=lambda each: each.name)}
 
 
 def data_set(name: str) -> DataOutline | None:
-    """Return the data set with this name, in which dashes and underscores are equal. None if there is none."""
-    plain = name.replace("-", "_")
-    return next((each for each in data_sets().values() if each.name.replace("-", "_") == plain), None)
+    """Return the data set with this name, in which dashes and underscores are equal. None if there is none.
+
+    Raises TrainingError if its file lacks a required name.
+    """
+    stem = name.replace("-", "_")
+    return _data_outline(stem) if stem in _stems("datasets") else None
 
 
 def check_items(name: str, items: str, where: str) -> None:
@@ -73,21 +87,23 @@ def check_items(name: str, items: str, where: str) -> None:
 
 
 def check_family(name: str) -> None:
-    """Raise TrainingError for an unknown family."""
+    """Raise TrainingError for an unknown family, and for one whose file lacks a required name."""
     if name not in families():
         raise TrainingError(
             f"family: unknown family {shown(name)}{near(name, families())}; valid are {', '.join(families())}",
             field="family",
             valid=families(),
         )
+    _check_names(_path("families", name), OF_A_FAMILY)
+    _items_of(name)
 
 
 def check_data(family: str, name: str, settings: Sequence[str]) -> None:
     """Raise TrainingError if a data set does not have what a family needs. `settings` are the KEY=VALUE of the command line."""
-    found, declared = data_set(name), _constants(PACKAGE / "families" / f"{family}.py")
+    found, declared = data_set(name), _constants(_path("families", family))
     if found is None:
         return
-    needed: tuple[str, ...] = declared.get("ITEMS", ITEMS)
+    needed = _items_of(family)
     if found.items not in needed:
         valid = [each.name for each in data_sets().values() if each.items in needed]
         raise TrainingError(
@@ -128,7 +144,7 @@ def check_settings(family: str, settings: Sequence[str]) -> None:
 @functools.cache
 def options(family: str) -> list[str]:
     """Return the names of a family's options, in the order of its `Config`."""
-    return list(dict.fromkeys(_fields(PACKAGE / "families" / f"{family}.py", "Config")))
+    return list(dict.fromkeys(_fields(_path("families", family), "Config")))
 
 
 def _with(items: str) -> list[str]:
@@ -138,6 +154,63 @@ def _with(items: str) -> list[str]:
 
 def _stems(folder: str) -> list[str]:
     return sorted(path.stem for path in (PACKAGE / folder).glob("[!_]*.py"))
+
+
+def _path(folder: str, stem: str) -> Path:
+    return PACKAGE / folder / f"{stem}.py"
+
+
+def _data_outline(stem: str) -> DataOutline:
+    """Return the declared facts of a data set. Raises TrainingError if its file lacks a required name, or if a value is not valid."""
+    path = _path("datasets", stem)
+    _check_names(path, OF_DATA)
+    found = _constants(path)
+    valid = {
+        "NAME": isinstance(found.get("NAME"), str) and found["NAME"].replace("-", "_") == stem,
+        "ITEMS": found.get("ITEMS") in ITEMS,
+        "HAS_CLASSES": isinstance(found.get("HAS_CLASSES"), bool),
+    }
+    for name in (each for each in valid if not valid[each]):
+        example = f'NAME = "{stem}"' if name == "NAME" else OF_DATA[name]
+        raise TrainingError(f"{_shown(path)}: {name} {_value(found, name)}; write {example}")
+    return DataOutline(found["NAME"], found["ITEMS"], found["HAS_CLASSES"])
+
+
+def _items_of(family: str) -> tuple[str, ...]:
+    """Return the items that a family learns. Raises TrainingError if ITEMS of its file is not a tuple of them."""
+    path = _path("families", family)
+    found = _constants(path)
+    items = found.get("ITEMS", ITEMS)
+    if (
+        ("ITEMS" in _defined(path) and "ITEMS" not in found)
+        or not isinstance(items, tuple)
+        or not all(each in ITEMS for each in items)
+        or not items
+    ):
+        raise TrainingError(
+            f'{_shown(path)}: ITEMS {_value(found, "ITEMS")}; write ITEMS = ("images",), ("rows",) or ("images", "rows")'
+        )
+    return items
+
+
+def _value(found: Mapping[str, Any], name: str) -> str:
+    """Return what is wrong with the value of a constant, for an error."""
+    return f"= {shown(found[name])} is not valid" if name in found else "is not a literal"
+
+
+def _check_names(path: Path, needed: Mapping[str, str]) -> None:
+    """Raise TrainingError if a file does not define all names that are needed."""
+    missing = [name for name in needed if name not in _defined(path)]
+    if missing and "*" not in _defined(path):
+        raise TrainingError(
+            f"{_shown(path)}: lacks {', '.join(missing)}; add {', '.join(needed[name] for name in missing)}",
+            valid=list(needed),
+        )
+
+
+def _shown(path: Path) -> str:
+    """Return the path of a file for an error, such as training/datasets/digits.py."""
+    return path.relative_to(PACKAGE.parent).as_posix()
 
 
 def _fields(path: Path, name: str) -> list[str]:
@@ -170,12 +243,33 @@ def _constants(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for node in _tree(path).body:
         match node:
-            case ast.Assign(targets=[ast.Name(id=name)]):
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=value)
+                | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+            ):
                 with contextlib.suppress(ValueError):  # the value is not a literal
-                    found[name] = ast.literal_eval(node.value)
+                    found[name] = ast.literal_eval(value)
+    return found
+
+
+def _defined(path: Path) -> set[str]:
+    """Return the names that a module defines or imports at its top level; "*" if it imports all names of another one."""
+    found: set[str] = set()
+    for node in _tree(path).body:
+        match node:
+            case ast.Assign(targets=targets):
+                found |= {each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                found.add(name)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                found |= {each.asname or each.name for each in names}
     return found
 
 
 @functools.cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    """Return the parsed source of a file. Raises TrainingError if it is not valid Python."""
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise TrainingError(f"{_shown(path)}: line {error.lineno}: {error.msg}; correct the file") from None

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from manifold.runtime.errors import reason
+from manifold.runtime.errors import command, reason
 from manifold.training import datasets, families
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
@@ -61,7 +61,7 @@ def check_new(run: TrainingRun) -> None:
     """Raise TrainingError if the folder of a new run already contains a run."""
     if run.checkpoint.exists():
         raise TrainingError(
-            f"{run.folder}: this folder already contains a run; continue it with `manifold resume {run.folder}`, or name another folder with --out"
+            f"{run.folder}: this folder already contains a run; continue it with `{command('resume', run.folder)}`, or name another folder with --out"
         )
 
 

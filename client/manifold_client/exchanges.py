@@ -129,7 +129,12 @@ def call(endpoint: str, fields: Fields) -> Exchange[dict[str, Any]]:
 
 
 def _given(fields: Fields) -> dict[str, Any]:
-    """Return the fields that were given, by their names on the wire."""
+    """Return the fields that were given, by their names on the wire. Raises InvalidValue for both names of a field."""
+    for argument, field in WIRE.items():
+        if fields.get(argument) is not None and fields.get(field) is not None:
+            raise InvalidValue(
+                f"{argument}: {argument} and {field} cannot be combined; give only one of them", field=argument
+            )
     return {WIRE.get(name, name): value for name, value in fields.items() if value is not None and name != "self"}
 
 
@@ -317,7 +322,7 @@ def _condition(value: Any, field: str) -> dict[str, Any]:
 
 
 def _end(value: Any, field: str) -> dict[str, Any]:
-    """Return an end of an interpolation. Raises InvalidValue if it states two points of the latent space."""
+    """Return an end of an interpolation. Raises InvalidValue if it states two points of the latent space, or neither a point nor a condition."""
     keys = list(End.__annotations__)
     value = _end_of(value, field, keys)
     given = _known(value, field, keys, "an end")
@@ -326,8 +331,9 @@ def _end(value: Any, field: str) -> dict[str, Any]:
         raise InvalidValue(
             f"{field}: {' and '.join(places)} cannot be combined; give only one of {', '.join(PLACES)}", field=field
         )
-    if not given:
-        raise InvalidValue(f"{field}: it is empty; give one of {', '.join(keys)}", field=field)
+    if not places and not any(name in given for name in STATED):
+        found = f"only {', '.join(given)} is given" if given else "it is empty"
+        raise InvalidValue(f"{field}: {found}; give one of {', '.join((*PLACES, *STATED))}", field=field)
     _check_conditions({f"{field}.{name}": each for name, each in given.items()}, f"{field}.")
     return _body(given, f"{field}.")
 
@@ -340,7 +346,7 @@ def _end_of(value: Any, field: str, keys: Sequence[str]) -> Any:
         return {"row": value}
     if not isinstance(value, Mapping):
         raise InvalidType(
-            f"{field}: {shown(value)} is no end; give an image, or a mapping such as {{'seed': 1}}, {{'image': …}} or {{'row': …}}",
+            f"{field}: {shown(value)} is not an end; give an image, or a mapping such as {{'seed': 1}}, {{'image': …}} or {{'row': …}}",
             field=field,
         )
     if value and not any(name in keys for name in value) and not any(near(str(name), keys, 0.7) for name in value):

@@ -61,7 +61,7 @@ def image(given: Any, field: str) -> str:
         several = _split(given, field)
         if given.ndim not in (2, 3) or (given.ndim == 3 and len(several) > 1):
             raise InvalidValue(
-                f"{field}: an array of {len(several)} images was given for one image; give the images one by one",
+                f"{field}: the shape {given.shape} is that of several images; give one image, such as array[0]",
                 field=field,
             )
         return _pixels(several[0], field)
@@ -205,10 +205,10 @@ def _known(content: bytes, field: str, subject: str) -> bytes:
         Image.open(io.BytesIO(content), formats=FORMATS).close()
     except UnidentifiedImageError:
         raise InvalidValue(
-            f"{field}: {subject} no PNG, JPEG or WebP file; for other formats give PIL.Image.open(path)", field=field
+            f"{field}: {subject} not a PNG, JPEG or WebP file; for other formats give PIL.Image.open(path)", field=field
         ) from None
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise InvalidValue(
-            f"{field}: {subject} no readable image: {error}; save it again as PNG", field=field
+            f"{field}: {subject} not a readable image: {error}; save it again as PNG", field=field
         ) from None
     return content

@@ -62,7 +62,7 @@ class Result(Tabular):
         return []
 
     def _repr_html_(self) -> str | None:
-        """Return a table for notebooks; None for a result without rows."""
+        """Return the result as a table for notebooks. Results with items return None if these are not rows."""
         return display.html_table(self.table())
 
 
@@ -351,8 +351,12 @@ class Reconstruction(ItemsResult):
         return cls(**item_fields(body), errors=array(body, "errors", np.float64))
 
     def table(self) -> dict[str, list[Any]]:
-        """Return the rows by column, if the items are rows, and the column `error`."""
-        return {**columns(self.rows), "error": self.errors.tolist()}
+        """Return the rows by column, if the items are rows, and the column `error`. If the rows have such a column, it is `error_` instead."""
+        made = columns(self.rows)
+        name = "error"
+        while name in made:
+            name += "_"
+        return {**made, name: self.errors.tolist()}
 
     def _parts(self) -> list[str]:
         return [*super()._parts(), f"mean error {self.errors.mean():.4g}" if self.errors.size else ""]

@@ -18,19 +18,20 @@ from manifold_client.results import Sample
 RETRIED = (429, 502, 503)  # a load balancer answers 502 if its replica has gone away
 # no answer came: the request can be repeated, as no request changes anything on the service
 LOST = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+MOST_STATED = 3600.0  # seconds; a Retry-After above it, such as that of a misconfigured proxy, is cut to it
 STREAM = {"accept": "application/x-ndjson"}
 
 
 @dataclass(frozen=True)
 class Retry:
-    """The rule for retries: exponential back-off with jitter, or the service's Retry-After if that is longer."""
+    """The rule for retries: exponential back-off with jitter of at most `longest` seconds, or the service's Retry-After if that is longer."""
 
     attempts: int = 5  # the first one included
     base: float = 0.2  # seconds
-    longest: float = 10.0
+    longest: float = 10.0  # seconds; limits the back-off, not the time that the service states
 
     def __post_init__(self) -> None:
-        """Raise InvalidValue for fewer attempts than one, and for times that are no seconds."""
+        """Raise InvalidValue for fewer attempts than one, and for times that are not numbers of seconds."""
         if isinstance(self.attempts, bool) or not isinstance(self.attempts, int) or self.attempts < 1:
             raise InvalidValue(
                 f"attempts: {shown(self.attempts)} is not allowed; give an integer of 1 or more, 1 for no repetition",
@@ -42,8 +43,8 @@ class Retry:
     def wait(self, attempt: int, response: httpx.Response | None) -> float:
         """Return the seconds to wait after an attempt, the first of which is 0."""
         stated = response.headers.get("retry-after", "") if response is not None else ""
-        backoff = random.uniform(0.5, 1.0) * self.base * 2.0**attempt
-        return min(self.longest, max(backoff, float(stated) if stated.isdecimal() else 0.0))
+        backoff = min(self.longest, random.uniform(0.5, 1.0) * self.base * 2.0 ** min(attempt, 1000))
+        return max(backoff, min(MOST_STATED, float(stated)) if stated.isdecimal() else 0.0)
 
 
 def read(response: httpx.Response) -> Any:

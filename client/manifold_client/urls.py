@@ -20,6 +20,15 @@ ROUTES = (
     "sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute", "models", "health", "metrics", "docs",
     "openapi.json",
 )  # fmt: skip
+# the reasons that OpenSSL states for an answer that is not TLS, such as plain HTTP; older versions of Python give a text for the last one
+NOT_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "HTTP_REQUEST",
+    "UNKNOWN_PROTOCOL",
+    "PACKET_LENGTH_TOO_LONG",
+    "RECORD_LAYER_FAILURE",
+    "record layer failure",
+)
 OPEN_INFERENCE = re.compile(r"/v2/(models|health|repository)(/|$)")
 # the scheme, a user and a password, and the host; the group of the user is greedy, as a password may contain slashes
 USER = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}|)(.*)@(.*)", re.DOTALL)
@@ -72,7 +81,7 @@ def public(url: object) -> str:
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
         if parts.netloc and "@" not in parts.netloc and (parts.port is None or parts.port):
-            return text  # an @ in the path is no secret
+            return text  # an @ in the path is not a secret
     found = USER.fullmatch(text)
     return f"{found[1]}***@{found[3]}" if found else text
 
@@ -112,9 +121,14 @@ def _reason(address: str, error: httpx.TransportError, timeout: object) -> str:
             f"({short(error)})"
         )
     if any(isinstance(each, ssl.SSLError) for each in causes) or "[SSL" in text:
-        return f"the port does not speak TLS; write {address.replace('https://', 'http://', 1)} ({short(error)})"
+        if any(reason in text for reason in NOT_TLS):
+            return f"the port does not speak TLS; write {address.replace('https://', 'http://', 1)} ({short(error)})"
+        return (
+            f"the TLS handshake failed ({short(error)}); check the versions of TLS and the certificates of both sides"
+        )
     if isinstance(error, httpx.TimeoutException):
-        return f"no answer within {timeout} s; give a longer timeout, such as Client(url, timeout=120)"
+        within = f"{timeout} s" if isinstance(timeout, int | float) else "the timeout"
+        return f"no answer within {within}; give a longer timeout, such as Client(url, timeout=120)"
     if any(isinstance(each, socket.gaierror) for each in causes) or "Name or service not known" in text:
         return f"the host name is not known; check the address ({short(error)})"
     if isinstance(error, httpx.ConnectError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import threading
@@ -28,6 +29,7 @@ from manifold.runtime.graphs.fixed_cost import has_fixed_cost
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
 
 Array = NDArray[Any]
+LOG = logging.getLogger(__name__)
 Graph = Callable[[Mapping[str, Array]], dict[str, Array]]
 DEVICES = ("auto", "cpu", "cuda")
 CUDA_OPTIONS = {
@@ -98,16 +100,16 @@ class OnnxBackend:
         self.folder, self.threads, self.device = folder, threads, device
         self.note: str | None = None
         if device != "cpu":
-            reason = _cuda_missing(onnxruntime)
-            if reason is None:
+            missing = _cuda_missing(onnxruntime)
+            if missing is None:
                 self.device = "cuda"
                 onnxruntime.preload_dlls()  # CUDA and cuDNN from PyPI packages, if they are installed
             elif device == "cuda":
-                raise Unavailable(f"device: cuda was requested, but {reason}", expected=True, field="device")
+                raise Unavailable(f"device: cuda was requested, but {missing}", expected=True, field="device")
             else:
                 self.device = "cpu"
                 if _has_cuda(onnxruntime):  # a build for the CPU does not fall back: it was installed for the CPU
-                    self.note = f"running on the CPU: {reason}"
+                    self.note = f"running on the CPU: {missing}"
 
     def open(self, task: TaskSpec) -> Graph:
         onnxruntime = _onnxruntime()
@@ -120,13 +122,11 @@ class OnnxBackend:
         recorded = self.device == "cuda" and not task.is_sampler
         try:
             session = self._session(path, options, recorded)
-        except GraphError:
+        except GraphError as error:
             if not recorded:
                 raise
-            recorded, session = (
-                False,
-                self._session(path, options, False),
-            )  # the graph has loops, or nodes that run on the CPU
+            LOG.info("%s; it runs without a CUDA graph", error.message)  # it has loops, or nodes that run on the CPU
+            recorded, session = False, self._session(path, options, False)
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise Unavailable(
                 f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}; install the CUDA and cuDNN libraries",

@@ -3,13 +3,14 @@
 The rows of a run are padded to a power of two (a bucket), so that a graph sees a dozen shapes instead of hundreds. Each new shape costs a
 search for kernels, and memory that is never released (microsoft/onnxruntime#19838, #22297). A bucket keeps its input and output buffers on
 the device. Feed-forward graphs are recorded as CUDA graphs at their first run, one per bucket. ONNX Runtime cannot record graphs with loops;
-these are opened without recording, and so is a graph whose recording fails.
+these are opened without recording, and so is a graph whose recording fails, which is logged.
 
 The device may also be the CPU, which the tests use. On CUDA this module is not verified.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime.errors import reason
 from manifold.runtime.manifest import TaskSpec, TensorSpec
 
 Array = NDArray[Any]
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,12 @@ class BoundGraph:
         with self._lock:
             try:
                 return self._run(inputs, rows, size)
-            except Exception:  # the errors of ONNX Runtime share no base class
+            except Exception as error:  # the errors of ONNX Runtime share no base class
                 if self.plain is None:
                     raise
+                LOG.warning(
+                    "%s: recording it as a CUDA graph failed, so it runs unrecorded: %s", self.task.graph, reason(error)
+                )
                 self.session, self.plain = self.plain(), None
                 self._buckets.clear()
                 return self._run(inputs, rows, size)

@@ -309,10 +309,10 @@ class TableSpec(Kind):
             return [{} for _ in range(0 if evidence.nats is None else len(evidence.nats))]
         near = []
         for item, distances in enumerate(evidence.distances.tolist()):
-            shown = rows.decode(evidence.neighbours[item], self)
-            for row, known in zip(shown, [] if evidence.known is None else evidence.known[item], strict=False):
+            decoded = rows.decode(evidence.neighbours[item], self)
+            for row, known in zip(decoded, [] if evidence.known is None else evidence.known[item], strict=False):
                 row |= {column.name: None for column, block in self.placed if not known[block.start]}
-            pairs = zip(distances, shown, strict=True)
+            pairs = zip(distances, decoded, strict=True)
             near.append({"neighbours": [{"distance": distance, "row": row} for distance, row in pairs]})
         return near
 

@@ -128,8 +128,10 @@ def _at(numbers: Numbers | None, place: int) -> Numbers:
 def _latents_of(manifest: Manifest, name: str, end: End, seed: int, numbers: Numbers) -> Steps[dict[str, Float32]]:
     """Return the latents of an end, (*shape) each, by role. `name` is from or to."""
     given: dict[str, Float32] = {}
+    check_seed(end.seed, end.first, 1, needed=False, prefix=f"{name}.")
     if end.latent is not None:
         given = by_role(manifest, end.latent)
+        _check_shapes(manifest, given, f"{name}.latent")
     elif end.data is not None:
         encoder = require(manifest, "encode", "encode")
         for tensor in encoder.inputs:
@@ -141,9 +143,16 @@ def _latents_of(manifest: Manifest, name: str, end: End, seed: int, numbers: Num
         encoded = yield from encode(manifest, end.data[None], condition=own, numbers=numbers_of(encoder, numbers))
         given = {role: latents[0] for role, latents in by_role(manifest, encoded.latent).items()}
     elif end.seed is not None:
-        check_seed(end.seed, end.first, 1, needed=True, prefix=f"{name}.")
         seed = end.seed
     return given if len(given) == len(manifest.latents) else {**_drawn(manifest, seed, end.first), **given}
+
+
+def _check_shapes(manifest: Manifest, given: dict[str, Float32], field: str) -> None:
+    """Raise InvalidValue if a latent does not have its shape."""
+    for role, latent in given.items():
+        dims, place = tuple(manifest.latents[role].dims), f"{field}.{role}" if manifest.has_named_latents else field
+        if latent.shape != dims:
+            raise InvalidValue(f"{place}: the shape is {list(latent.shape)}; give {list(dims)}", field=place)
 
 
 def _drawn(manifest: Manifest, seed: int, first: int) -> dict[str, Float32]:

@@ -93,7 +93,7 @@ class Rule:
     block: float | None = None  # false positive rate for blocking, by default a tenth of the rate for review
 
     def __post_init__(self) -> None:
-        """Raise InvalidValue for more than one way to decide, for values that are no numbers, and for rates that contradict each other."""
+        """Raise InvalidValue for more than one way to decide, for values that are not numbers, and for rates that contradict each other."""
         ways = [name for name, value in self._stated().items() if value is not None and name != "block_rate"]
         if len(ways) > 1:
             raise InvalidValue(f"{ways[-1]}: {' and '.join(ways)} are given; give only one of them", field=ways[-1])

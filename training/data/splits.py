@@ -72,12 +72,12 @@ def split(
     **protocol: Any,
 ) -> Data:
     """Return a data set whose calibration split is the last `held_out` items of the training split."""
-    cut = len(train) - held_out
+    end = len(train) - held_out
     stated = {
         "data": name,
-        "train": f"items 0 to {cut - 1} of the training split",
+        "train": f"items 0 to {end - 1} of the training split",
         "calibration": f"the last {held_out} items of the training split",
         "test": f"{len(test)} items",
         **protocol,
     }
-    return Data(name, spec, train[:cut], train[cut:], test, classes, stated, factors, licence=licence)
+    return Data(name, spec, train[:end], train[end:], test, classes, stated, factors, licence=licence)

@@ -5,6 +5,8 @@ ITEMS        what its items are: images or rows
 HAS_CLASSES  whether its items have classes
 LICENCE      the licence of the items, which is stated in artifacts that are trained on them
 load()       returns the data set with its splits, a training.data.Data
+
+NAME, ITEMS and HAS_CLASSES are literals, so that commands read them without importing the file (training.outlines).
 """
 
 from __future__ import annotations
@@ -18,21 +20,23 @@ from typing import Any
 
 from manifold.runtime.errors import shown
 from manifold.runtime.kinds import Kind
+from manifold.training import outlines
 from manifold.training.data import Data, folder, reading, tables
 from manifold.training.errors import TrainingError
 
 
 def names() -> list[str]:
     """Return the names of the data sets."""
-    return sorted(_module(stem).NAME for stem in _stems())
+    return list(outlines.data_sets())
 
 
 def load(name: str) -> Data:
     """Load the data set with this name, the table in this file (.csv or .parquet), or the images in this folder.
 
-    The options of a folder follow its path (see training.data.folder). Raises TrainingError for an unknown name, and DataError for a file that
-    is missing, truncated or altered.
+    The options of a folder follow its path (see training.data.folder). Raises TrainingError for an unknown name and for an incomplete file of a
+    data set, and DataError for a file that is missing, truncated or altered.
     """
+    outlines.data_set(name)  # raises for an incomplete file
     if (stem := name.replace("-", "_")) in _stems():
         data: Data = _module(stem).load()
         return data

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from manifold.runtime.errors import command
 from manifold.runtime.manifest import Golden, Manifest, Metric, TaskSpec
 from manifold.runtime.manifest.file import lines_of
 from manifold.runtime.scores import calibration
@@ -100,5 +101,5 @@ def _metrics(path: Path) -> list[Metric]:
     except (ValueError, TypeError, RecursionError) as error:
         first = lines_of(error)[0].strip() if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise TrainingError(
-            f"{path}: it is not a list of metrics: {first}; remove it and write it again with `manifold resume`"
+            f"{path}: it is not a list of metrics: {first}; remove it and write it again with `{command('resume', path.parent)}`"
         ) from None

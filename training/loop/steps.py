@@ -17,6 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from manifold.runtime.errors import command
 from manifold.runtime.repository import replacing
 from manifold.training.batches import Batch
 from manifold.training.data import Data
@@ -51,7 +52,7 @@ class Loop(State):
 
     def stopped_by(self, error: OSError) -> TrainingError:
         """Return the error for a file that could not be written, usually because the disk is full."""
-        again = f"then `manifold resume {self.run.folder}`" if self.run.checkpoint.exists() else "and start it again"
+        again = f"then `{command('resume', self.run.folder)}`" if self.run.checkpoint.exists() else "and start it again"
         return TrainingError(
             f"{error.filename or self.run.folder}: {error.strerror or error}; training stopped at step {self.position.step}; {self._kept()}. "
             f"Free some disk space, {again}."
@@ -145,7 +146,7 @@ class Loop(State):
                     self._epoch(phase, progress, lambda: self.position.step == last or interrupted())
                     if interrupted():
                         raise Interrupted(
-                            f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` continues from there"
+                            f"stopped at step {self.position.step}; `{command('resume', self.run.folder)}` continues from there"
                         )
                     if self.position.step == last:
                         return
