@@ -168,10 +168,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
     return root
 
 
+class Shipped(dict[str, Model]):
+    """The models of the repository by name. Each is loaded at its first use, because loading all of them takes seconds in every process."""
+
+    def __missing__(self, name: str) -> Model:
+        return self.setdefault(name, load(SHIPPED / name, device="cpu"))
+
+
 @pytest.fixture(scope="session")
-def shipped() -> dict[str, Model]:
-    """Return the models of the repository, loaded once."""
-    return {name: load(SHIPPED / name, device="cpu") for name in (*NAMES, *EXTRACTORS)}
+def shipped() -> Shipped:
+    return Shipped()
 
 
 def some_shipped(root: Path, *names: str) -> Path:
@@ -183,8 +189,9 @@ def some_shipped(root: Path, *names: str) -> Path:
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[TestClient]:
-    """Yield a client of the service with the shipped models, ready."""
-    with TestClient(create_app(Settings(models_dir=SHIPPED, device="cpu")), raise_server_exceptions=False) as client:
+    """Yield a client of the service with the shipped models, ready. A model is loaded at its first request."""
+    settings = Settings(models_dir=SHIPPED, device="cpu", lazy=True)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
 

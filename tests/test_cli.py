@@ -164,7 +164,7 @@ def test_remake_of_a_picture_without_a_recipe(tmp_path: Path) -> None:
 def test_train_export_sample_by_command(tmp_path: Path) -> None:
     folder, models = tmp_path / "run", tmp_path / "models"
     settings = ["--set", "epochs=1", "--set", "latent_dim=3"]
-    run(
+    here(
         "train", "vae", "--data", "digits", "--preset", "smoke", *settings, "--out", str(folder), "--device", "cpu", "--quiet"
     )  # fmt: skip
     assert "this run was finished already, so nothing was trained" in here("resume", str(folder), "--device", "cpu")
@@ -173,6 +173,6 @@ def test_train_export_sample_by_command(tmp_path: Path) -> None:
     ).splitlines()
     assert told[:2] == ["export: load the data and the trained weights", "export: write graphs"]
     assert told[-1] == str(models / "mine/1")
-    assert "good: decode, encode, score" in run("check", str(models / "mine")).stdout
+    assert "good: decode, encode, score" in here("check", str(models / "mine"))
     here("sample", "mine", "-n", "4", "--models", str(models), "-o", str(tmp_path / "s.png"))
     assert imaging.read_recipe((tmp_path / "s.png").read_bytes())["model"] == "mine"

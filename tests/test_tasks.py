@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from manifold.runtime import manifest
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.manifest import TASKS
 from manifold.runtime.operations import infer
 from manifold.runtime.operations.infer import Choices
+from manifold.runtime.shipped import latest
 from tests.conftest import EXTRACTORS, NAMES, SHIPPED
 
 MODELS = ("mnist-vae", "mnist-cvae", "mnist-vqvae", "digits-pixelcnn", "transactions-vae", "mnist-gan")
@@ -130,8 +132,8 @@ def test_rows() -> None:
         infer.rows_of({}, 5, 4)
 
 
-def test_every_shipped_model_has_a_default(shipped: dict[str, Model]) -> None:
-    found = {name: infer.default(model.manifest) for name, model in shipped.items()}
+def test_every_shipped_model_has_a_default() -> None:
+    found = {name: infer.default(manifest.read(folder)) for name, folder in latest(SHIPPED).items()}
     assert set(found) == {*NAMES, *EXTRACTORS}
     assert sorted(infer.ORDER) == sorted(TASKS)
     assert (found["mnist-vae"], found["mnist-gan"], found["mnist-classifier"]) == ("decode", "sample", "features")

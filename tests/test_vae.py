@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from manifold.runtime.engine import load
+from manifold.training import export as exporting
 from manifold.training.batches import Batch, to_float
 from manifold.training.bounds import iwae
 from manifold.training.data import Arrays, Data
@@ -25,7 +25,7 @@ from manifold.training.scores.neighbours import Neighbours
 from manifold.training.scores.placement import Placement
 from manifold.training.train import trained_model
 from tests.conftest import tiny_run
-from tests.shared import export
+from tests.shared import run_as_onnx
 
 CPU = torch.device("cpu")
 
@@ -308,15 +308,16 @@ def test_convolutions_mirror_each_other_and_refuse_odd_sides(digits: Data, table
 def test_weights_stored_in_half_precision_are_what_is_judged_and_served(digits: Data, tmp_path: Path) -> None:
     """The rounded weights are the model: the graph equals torch at half the size, and no value is rounded twice."""
     run = tiny_run(tmp_path / "run", "vae", digits, stored="float16", body="conv", widths=(8, 16), epochs=1)
-    model = load(export(run, "half", tmp_path, data=digits), device="cpu")
     torch_model = trained_model(run, digits)
+    task = exporting.exports(run, digits).tasks["decode"]
     assert isinstance(torch_model, VAE)
     z = np.random.default_rng(0).normal(size=(4, torch_model.config.latent_dim)).astype(np.float32)
     with torch.no_grad():
         expected = vae.Decode(torch_model)(torch.from_numpy(z)).numpy()
-    np.testing.assert_allclose(model.run("decode", {"latent": z})["data"], expected, atol=1e-6)
+    found = run_as_onnx(task, {"latent": z}, tmp_path)["data"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
     assert all(torch.equal(p, p.half().float()) for p in torch_model.parameters())
-    graph = onnx.load(str(model.folder / "decode.onnx"), load_external_data=False).graph
+    graph = onnx.load(str(tmp_path / "task.onnx"), load_external_data=False).graph
     stored = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
     values = sum(p.numel() for p in torch_model.decoder.parameters() if p.numel() >= graphs.INLINE)
     assert sum(math.prod(tensor.dims) for tensor in stored) >= values > 0

@@ -107,6 +107,7 @@ class Mixture(Emission):
     def __init__(self, components: int, parts: int, channels: int, head: int) -> None:
         super().__init__(parts, channels, head, 3 * components)
         self.components = components
+        self.least_log_scale, self.edge = LEAST_LOG_SCALE, EDGE  # TorchScript takes no global numbers
         self.embedding = nn.Linear(parts, channels)
         self.told = nn.ModuleList(nn.Linear(1, head) for _ in range(parts - 1))
 
@@ -154,9 +155,9 @@ class Mixture(Emission):
         chosen = below.to(torch.int64).sum(1, keepdim=True).clamp(max=self.components - 1)
         mean, scale = mean.gather(1, chosen), log_scale.gather(1, chosen).exp() * temperature
         low, high = torch.sigmoid(-mean / scale), torch.sigmoid((1 - mean) / scale)
-        share = (low + second * (high - low)).clamp(EDGE, 1 - EDGE)
+        share = (low + second * (high - low)).clamp(self.edge, 1 - self.edge)
         return (mean + scale * (torch.log(share) - torch.log1p(-share))).clamp(0, 1)[:, 0]
 
     def _in_range(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, mean, log_scale = parameters.chunk(3, -1)
-        return logits, torch.sigmoid(mean), F.hardtanh(log_scale - 2.0, LEAST_LOG_SCALE, 1.0)
+        return logits, torch.sigmoid(mean), F.hardtanh(log_scale - 2.0, self.least_log_scale, 1.0)
