@@ -171,7 +171,7 @@ def test_a_closed_client_says_so() -> None:
     async def scene(stream: bool) -> None:
         async with AsyncClient() as closed:
             pass
-        await (anext(closed.sample_stream(1)) if stream else closed.models())  # type: ignore[arg-type]
+        await (anext(closed.sample_stream(1)) if stream else closed.models())
 
     for stream in (False, True):
         with pytest.raises(ClientClosed, match="the client is closed"):

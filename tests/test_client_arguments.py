@@ -242,7 +242,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "images as rows": (lambda c: c.anomaly_score(rows=[IMAGE]), InvalidType, r"rows\[0\]: .* is an image; give images=…$"),  # type: ignore[list-item]
     "an array of images as rows": (lambda c: c.impute(np.zeros((2, 8, 8))), InvalidType, r"of shape \(2, 8, 8\) holds no rows; .* or images=… and masks"),
     "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, r"rows: 'rows.csv' is not a list of rows; .*give pandas.read_csv\('rows.csv'\)"),
-    "a path of rows": (lambda c: c.impute(Path("r.jsonl.gz")), InvalidType, r"pandas.read_json\('r.jsonl.gz', lines=True\)"),  # type: ignore[arg-type]
+    "a path of rows": (lambda c: c.impute(Path("r.jsonl.gz")), InvalidType, r"pandas.read_json\('r.jsonl.gz', lines=True\)"),
     "a list of files of rows": (lambda c: c.impute(["r.parquet"]), InvalidType, r"rows\[0\]: .*read_parquet\('r.parquet'\)"),
     "a file of rows as images": (lambda c: c.anomaly_score("r.csv"), InvalidValue, r"images: 'r.csv' is a file of rows.*give rows=pandas.read_csv\('r.csv'\)"),
     "a file of rows as an end": (lambda c: c.interpolate({"row": "r.csv"}, {"seed": 1}), InvalidType, r"start.row: .*read_csv\('r.csv'\)"),
