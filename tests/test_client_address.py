@@ -89,7 +89,7 @@ def test_prefixes_of_proxies_are_addresses(url: str) -> None:
     "url",
     [
         "u:secret@host", "http://u:secret@host?x=1", "http://u:secret@host/sample", "grpc://u:secret@host", "http://u:secret@",
-        "http://u:sec/secret@host", "http://u:secret@host:port", "http://u:secret/x@y@host", "http:/u:secret@host",
+        "http://u:sec/secret@host", "http://u:secret@host:port", "file://u:secret@host", "http://u:secret/x@y@host", "http:/u:secret@host",
     ],
 )  # fmt: skip
 def test_passwords_of_addresses_are_not_shown(url: str) -> None:

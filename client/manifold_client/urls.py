@@ -55,7 +55,7 @@ def checked_url(url: object) -> str:
     said = public(text)
     scheme, separator, rest = said.partition("://")
     if scheme.lower() == "file" or (not separator and _is_path(text)):
-        raise InvalidValue(_folder_given(text.removeprefix("file://")), field="url")
+        raise InvalidValue(_folder_given(said.removeprefix("file://") if separator else text), field="url")
     if found := SCHEME.fullmatch(said if not separator or rest.startswith("/") else ""):
         meant = f"{found[1].lower()}://{found[2].lstrip('/')}"
         raise InvalidValue(
