@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def load(model: str, models: Path, device: str = "cpu", threads: int = 1) -> Model:
     """Return a model, by its name in the folder `models` or by its path."""
     from manifold.runtime import engine, repository
+    from manifold.runtime.graphs.backends import known_device
 
-    return engine.load(repository.find(model, models), device=device, threads=threads)
+    return engine.load(repository.find(model, models), device=known_device(device), threads=threads)
 
 
 def manifest_of(model: str, models: Path) -> Manifest:

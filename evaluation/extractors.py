@@ -25,6 +25,7 @@ from manifold.evaluation.statistics import FeatureGaussian, Moments
 from manifold.runtime import engine, imaging, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import cut
+from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import softmax
 
@@ -118,7 +119,7 @@ def _is_weights(name: str) -> bool:
 
 def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = "auto") -> Extractor:
     """Load the extractor with this name from the folder of models, or from this path."""
-    return Extractor(engine.load(repository.find(name, models), device=device), resize_mode)
+    return Extractor(engine.load(repository.find(name, models), device=known_device(device)), resize_mode)
 
 
 def for_data(data: str, models: Path) -> str:

@@ -29,6 +29,7 @@ from manifold.evaluation.report import Pictures
 from manifold.runtime import engine, repository, revisions
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
+from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.manifest import Manifest
 
 SHIPPED = "reference.npz"  # file of reference statistics in an extractor's artifact
@@ -174,7 +175,7 @@ class Session:
     # --- pieces ---
 
     def _model(self, name: str) -> Model:
-        return engine.load(repository.find(name, self.root), device=self.options.device)
+        return engine.load(repository.find(name, self.root), device=known_device(self.options.device))
 
     def _extractor_for(self, data: str) -> Extractor:
         """Return the extractor that the options name, by default the one that was trained on the data set."""

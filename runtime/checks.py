@@ -10,6 +10,7 @@ from manifold.runtime import priors, published, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, ManifoldError
 from manifold.runtime.graphs import batches
+from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.runner import example_inputs
 
@@ -75,7 +76,7 @@ def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str
     if something that it needs is not on this machine.
     """
     stored = _sealed(folder) if seal else manifests.read(folder)
-    model = load(folder, device=device)
+    model = load(folder, device=known_device(device))
     if seal and model.manifest.drawing - stored.drawing:
         if published.is_recorded(folder):
             raise _would_change(folder)

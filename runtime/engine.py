@@ -18,7 +18,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime.arguments import in_library_terms
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import ArtifactError, InvalidValue, RequestError, shown
-from manifold.runtime.graphs.backends import DEVICES
+from manifold.runtime.graphs.backends import Device, known_device
 from manifold.runtime.inputs import Numbers
 from manifold.runtime.items import AnyImage, AnyItems, as_array, is_item, read_items, read_masks
 from manifold.runtime.kinds import Reading
@@ -103,7 +103,7 @@ class Model:
 
         `latents` or `codes` are decoded, if given; `n` is then their number. `numbers` are inputs by name, such as guidance.
         """
-        latents, codes = _latents(self.manifest, latents), None if codes is None else as_array(codes, "codes")
+        latents, codes = _latents(self.manifest, latents), _codes(codes)
         given = [
             each
             for each in (*(latents.values() if isinstance(latents, Mapping) else [latents]), codes)
@@ -329,6 +329,15 @@ def _latents(manifest: Manifest, latents: Any, field: str = "latents") -> Any:
     return np.asarray(array, np.float32)
 
 
+def _codes(codes: Any) -> NDArray[np.int64] | None:
+    """Return codes as integers. Raises InvalidValue for other values."""
+    if codes is None:
+        return None
+    array = as_array(codes, "codes")
+    codecs.check_types(array, "codes", whole=True)
+    return np.asarray(array, np.int64)
+
+
 def _checked_n(n: int) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
         raise InvalidValue(f"n: {shown(n)} is not allowed; give an integer of 1 or more", field="n")
@@ -351,17 +360,14 @@ def _costs(costs: Costs | Mapping[str, float] | None) -> Costs | None:
     return Costs(**costs)
 
 
-def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bool = True) -> Model:
+def load(path: str | Path, *, device: Device = "auto", threads: int = 1, verify: bool = True) -> Model:
     """Load a model from `models/NAME` (its latest version) or `models/NAME/VERSION`.
 
     `device` is auto, cpu or cuda. Checksums are verified, golden vectors are replayed, each task is run once, and the padding of batches is
     tried on this machine; `verify=False` does only the single runs. Raises ArtifactError with all problems of the artifact, Unavailable if
     an extra or the device is missing, and UnknownModel if the folder has no artifact.
     """
-    if device not in DEVICES:
-        raise InvalidValue(
-            f"device: {shown(device)} is unknown; give one of {', '.join(DEVICES)}", field="device", valid=DEVICES
-        )
+    known_device(device)
     if not isinstance(path, str | os.PathLike):
         raise InvalidValue(f"path: {shown(path)} is not a path; give one such as models/mnist-vae", field="path")
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:

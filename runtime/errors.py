@@ -191,6 +191,12 @@ def cut(text: str, limit: int = ECHOED) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def either(shapes: Iterable[Sequence[object]]) -> str:
+    """Return the shapes that an array may have as a part of a message, such as [28, 28] or [n, 28, 28]."""
+    *first, last = [f"[{', '.join(map(str, shape))}]" for shape in shapes]
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def command(*words: object) -> str:
     """Return a command of `manifold` for a message, quoted for the shell."""
     return shlex.join(["manifold", *map(str, words)])

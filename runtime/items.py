@@ -15,11 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import extras, pictures
-from manifold.runtime.errors import InvalidValue, Unavailable, reason, shown
+from manifold.runtime.errors import InvalidValue, Unavailable, cut, either, reason, shown
 from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.base import Items, Reading
 
 Array = NDArray[Any]
+# the functions that read files of rows, by suffix
+FILES = {
+    ".csv": "pyarrow.csv.read_csv", ".parquet": "pyarrow.parquet.read_table", ".feather": "pyarrow.feather.read_table",
+    ".jsonl": "pyarrow.json.read_json", ".ndjson": "pyarrow.json.read_json", ".json": "pandas.read_json", ".xlsx": "pandas.read_excel",
+}  # fmt: skip
 LEEWAY = 1e-3  # how far floats may be outside the range of the model, as a share of its width
 
 
@@ -60,7 +65,7 @@ def read_items(
 
 def _read(spec: Kind, given: Any, how: Reading, field: str) -> tuple[Items, list[Any] | None]:
     if spec.in_files and _is_row(given):
-        given = given.to_dict()
+        given = _row(given, field)
     if not spec.in_files and _is_table(given):
         raise InvalidValue(f"{field}: a {type(given).__name__} holds rows; the model takes {spec.noun}", field=field)
     if _is_table(given):
@@ -70,7 +75,7 @@ def _read(spec: Kind, given: Any, how: Reading, field: str) -> tuple[Items, list
     if _is_single(given, spec):
         given = [given]
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-        raise InvalidValue(f"{field}: {shown(given)} is a {type(given).__name__}; give {_needed(spec)}", field=field)
+        raise InvalidValue(f"{field}: {shown(given)} is a {type(given).__name__}; {_wanted(given, spec)}", field=field)
     if not given:
         raise InvalidValue(f"{field}: the list is empty; give at least one item", field=field)
     if all(isinstance(each, np.ndarray) for each in given) and not spec.in_files:
@@ -78,7 +83,11 @@ def _read(spec: Kind, given: Any, how: Reading, field: str) -> tuple[Items, list
             raise InvalidValue(f"{field}: arrays of different shapes; give arrays of {list(spec.shape)}", field=field)
         return _of_array(spec, np.stack(given), how, field), None
     if spec.in_files:
-        given = [each.to_dict() if _is_row(each) else each for each in given]
+        given = [_row(each, f"{field}[{place}]") if _is_row(each) else each for place, each in enumerate(given)]
+        for place, each in enumerate(given):
+            if isinstance(each, str | bytes | os.PathLike):
+                what = f"{field}[{place}]"
+                raise InvalidValue(f"{what}: {shown(each)} is not a row; {_wanted(each, spec)}", field=what)
     if spec.pictures:
         given = [_file(each, f"{field}[{place}]") for place, each in enumerate(given)]
     return spec.read(given, how, field), list(given)
@@ -158,19 +167,24 @@ def _of_array(spec: Kind, array: Array, how: Reading, field: str) -> Items:
     """Return an array of items, or of one item. Floats are in the units of the model; other numbers are pixels."""
     if array.dtype.kind not in "biuf":
         raise InvalidValue(f"{field}: an array of {array.dtype}; give numbers, or {_needed(spec)}", field=field)
-    if array.shape == spec.shape:
-        array = array[None]
-    if spec.pictures:
-        array = _channels_first(array, spec)
-    if array.dtype.kind == "f":
-        if spec.pictures:
-            _check_range(spec, array, how, field)
-        return Items(np.asarray(array, np.float32), (), ((),) * len(array))
-    if not spec.pictures:
+    if array.dtype.kind != "f" and not spec.pictures:
         raise InvalidValue(
             f"{field}: an array of {array.dtype}; give floats as the model encodes them, or {_needed(spec)}",
             field=field,
         )
+    given = array.shape
+    if array.shape == spec.shape:
+        array = array[None]
+    if spec.pictures:
+        array = _channels_first(array, spec)
+    if array.ndim and not len(array):
+        raise InvalidValue(f"{field}: the array is empty; give at least one item", field=field)
+    if array.shape[1:] != spec.shape:
+        raise InvalidValue(f"{field}: the shape is {cut(str(list(given)))}; give {_shapes(spec)}", field=field)
+    if array.dtype.kind == "f":
+        if spec.pictures:
+            _check_range(spec, array, how, field)
+        return Items(np.asarray(array, np.float32), (), ((),) * len(array))
     if array.dtype.kind == "b":
         array = np.where(array, np.uint8(255), np.uint8(0))
     elif array.size and (array.min() < 0 or array.max() > 255):
@@ -208,6 +222,11 @@ def _file(given: Any, field: str) -> bytes:
     if isinstance(given, bytes):
         return given
     if isinstance(given, str | os.PathLike):
+        if _reader(given):
+            raise InvalidValue(
+                f"{field}: {shown(str(given))} is a file of rows; the model takes images: give the path of an image",
+                field=field,
+            )
         try:
             return Path(given).read_bytes()
         except (
@@ -232,8 +251,20 @@ def _is_row(given: Any) -> bool:
     return getattr(given, "ndim", None) == 1 and hasattr(given, "to_dict") and hasattr(given, "iloc")
 
 
+def _row(series: Any, field: str) -> Mapping[str, Any]:
+    """Return one row of a data frame of pandas by column. Raises InvalidValue for a column of one."""
+    row: Mapping[Any, Any] = series.to_dict()
+    if not all(isinstance(name, str) for name in row):
+        raise InvalidValue(
+            f"{field}: this {type(series).__name__} is not a row, as its index holds no names of columns; give one row, "
+            "such as frame.iloc[0], or the frame",
+            field=field,
+        )
+    return row
+
+
 def _is_table(given: Any) -> bool:
-    return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "columns") and hasattr(given, "iloc"))
+    return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "iloc") and hasattr(given, "columns"))
 
 
 def _rows(table: Any, field: str) -> list[dict[str, Any]]:
@@ -261,6 +292,33 @@ def _rows(table: Any, field: str) -> list[dict[str, Any]]:
         raise InvalidValue(f"{field}: the table is empty; give at least one row", field=field)
     columns = {name: of_arrow(arrow.column(place)).tolist() for place, name in enumerate(arrow.column_names)}
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _shapes(spec: Kind) -> str:
+    """Return the shapes that an array of items can have, and what to give instead of an array."""
+    channels, *size = spec.shape if spec.pictures else (1,)
+    last: list[list[int | str]] = [[*size, channels], ["n", *size, channels]] if channels > 1 else []
+    other = (
+        ", or Pillow images, which are resized" if spec.pictures else f", or {_needed(spec)}" if spec.in_files else ""
+    )
+    return f"{either([*last, *spec.forms])}{other}"
+
+
+def _reader(given: Any) -> str | None:
+    """Return the call that reads a file of rows, such as pyarrow.csv.read_csv('x.csv'); None if the value is no path of such a file."""
+    if not isinstance(given, str | os.PathLike) or not isinstance(path := os.fspath(given), str):
+        return None
+    function = FILES.get(Path(path).suffix.lower())
+    return None if function is None else f"{function}({shown(path)})"
+
+
+def _wanted(given: Any, spec: Kind) -> str:
+    """Return what to give instead of a value that is no item: what a file of rows or a lazy frame becomes, else what the model takes."""
+    if spec.in_files and (call := _reader(given)):
+        return f"read the file: give {call}"
+    if spec.in_files and callable(getattr(given, "collect", None)):
+        return "give the frame that its method collect() returns"
+    return f"give {_needed(spec)}"
 
 
 def _needed(spec: Kind) -> str:

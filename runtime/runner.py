@@ -212,8 +212,9 @@ def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
     for tensor in spec.inputs:
         array = inputs[tensor.role]
         if array.dtype != tensor.element or not tensor.fits(array.shape[1:]):
+            wanted = tensor.described.replace("[", "[n, ").replace(", ]", "]")
             raise InvalidValue(
-                f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.described} for each row",
+                f"input {tensor.role!r} is {array.dtype}{list(array.shape)}; give {wanted} for n items",
                 field=tensor.role,
             )
         if array.dtype.kind == "f" and (np.isinf(array).any() if tensor.missing else not np.isfinite(array).all()):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.tabular import Tabular
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds import Kind
@@ -20,7 +21,7 @@ PICTURES = 64  # images that a notebook shows
 ROWS = 20  # rows that a notebook shows
 
 
-class ShownItems:
+class ShownItems(Tabular):
     """Items that show themselves: images as a grid, rows as a table."""
 
     data: NDArray[Any]  # (n, *shape), in the units of the model
@@ -62,6 +63,14 @@ class ShownItems:
             raise InvalidValue(f"rows: the items are {spec.noun}; use images()", field="rows")
         written: list[dict[str, Any]] = spec.write(self.data, "array", None, bytes)[spec.wire.many]
         return written
+
+    def table(self) -> dict[str, list[Any]]:
+        """Return rows by column. Raises InvalidValue for other kinds of items."""
+        spec = self._kind()
+        if not spec.in_files:
+            use = "images()" if spec.pictures else "data"
+            raise InvalidValue(f"table: the items are {spec.noun}, which have no columns; use {use}", field="table")
+        return columns(self.rows())
 
     def save(self, path: str | Path) -> None:
         """Write all items to a file: images as a grid (PNG), rows as CSV. Raises InvalidValue for another suffix."""

@@ -348,7 +348,7 @@ def test_where_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="MANIFOLD_MODELS_DIR"):
         repository.scan(tmp_path / "nothing")
     with pytest.raises(InvalidValue, match="device"):
-        load(SHIPPED / "mnist-vae", device="tpu")
+        load(SHIPPED / "mnist-vae", device="tpu")  # type: ignore[arg-type]
 
 
 # --- the engine ---

@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 from manifold_client import (
     AsyncClient,
     Client,
+    ClientClosed,
     InvalidType,
     InvalidValue,
     NotReady,
@@ -42,8 +44,26 @@ ONCE = Retry(attempts=1)
         ("https://host/prefix/docs/", "write the address of the service: https://host/prefix"),
         ("http://host/v2/models/mnist-vae/infer", "write the address of the service: http://host"),
         ("https://host/v1/v2/models/mnist-vae/infer", "write the address of the service: https://host/v1"),
-        ("http:/host:8000", "write http://host:8000"),
+        ("http:/host:8000", "does not begin with http:// and a host; write http://host:8000"),
         ("https:host", "write https://host"),
+        ("http//host", "does not begin with http:// and a host; write http://host"),
+        ("HTTPS///host", "write https://host"),
+        ("http:///host/x", "write http://host/x"),
+        ("http:8000", "has no scheme; write http://127.0.0.1:8000"),
+        ("http", "write http://127.0.0.1:8000"),
+        ("a" * 300, "write http://127.0.0.1:8000"),
+        ("http://a b", "contains a blank or a control character; remove it"),
+        ("http://u:se cret@a", "'http://***@a' contains a blank"),
+        ("http://a\nb", "contains a blank or a control character"),
+        ("http://a,b", "has the host 'a,b', which is no name of a host"),
+        ("http://a..b", "has the host 'a..b'"),
+        (f"http://{'a' * 64}", "is no name of a host"),
+        (f"http://{'a.' * 130}a", "is no name of a host"),
+        ("models/mnist-vae", "is a path; write the address of a running service, such as http://127.0.0.1:8000, or use the model without a service: "
+                             "manifold.load('models/mnist-vae')"),
+        ("/srv/models/x", "manifold.load('/srv/models/x')"),
+        ("./x", "manifold.load('./x')"),
+        ("file:///models/x", "manifold.load('/models/x')"),
         ("::1", "write http://[::1]"),
         ("http://::1", "write http://[::1]"),
         ("http://host?model=a", "has a query; write the address alone: http://host"),
@@ -53,11 +73,12 @@ def test_wrong_addresses_are_explained(url: str, message: str) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(InvalidValue) as caught:
             kind(url)
-        assert message in str(caught.value)
+        assert message in str(caught.value) and len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
-    "url", ["http://gw/models/prod", "https://gw/v2/manifold", "http://gw/v2", "http://gw/admin", "http://gw/@tenant", "http://[::1]:8000"]
+    "url", ["http://gw/models/prod", "https://gw/v2/manifold", "http://gw/v2", "http://gw/admin", "http://gw/@tenant", "http://[::1]:8000", "http://a_b:81",
+            "http://gw.", "http://xn--mnchen-3ya.de"]
 )  # fmt: skip
 def test_prefixes_of_proxies_are_addresses(url: str) -> None:
     for kind in (Client, AsyncClient):
@@ -68,7 +89,7 @@ def test_prefixes_of_proxies_are_addresses(url: str) -> None:
     "url",
     [
         "u:secret@host", "http://u:secret@host?x=1", "http://u:secret@host/sample", "grpc://u:secret@host", "http://u:secret@",
-        "http://u:sec/secret@host", "http://u:secret@host:port", "http://u:secret/x@y@host", "http:/u:secret@host",
+        "http://u:sec/secret@host", "http://u:secret@host:port", "file://u:secret@host", "http://u:secret/x@y@host", "http:/u:secret@host",
     ],
 )  # fmt: skip
 def test_passwords_of_addresses_are_not_shown(url: str) -> None:
@@ -103,14 +124,58 @@ def test_a_rule_for_retries_is_checked(wrong: dict[str, Any]) -> None:
     assert Retry(1, 0, 0).attempts == 1
 
 
-@pytest.mark.parametrize("key", ["schlüssel", "a\nb", "a b", b"abc"])
-def test_a_key_has_visible_characters(key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["schlüssel", "a\nb", "a b"])
+def test_a_key_has_visible_characters(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InvalidValue, match="key: the key may only have visible ASCII"):
         Client(key=key)
-    if isinstance(key, str):
-        monkeypatch.setenv("MANIFOLD_KEY", key)
-        with pytest.raises(InvalidValue, match="MANIFOLD_KEY: the key may only"):
-            AsyncClient()
+    monkeypatch.setenv("MANIFOLD_KEY", key)
+    with pytest.raises(InvalidValue, match="MANIFOLD_KEY: the key may only"):
+        AsyncClient()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retry": 4}, r"retry: 4 is not a Retry; give Retry\(attempts=4\)"),
+        ({"retry": True}, r"retry: True is not a Retry; give Retry\(attempts=3\)"),
+        ({"verify": "ca.pem"}, r"verify: 'ca.pem' is a string; give ssl.create_default_context\(cafile='ca.pem'\)"),
+        ({"verify": None}, "verify: None is not an SSL context; give one"),
+        ({"transport": 3}, "transport: 3 is not an httpx.(Async)?BaseTransport; give one"),
+        ({"key": b"secret"}, "key: a value of type bytes is not a string; give the key as a string"),
+        ({"timout": 3}, r"timout: (Async)?Client has no such field; did you mean timeout\?"),
+        ({"url": Path("models/x")}, "url: 'models/x' is a path; .*manifold.load"),
+    ],
+)
+def test_an_argument_of_a_client_has_its_type(options: dict[str, Any], message: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(InvalidType, match=message) as caught:
+            kind(**options)
+        assert caught.value.field == next(iter(options))
+
+
+def test_transports_wait_or_await() -> None:
+    with pytest.raises(InvalidType, match=r"transport: .* is not an httpx\.BaseTransport"):
+        Client(transport=httpx.AsyncHTTPTransport())  # type: ignore[arg-type]
+    with pytest.raises(InvalidType, match=r"transport: .* is not an httpx\.AsyncBaseTransport"):
+        AsyncClient(transport=httpx.HTTPTransport())  # type: ignore[arg-type]
+
+
+def test_a_closed_client_says_so() -> None:
+    with Client() as client:
+        pass
+    for call in (client.models, client.sample, lambda: next(client.sample_stream(1))):
+        with pytest.raises(ClientClosed, match="the client is closed; create a new one") as caught:
+            call()
+        assert isinstance(caught.value, RuntimeError)
+
+    async def scene(stream: bool) -> None:
+        async with AsyncClient() as closed:
+            pass
+        await (anext(closed.sample_stream(1)) if stream else closed.models())
+
+    for stream in (False, True):
+        with pytest.raises(ClientClosed, match="the client is closed"):
+            asyncio.run(scene(stream))
 
 
 def test_an_address_that_is_no_text_and_one_with_a_prefix() -> None:

@@ -175,7 +175,7 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "no items": (lambda c: c.encode(), InvalidValue, "images: there are no items; give images or rows"),
     "both": (lambda c: c.encode(IMAGE, rows=ROW), InvalidValue, "rows: a request contains images or rows"),
     "rows as images": (lambda c: c.anomaly_score(ROW), InvalidType, "images: a dict holds rows; give it as rows="),  # type: ignore[arg-type]
-    "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give it as images="),
+    "an image as rows": (lambda c: c.impute(IMAGE), InvalidType, "is an image; give images=… and masks=…"),
     "one or several": (lambda c: c.encode(np.zeros((8, 8, 4))), InvalidValue, r"\(8, 8, 4\) could be one image with 4 channels or 8 grey"),
     "channels first": (lambda c: c.encode(np.zeros((2, 3, 8, 8))), InvalidValue, r"array.transpose\(0, 2, 3, 1\)"),
     "five axes": (lambda c: c.encode(np.zeros((1, 1, 1, 8, 8))), InvalidValue, "is not that of images; give"),
@@ -238,7 +238,14 @@ WRONG: dict[str, tuple[Callable[[Client], Any], type[ManifoldClientError], str]]
     "masks": (lambda c: c.impute(images=[IMAGE] * 3, masks=[IMAGE] * 2), InvalidValue, "masks: 2 for 3 images"),
     "candidates": (lambda c: c.impute(images=IMAGE, masks=IMAGE, candidates=65), InvalidValue, "integer of 1 to 64"),
     "no rows": (lambda c: c.impute([]), InvalidValue, "rows: the list is empty"),
-    "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, "rows: 'rows.csv' is not a list of rows"),
+    "the path of an image as rows": (lambda c: c.impute("examples/digit.png"), InvalidType, "rows: .*digit.png' is an image; give images=… and masks=…"),
+    "images as rows": (lambda c: c.anomaly_score(rows=[IMAGE]), InvalidType, r"rows\[0\]: .* is an image; give images=…$"),  # type: ignore[list-item]
+    "an array of images as rows": (lambda c: c.impute(np.zeros((2, 8, 8))), InvalidType, r"of shape \(2, 8, 8\) holds no rows; .* or images=… and masks"),
+    "a file of rows": (lambda c: c.impute("rows.csv"), InvalidType, r"rows: 'rows.csv' is not a list of rows; .*give pandas.read_csv\('rows.csv'\)"),
+    "a path of rows": (lambda c: c.impute(Path("r.jsonl.gz")), InvalidType, r"pandas.read_json\('r.jsonl.gz', lines=True\)"),
+    "a list of files of rows": (lambda c: c.impute(["r.parquet"]), InvalidType, r"rows\[0\]: .*read_parquet\('r.parquet'\)"),
+    "a file of rows as images": (lambda c: c.anomaly_score("r.csv"), InvalidValue, r"images: 'r.csv' is a file of rows.*give rows=pandas.read_csv\('r.csv'\)"),
+    "a file of rows as an end": (lambda c: c.interpolate({"row": "r.csv"}, {"seed": 1}), InvalidType, r"start.row: .*read_csv\('r.csv'\)"),
     "values as rows": (lambda c: c.impute([1, 2]), InvalidType, r"rows\[0\]: 1 is not a row"),  # type: ignore[arg-type]
     "infinity": (lambda c: c.impute([{"a": float("inf")}]), InvalidValue, r"rows\[0\].a: inf cannot be sent"),
     "bytes in a cell": (lambda c: c.impute({"a": b"x"}), InvalidType, "rows.a: b'x' is a bytes"),

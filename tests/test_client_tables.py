@@ -283,19 +283,6 @@ def test_a_missing_package_is_named(name: str) -> None:
         getattr(RESULTS["scores"][0], f"to_{name}")()
 
 
-def test_packages_of_frames_get_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Package:
-        @staticmethod
-        def DataFrame(columns: Any, **options: Any) -> Any:  # noqa: N802
-            return columns, options
-
-    monkeypatch.setitem(sys.modules, "pandas", Package)
-    monkeypatch.setitem(sys.modules, "polars", Package)
-    classes = RESULTS["classes"][0]
-    assert classes.to_pandas() == (classes.table(), {})
-    assert classes.to_polars() == (classes.table(), {"strict": False})
-
-
 def test_a_frame_is_sent_as_rows() -> None:
     def handle(request: httpx.Request) -> httpx.Response:
         assert json.loads(request.read())["rows"] == PLAIN

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args, get_type_hints
 
 import numpy as np
 import pyarrow
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import ManifoldError
-from manifold.runtime.operations import End
+from manifold.runtime.errors import ManifoldError, Unavailable
+from manifold.runtime.graphs.backends import DEVICES
+from manifold.runtime.operations import Encoded, End
 from tests.conftest import ROOT, ROW, SHIPPED
 
 PAGE = (ROOT / "docs/reference/library.md").read_text()
@@ -175,7 +177,27 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "no items": (lambda m, t: t.encode([]), "rows: the list is empty; give at least one"),
     "a table of images": (lambda m, t: m.encode(pyarrow.table({"a": [1]})), "images: a Table holds rows; the model takes images"),
     "an empty table": (lambda m, t: t.encode(pyarrow.table({"a": pyarrow.array([], pyarrow.int64())})), "rows: the table is empty"),
-    "a text of rows": (lambda m, t: t.encode("rows.csv"), "rows: 'rows.csv' is a str; give a mapping by column"),
+    "a text of rows": (lambda m, t: t.encode("rows"), "rows: 'rows' is a str; give a mapping by column"),
+    "a file of rows": (lambda m, t: t.anomaly_score("rows.csv"), r"rows: 'rows.csv' is a str; read the file: give pyarrow.csv.read_csv\('rows.csv'\)"),
+    "a path of rows": (lambda m, t: t.encode(Path("r.parquet")), r"read the file: give pyarrow.parquet.read_table\('r.parquet'\)"),
+    "a list of files of rows": (lambda m, t: t.encode(["rows.csv"]), r"rows\[0\]: 'rows.csv' is not a row; read the file: give pyarrow.csv"),
+    "a file of rows as an image": (lambda m, t: m.encode("rows.csv"), r"images\[0\]: 'rows.csv' is a file of rows; the model takes images"),
+    "a column as rows": (lambda m, t: t.encode(cast(Any, Series({0: 1.0}))), "rows: this Series is not a row, .* such as frame.iloc"),
+    "five channels": (lambda m, t: m.encode(np.zeros((28, 28, 5))), r"the shape is \[28, 28, 5\]; give \[28, 28\], \[n, 28, 28\], .* or Pillow images"),
+    "another size": (lambda m, t: m.encode(np.zeros((14, 14), np.uint8)), r"images: the shape is \[14, 14\]; give \[28, 28\]"),
+    "a shape of an end": (lambda m, t: m.interpolate(np.zeros((14, 14)), {"seed": 1}), r"start.image: the shape is \[14, 14\]; give \[28, 28\]"),
+    "no axes": (lambda m, t: m.encode(np.zeros(())), r"images: the shape is \[\]; give \[28, 28\]"),
+    "no images": (lambda m, t: m.encode(np.zeros((0, 28, 28))), "images: the array is empty; give at least one item"),
+    "the width of rows": (lambda m, t: t.encode(np.zeros((3, 4))), r"rows: the shape is \[3, 4\]; give \[n, 23\] or \[23\], or a mapping by column"),
+    "the shape of latents": (lambda m, t: m.sample(latents=np.zeros((1, 3))), r"^latents: the shape is \[1, 3\]; give \[n, 20\]$"),
+    "one latent": (lambda m, t: m.sample(latents=np.zeros(20)), r"latents: the shape is \[20\]; give \[n, 20\]"),
+    "no latents": (lambda m, t: m.sample(latents=np.zeros((0, 20))), r"latents: the shape is \[0, 20\]; give \[n, 20\]"),
+    "the name of a latent": (lambda m, t: m.sample(latents={"z": np.zeros((1, 20))}), "latents.z: mnist-vae has no such latent; give latent"),
+    "codes as floats": (lambda m, t: m.sample(codes=np.zeros((1, 7, 7))), "codes: contains float64; send only integers"),
+    "an input of a task": (lambda m, t: m.run("decode", {"latent": np.zeros((1, 3))}), r"input 'latent' is float64\[1, 3\]; give float32\[n, 20\] for n items"),
+    "no inputs of a task": (lambda m, t: m.run("decode", {}), "^inputs: the inputs latent are needed"),
+    "a device": (lambda m, t: load("x", device=cast(Any, "tpu")), "device: 'tpu' is unknown; give one of auto, cpu, cuda"),
+    "a table of images as columns": (lambda m, t: m.sample(1, seed=1).to_arrow(), r"table: the items are images, which have no columns; use images\(\)"),
     "integers of rows": (lambda m, t: t.encode(np.zeros((2, 3), int)), "rows: an array of int64; give floats"),
     "pixels": (lambda m, t: m.encode(np.full((28, 28), 300)), "images: pixels from 300 to 300; give 0 to 255"),
     "different shapes": (lambda m, t: m.encode([np.zeros((28, 28)), np.zeros((8, 8))]), "images: arrays of different shapes"),
@@ -243,6 +265,61 @@ def test_a_misspelt_option_is_an_error(images: Model) -> None:
         images.sample(2, sed=1)  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "hint"),
+    [
+        ("sample", "class_", "mnist-vae takes no condition; remove it"),
+        ("sample", "conditions", "mnist-vae takes no condition; remove it"),
+        ("reconstruct", "target_class", "mnist-vae takes no condition; remove it"),
+        ("sample", "inputs", r"did you mean numbers\?"),
+        ("sample", "named_latents", r"did you mean latents\?"),
+        ("encode", "images", r"did you mean items\?"),
+        ("anomaly_score", "rows", r"did you mean items\?"),
+        ("sample", "xyz", "its arguments are n, seed"),
+    ],
+)
+def test_an_argument_of_the_client_names_that_of_the_library(images: Model, method: str, name: str, hint: str) -> None:
+    with pytest.raises(TypeError, match=rf"{method}\(\) got an unexpected keyword argument '{name}'; {hint}"):
+        getattr(images, method)(**{name: "8"})
+
+
+def test_a_model_with_classes_suggests_them() -> None:
+    call: Any = load(SHIPPED / "mnist-cvae", device="cpu", verify=False).sample
+    with pytest.raises(TypeError, match=r"'class_'; did you mean classes\?"):
+        call(1, class_="8")
+
+
+def test_type_checkers_know_the_devices() -> None:
+    assert get_args(get_type_hints(load)["device"]) == DEVICES == ("auto", "cpu", "cuda")
+
+
+def test_results_are_tables(images: Model, rows: Model) -> None:
+    table = rows.sample(3, seed=1)
+    assert table.table() == {name: [row[name] for row in table.rows()] for name in table.rows()[0]}
+    back = rows.reconstruct(table.data)
+    assert list(back.table()) == [*table.table(), "error"] and back.table()["error"] == back.errors.tolist()
+    digits = images.sample(2, seed=1)
+    assert list(images.reconstruct(digits.data).table()) == ["error"]
+    encoded = images.encode(digits.data, seed=3).table()
+    assert len(encoded) == 60 and list(encoded)[::20] == ["mean.0", "log_variance.0", "latents.0"]
+    named = Encoded(mean={"place": np.ones((1, 2))}, codes=np.asarray([[[3]]])).table()
+    assert named == {"place.mean.0": [1.0], "place.mean.1": [1.0], "codes.0": [3]}
+    scores = rows.anomaly_score(table.rows())
+    assert (
+        scores.to_arrow().to_pydict() == scores.table()
+        and next(iter(rows.score(table.data).table())) == "reconstruction"
+    )
+
+
+@pytest.mark.parametrize("name", ["pandas", "polars", "arrow"])
+def test_a_missing_package_is_named(images: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    package = name.replace("arrow", "pyarrow")
+    monkeypatch.setitem(sys.modules, package, None)
+    install = "part of the extra tables" if package == "pyarrow" else f"run `pip install {package}`"
+    with pytest.raises(Unavailable, match=rf"to_{name}: {package} is not installed.*{install}.* Or use table\(\)"):
+        getattr(images.reconstruct(images.sample(1, seed=1).data), f"to_{name}")()
+
+
 def test_lists_of_latents_and_images_as_ends(images: Model) -> None:
     made = images.sample(2, seed=1)
     listed = images.sample(latents=np.asarray(made.latents).tolist())
@@ -300,8 +377,11 @@ class Series:
 
     ndim, iloc = 1, None
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(ROW)
+    def __init__(self, values: Mapping[Any, Any] = ROW) -> None:
+        self.values = values
+
+    def to_dict(self) -> dict[Any, Any]:
+        return dict(self.values)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         return np.asarray(list(ROW.values()), object)

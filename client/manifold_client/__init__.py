@@ -13,6 +13,7 @@ from manifold_client.async_client import AsyncClient
 from manifold_client.client import Client
 from manifold_client.errors import (
     Busy,
+    ClientClosed,
     InvalidType,
     InvalidValue,
     ManifoldClientError,
@@ -38,7 +39,7 @@ from manifold_client.transport import Retry
 from manifold_client.types import Condition, Costs, End
 
 __all__ = [
-    "AsyncClient", "Busy", "Classes", "Client", "Condition", "Costs", "Encoded", "End", "Imputed", "Interpolation", "InvalidType", "InvalidValue",
-    "Item", "Items", "ManifoldClientError", "MissingLibrary", "NotReady", "Posterior", "Reconstruction", "RequestRefused", "Retry", "Sample",
+    "AsyncClient", "Busy", "Classes", "Client", "ClientClosed", "Condition", "Costs", "Encoded", "End", "Imputed", "Interpolation", "InvalidType",
+    "InvalidValue", "Item", "Items", "ManifoldClientError", "MissingLibrary", "NotReady", "Posterior", "Reconstruction", "RequestRefused", "Retry", "Sample",
     "Samples", "ScoredItem", "Scores",
 ]  # fmt: skip

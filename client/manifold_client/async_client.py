@@ -23,7 +23,7 @@ from manifold_client.results import (
     Scores,
 )
 from manifold_client.signatures import checked
-from manifold_client.transport import LOST, RETRIED, STREAM, Retry, checked_timeout, headers, read, streamed
+from manifold_client.transport import LOST, RETRIED, STREAM, Retry, check_open, check_options, headers, read, streamed
 from manifold_client.types import (
     AnyImage,
     ClassChoice,
@@ -46,6 +46,7 @@ R = TypeVar("R")
 class AsyncClient:
     """A client for asyncio, with the methods of Client."""
 
+    @checked
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
@@ -57,7 +58,7 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Take the arguments of Client."""
-        checked_timeout(timeout)
+        check_options(timeout, verify, retry, transport, httpx.AsyncBaseTransport)
         self._http = httpx.AsyncClient(
             base_url=checked_url(url), timeout=timeout, transport=transport, verify=verify, headers=headers(key)
         )
@@ -67,6 +68,7 @@ class AsyncClient:
         return f"<AsyncClient: {public(self._http.base_url).rstrip('/')}>"
 
     async def _send(self, method: str, path: str, body: Any = None) -> Any:
+        check_open(self._http)
         for attempt in range(self._retry.attempts):
             last = attempt == self._retry.attempts - 1
             response = None
@@ -86,6 +88,7 @@ class AsyncClient:
         return exchange.parse(await self._send("POST", exchange.path, exchange.body))
 
     async def _stream(self, exchange: Exchange[Samples]) -> AsyncIterator[Sample]:
+        check_open(self._http)
         for attempt in range(self._retry.attempts):
             last = attempt == self._retry.attempts - 1
             response = None

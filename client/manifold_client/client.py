@@ -23,7 +23,7 @@ from manifold_client.results import (
     Scores,
 )
 from manifold_client.signatures import checked
-from manifold_client.transport import LOST, RETRIED, STREAM, Retry, checked_timeout, headers, read, streamed
+from manifold_client.transport import LOST, RETRIED, STREAM, Retry, check_open, check_options, headers, read, streamed
 from manifold_client.types import (
     AnyImage,
     ClassChoice,
@@ -46,6 +46,7 @@ R = TypeVar("R")
 class Client:
     """A client that waits for each answer. Use it in a `with` block, or call `close`."""
 
+    @checked
     def __init__(
         self,
         url: str = "http://127.0.0.1:8000",
@@ -61,7 +62,7 @@ class Client:
         `timeout` is in seconds. `key` is an API key, by default the environment variable MANIFOLD_KEY. `verify` is an SSL context for a
         certificate that is not publicly trusted. `retry` says how often and when a request is repeated.
         """
-        checked_timeout(timeout)
+        check_options(timeout, verify, retry, transport, httpx.BaseTransport)
         self._http = httpx.Client(
             base_url=checked_url(url), timeout=timeout, transport=transport, verify=verify, headers=headers(key)
         )
@@ -71,6 +72,7 @@ class Client:
         return f"<Client: {public(self._http.base_url).rstrip('/')}>"
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
+        check_open(self._http)
         for attempt in range(self._retry.attempts):
             last = attempt == self._retry.attempts - 1
             response = None
@@ -90,6 +92,7 @@ class Client:
         return exchange.parse(self._send("POST", exchange.path, exchange.body))
 
     def _stream(self, exchange: Exchange[Samples]) -> Iterator[Sample]:
+        check_open(self._http)
         for attempt in range(self._retry.attempts):
             last = attempt == self._retry.attempts - 1
             response = None

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from manifold_client.errors import InvalidType, MissingLibrary
+from manifold_client.errors import InvalidType, InvalidValue, MissingLibrary, short, shown
 
 if TYPE_CHECKING:
     import pandas
@@ -28,15 +28,31 @@ class Tabular:
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return the result as a data frame of pandas. Raises MissingLibrary if pandas is not installed."""
-        return _library("pandas", "to_pandas").DataFrame(self.table())
+        frame: pandas.DataFrame = _library("pandas", "to_pandas").DataFrame(self.table())
+        return frame
 
     def to_polars(self) -> polars.DataFrame:
         """Return the result as a data frame of polars. Raises MissingLibrary if polars is not installed."""
-        return _library("polars", "to_polars").DataFrame(self.table(), strict=False)
+        frame: polars.DataFrame = _library("polars", "to_polars").DataFrame(self.table(), strict=False)
+        return frame
 
     def to_arrow(self) -> pyarrow.Table:
-        """Return the result as a table of pyarrow. Raises MissingLibrary if pyarrow is not installed."""
-        return _library("pyarrow", "to_arrow").table(self.table())
+        """Return the result as a table of pyarrow.
+
+        Raises MissingLibrary if pyarrow is not installed, and InvalidValue for a column with values of several types.
+        """
+        library = _library("pyarrow", "to_arrow")
+        arrays = {}
+        for name, values in self.table().items():
+            try:
+                arrays[name] = library.array(values)
+            except (library.ArrowException, OverflowError, TypeError, ValueError) as error:
+                raise InvalidValue(
+                    f"to_arrow: the column {shown(name)} has no type of Arrow: {short(error)}; use to_pandas() or table()",
+                    field=name,
+                ) from None
+        table: pyarrow.Table = library.table(arrays)
+        return table
 
 
 def _library(name: str, method: str) -> Any:

@@ -6,7 +6,8 @@ ManifoldClientError
 ├── NotReady         502 or 503, still after all retries; or no connection
 ├── InvalidValue     an argument has a wrong value; nothing was sent. Also a ValueError
 ├── InvalidType      an argument has a wrong type or an unknown name; nothing was sent. Also a TypeError
-└── MissingLibrary   a conversion needs a package that is not installed. Also an ImportError
+├── MissingLibrary   a conversion needs a package that is not installed. Also an ImportError
+└── ClientClosed     the client was closed; nothing was sent. Also a RuntimeError
 """
 
 from __future__ import annotations
@@ -67,14 +68,18 @@ class MissingLibrary(ManifoldClientError, ImportError):
     """A conversion needs a package that is not installed."""
 
 
+class ClientClosed(ManifoldClientError, RuntimeError):
+    """The client was closed before the request. Nothing was sent."""
+
+
 _short = reprlib.Repr()
 _short.maxstring = _short.maxlong = _short.maxother = ECHOED
 _short.maxlevel = 2
 
 
 def shown(value: object) -> str:
-    """Return the repr of a value, cut to `ECHOED` characters."""
-    text = _short.repr(value)
+    """Return the repr of a value on one line, cut to `ECHOED` characters."""
+    text = " ".join(_short.repr(value).split())
     return text if len(text) <= ECHOED else f"{text[: ECHOED - 1]}…"
 
 

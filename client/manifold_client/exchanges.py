@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from manifold_client import images, rows
+from manifold_client import files, images, rows
 from manifold_client.errors import InvalidType, InvalidValue, near, shown, unknown
 from manifold_client.results import Classes, Encoded, Imputed, Interpolation, Reconstruction, Samples, Scores
 from manifold_client.types import Condition, Costs, End
@@ -93,7 +93,7 @@ def classify(fields: Fields) -> Exchange[Classes]:
 
 def impute(fields: Fields) -> Exchange[Imputed]:
     """Return the request that fills in missing values."""
-    given = _items(_with_images(fields))
+    given = _items(_with_images(fields), "images=… and masks=…")
     if "masks" in given and "images" not in given:
         raise InvalidValue(
             "masks: they belong to images; give images, or remove masks and use None for missing values",
@@ -138,8 +138,8 @@ def _given(fields: Fields) -> dict[str, Any]:
     return {WIRE.get(name, name): value for name, value in fields.items() if value is not None and name != "self"}
 
 
-def _items(fields: Fields) -> dict[str, Any]:
-    """Return the fields of a request about items: either images or rows."""
+def _items(fields: Fields, as_images: str = "images=…") -> dict[str, Any]:
+    """Return the fields of a request about items: either images or rows. `as_images` is how images are given instead of rows, for errors."""
     given = _given(fields)
     if "images" in given and "rows" in given:
         raise InvalidValue("rows: a request contains images or rows, not both; send two requests", field="rows")
@@ -147,10 +147,25 @@ def _items(fields: Fields) -> dict[str, Any]:
         raise InvalidValue("images: there are no items; give images or rows", field="images")
     if isinstance(found := given.get("images"), Mapping) or rows.is_table(found):
         raise InvalidType(f"images: a {type(found).__name__} holds rows; give it as rows=…", field="images")
-    if images.is_image(found := given.get("rows")) and not isinstance(found, str):
-        raise InvalidType(f"rows: {shown(found)} is an image; give it as images=…", field="rows")
+    found = given.get("rows")
+    for place, each in enumerate(found if isinstance(found, list | tuple) else [found]):
+        if _is_picture(each):
+            field = "rows" if each is found else f"rows[{place}]"
+            raise InvalidType(f"{field}: {shown(each)} is an image; give {as_images}", field=field)
+    if isinstance(found, np.ndarray) and found.ndim in (3, 4):
+        raise InvalidType(
+            f"rows: an array of shape {found.shape} holds no rows; give (n, columns), or {as_images} for images",
+            field="rows",
+        )
     _check_conditions(given)
     return given
+
+
+def _is_picture(given: Any) -> bool:
+    """Return whether a value among rows is an image: a picture, the bytes of a file, or a path that is not of a file of rows."""
+    if isinstance(given, str):
+        return files.is_picture(given)
+    return images.is_image(given) and files.reader(given) is None
 
 
 def _with_images(fields: Fields) -> Fields:

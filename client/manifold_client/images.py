@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from manifold_client import files
 from manifold_client.errors import InvalidType, InvalidValue, short, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # those of the service
@@ -175,6 +176,10 @@ def _file(given: str | os.PathLike[str], field: str) -> bytes:
             f"{field}: the string {shown(given)} is not a path; a string is read as the path of a file: "
             "give a path, or base64.b64decode(string) for base64",
             field=field,
+        )
+    if (call := files.reader(given)) is not None:
+        raise InvalidValue(
+            f"{field}: {shown(str(given))} is a file of rows, not an image; give rows={call}", field=field
         )
     try:
         path = Path(given)

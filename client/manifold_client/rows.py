@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from manifold_client.errors import InvalidType, InvalidValue, MissingLibrary, shown
+from manifold_client import files
+from manifold_client.errors import InvalidType, InvalidValue, MissingLibrary, short, shown
 
 DIGITS = 15  # a float keeps a decimal of so many digits
 NEEDED = "give a mapping by column, a list of such rows, or a data frame"
+NEEDED_OF_A_ROW = "give a mapping by column, or a list with one value for each column"
 
 
 def rows(given: Any, field: str) -> list[Any]:
@@ -26,7 +28,7 @@ def rows(given: Any, field: str) -> list[Any]:
     if isinstance(given, Mapping):
         return [row(given, field)]
     if is_series(given):
-        return [row(given.to_dict(), field)]
+        return [row(given, field)]
     if is_table(given):
         return _of_columns(_columns(given, field), field)
     if isinstance(given, np.ndarray):
@@ -36,7 +38,7 @@ def rows(given: Any, field: str) -> list[Any]:
             )
         given = list(given)
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
-        raise InvalidType(f"{field}: {shown(given)} is not a list of rows; {NEEDED}", field=field)
+        raise InvalidType(f"{field}: {shown(given)} is not a list of rows; {_wanted(given, NEEDED)}", field=field)
     if not given:
         raise InvalidValue(f"{field}: the list is empty; give at least one row", field=field)
     return [row(each, f"{field}[{place}]") for place, each in enumerate(given)]
@@ -45,7 +47,13 @@ def rows(given: Any, field: str) -> list[Any]:
 def row(given: Any, field: str) -> Any:
     """Return one row: an object by column, or a list in the order of the columns."""
     if is_series(given):
-        given = given.to_dict()
+        series, given = type(given).__name__, given.to_dict()
+        if not all(isinstance(name, str) for name in given):
+            raise InvalidType(
+                f"{field}: this {series} is not a row, as its index holds no names of columns; give one row, "
+                "such as frame.iloc[0], or the frame",
+                field=field,
+            )
     if isinstance(given, Mapping):
         for name in given:
             if not isinstance(name, str):
@@ -57,7 +65,7 @@ def row(given: Any, field: str) -> Any:
         given = list(given)
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         raise InvalidType(
-            f"{field}: {shown(given)} is not a row; give a mapping by column, or a list with one value for each column",
+            f"{field}: {shown(given)} is not a row; {_wanted(given, NEEDED_OF_A_ROW)}",
             field=field,
         )
     return [cell(value, f"{field}.{place}") for place, value in enumerate(given)]
@@ -107,7 +115,14 @@ def cell(value: Any, field: str) -> Any:
 
 def is_table(given: Any) -> bool:
     """Return whether a value is a data frame or an Arrow table."""
-    return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "columns") and hasattr(given, "iloc"))
+    return hasattr(given, "__arrow_c_stream__") or (hasattr(given, "iloc") and hasattr(given, "columns"))
+
+
+def _wanted(given: Any, needed: str) -> str:
+    """Return what to give instead of a value: what a file of rows or a lazy frame becomes, else `needed`."""
+    if (call := files.reader(given)) is not None:
+        return f"read the file: give {call}"
+    return "give the frame that its method collect() returns" if callable(getattr(given, "collect", None)) else needed
 
 
 def is_series(given: Any) -> bool:
@@ -174,4 +189,9 @@ def _through_pyarrow(table: Any, field: str) -> Any:
             f"{field}: a {type(table).__name__} is read by pyarrow, which is not installed; run `pip install pyarrow`, or give a list of rows",
             field=field,
         ) from None
-    return pyarrow.table(table)
+    try:
+        return pyarrow.table(table)
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise InvalidValue(
+            f"{field}: the {type(table).__name__} cannot be read as a table: {short(error)}; {NEEDED}", field=field
+        ) from None

@@ -17,15 +17,17 @@ def checked(method: Callable[P, R]) -> Callable[P, R]:
     """Wrap a method so that it raises InvalidType for unknown arguments. The error suggests the nearest name."""
     signature = inspect.signature(method)
     names = [name for name in signature.parameters if name != "self"]
+    # a constructor is known by the name of its class
+    said = method.__qualname__.split(".")[-2] if method.__name__ == "__init__" else method.__name__
 
     def check(arguments: tuple[object, ...], fields: dict[str, object]) -> None:
         for name in fields:
             if name not in names:
-                raise InvalidType(unknown(name, names, method.__name__), field=name, valid=names)
+                raise InvalidType(unknown(name, names, said), field=name, valid=names)
         try:
             signature.bind(*arguments, **fields)
         except TypeError as error:
-            raise InvalidType(f"{method.__name__}: {error}; its arguments are {', '.join(names)}") from None
+            raise InvalidType(f"{said}: {error}; its arguments are {', '.join(names)}") from None
 
     if inspect.iscoroutinefunction(method):
 

@@ -6,13 +6,23 @@ import json
 import math
 import os
 import random
+import ssl
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import numpy as np
 
-from manifold_client.errors import Busy, InvalidValue, ManifoldClientError, NotReady, RequestRefused, shown
+from manifold_client.errors import (
+    Busy,
+    ClientClosed,
+    InvalidType,
+    InvalidValue,
+    ManifoldClientError,
+    NotReady,
+    RequestRefused,
+    shown,
+)
 from manifold_client.results import Sample
 
 RETRIED = (429, 502, 503)  # a load balancer answers 502 if its replica has gone away
@@ -104,11 +114,45 @@ def checked_timeout(value: object) -> None:
         checked_seconds(value, "timeout")
 
 
-def headers(key: str | None) -> dict[str, str]:
+def check_options(timeout: object, verify: object, retry: object, transport: object, needed: type) -> None:
+    """Raise InvalidType or InvalidValue for wrong options of a client. `needed` is the class of its transports."""
+    checked_timeout(timeout)
+    if isinstance(verify, str):
+        raise InvalidType(
+            f"verify: {shown(verify)} is a string; give ssl.create_default_context(cafile={shown(verify)})",
+            field="verify",
+        )
+    if not isinstance(verify, bool | ssl.SSLContext):
+        raise InvalidType(f"verify: {shown(verify)} is not an SSL context; give one, or True or False", field="verify")
+    if retry is not None and not isinstance(retry, Retry):
+        number = isinstance(retry, int) and not isinstance(retry, bool) and retry > 0
+        raise InvalidType(
+            f"retry: {shown(retry)} is not a Retry; give Retry(attempts={retry if number else 3})", field="retry"
+        )
+    if transport is not None and not isinstance(transport, needed):
+        raise InvalidType(
+            f"transport: {shown(transport)} is not an httpx.{needed.__name__}; give one, or remove the argument",
+            field="transport",
+        )
+
+
+def check_open(http: httpx.Client | httpx.AsyncClient) -> None:
+    """Raise ClientClosed if a client was closed."""
+    if http.is_closed:
+        raise ClientClosed(
+            "the client is closed; create a new one, or send requests within its `with` block and before close()"
+        )
+
+
+def headers(key: object) -> dict[str, str]:
     """Return the headers of every request: the key, by default that of the environment variable MANIFOLD_KEY."""
+    if key is not None and not isinstance(key, str):
+        raise InvalidType(
+            f"key: a value of type {type(key).__name__} is not a string; give the key as a string", field="key"
+        )
     source = "key" if key else "MANIFOLD_KEY"
     key = key or os.environ.get("MANIFOLD_KEY")
-    if key and not (isinstance(key, str) and key.isascii() and key.isprintable() and " " not in key):
+    if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise InvalidValue(
             f"{source}: the key may only have visible ASCII characters, without blanks and line ends; give it as the service's operator wrote it",
             field="key",

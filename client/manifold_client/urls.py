@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import re
 import socket
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -30,12 +32,21 @@ NOT_TLS = (
     "record layer failure",
 )
 OPEN_INFERENCE = re.compile(r"/v2/(models|health|repository)(/|$)")
+# the scheme of an address whose colon or slashes are missing or too many; a colon before a number is that of a port
+SCHEME = re.compile(r"(https?)(?::/*|/{1,3})(?!\d*(?:/|$))(?=[^/])(.*)", re.IGNORECASE | re.DOTALL)
+HOST = re.compile(
+    r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?", re.IGNORECASE
+)  # as sent, so that other alphabets are in Punycode
+LONGEST_HOST = 253  # characters
+FOLDERS = ("", ".", "..", "~", "models", "runs")  # the first folder of a path that is no address
 # the scheme, a user and a password, and the host; the group of the user is greedy, as a password may contain slashes
 USER = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}|)(.*)@(.*)", re.DOTALL)
 
 
 def checked_url(url: object) -> str:
     """Return the address of the service. Raises InvalidValue if it is not one, with the address that was probably meant."""
+    if isinstance(url, os.PathLike):
+        raise InvalidType(_folder_given(url), field="url")
     if not isinstance(url, str | httpx.URL):
         raise InvalidType(f"url: {shown(url)} is not a string; write {EXAMPLE}", field="url")
     text = str(url).strip()
@@ -43,16 +54,27 @@ def checked_url(url: object) -> str:
         raise InvalidValue(f"url: it is empty; write the address of the service, such as {EXAMPLE}", field="url")
     said = public(text)
     scheme, separator, rest = said.partition("://")
+    if scheme.lower() == "file" or (not separator and _is_path(text)):
+        raise InvalidValue(_folder_given(said.removeprefix("file://") if separator else text), field="url")
+    if found := SCHEME.fullmatch(said if not separator or rest.startswith("/") else ""):
+        meant = f"{found[1].lower()}://{found[2].lstrip('/')}"
+        raise InvalidValue(
+            f"url: {shown(said)} does not begin with {found[1].lower()}:// and a host; write {meant}", field="url"
+        )
     if not separator:
         raise InvalidValue(f"url: {shown(said)} has no scheme; write {_with_scheme(said)}", field="url")
     if scheme.lower() not in ("http", "https"):
         raise InvalidValue(
             f"url: {shown(said)} has the scheme {shown(scheme)}; write http://{rest} or https://{rest}", field="url"
         )
+    if any(letter.isspace() or not letter.isprintable() for letter in text):
+        raise InvalidValue(
+            f"url: {shown(said)} contains a blank or a control character; remove it, or write it as %20", field="url"
+        )
     try:
         parts = urlsplit(text)
         parts.port  # noqa: B018 # raises ValueError for a port that is not a number
-        httpx.URL(text)
+        host = httpx.URL(text).raw_host.decode("ascii", "replace")
     except (ValueError, httpx.InvalidURL) as error:
         why = "" if said != text else f": {error}"  # the error could repeat a password
         raise InvalidValue(
@@ -60,6 +82,11 @@ def checked_url(url: object) -> str:
         ) from None
     if not parts.hostname:
         raise InvalidValue(f"url: {shown(said)} has no host; write {EXAMPLE}", field="url")
+    if ":" not in host and (not HOST.fullmatch(host) or len(host) > LONGEST_HOST):
+        raise InvalidValue(
+            f"url: {shown(said)} has the host {shown(parts.hostname)}, which is no name of a host; write one such as {EXAMPLE}",
+            field="url",
+        )
     root = public(f"{parts.scheme}://{parts.netloc}")
     if parts.query or parts.fragment:
         raise InvalidValue(f"url: {shown(said)} has a query; write the address alone: {root}", field="url")
@@ -91,10 +118,26 @@ def _with_scheme(text: str) -> str:
     with contextlib.suppress(ValueError):
         ipaddress.IPv6Address(text)
         return f"http://[{text}]"
-    scheme, colon, rest = text.partition(":")
-    if colon and scheme.lower() in ("http", "https"):
-        return f"{scheme.lower()}://{rest.lstrip('/')}"
+    if text.partition(":")[0].lower() in ("http", "https") or len(text) > LONGEST_HOST:
+        return EXAMPLE  # the host is missing, or the text is no address
     return f"http://{text.lstrip('/:')}"
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text without a scheme is the path of a file or folder, such as that of a model."""
+    first, separator, _ = text.replace(os.sep, "/").partition("/")
+    with contextlib.suppress(OSError, ValueError):  # such as a name that is too long
+        return bool(separator) and (first in FOLDERS or Path(text).exists())
+    return False
+
+
+def _folder_given(path: str | os.PathLike[str]) -> str:
+    """Return the message for a path instead of an address."""
+    text = shown(os.fspath(path))
+    return (
+        f"url: {text} is a path; write the address of a running service, such as {EXAMPLE}, "
+        f"or use the model without a service: manifold.load({text})"
+    )
 
 
 def _bracketed(scheme: str, rest: str) -> str:

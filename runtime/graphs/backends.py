@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import extras
-from manifold.runtime.errors import GraphError, Unavailable, cannot_run, reason, shown
+from manifold.runtime.errors import GraphError, InvalidValue, Unavailable, cannot_run, reason, shown
 from manifold.runtime.graphs import chance, onnx_file
 from manifold.runtime.graphs.bound import BoundGraph
 from manifold.runtime.graphs.chance import Chance
@@ -31,7 +31,8 @@ from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
 Array = NDArray[Any]
 LOG = logging.getLogger(__name__)
 Graph = Callable[[Mapping[str, Array]], dict[str, Array]]
-DEVICES = ("auto", "cpu", "cuda")
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+DEVICES: tuple[Device, ...] = get_args(Device)
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0",
 }  # fmt: skip
@@ -41,6 +42,16 @@ PIECE = 64  # runs of at most so many rows are not split
 PIECE_SECONDS = 0.1  # intended duration of a piece; graphs allocate up to 2 MB per millisecond
 
 _loading = threading.Lock()  # creating sessions concurrently is reported to have races (microsoft/onnxruntime#27089)
+
+
+def known_device(given: object) -> Device:
+    """Return the device. Raises InvalidValue for an unknown one."""
+    for device in DEVICES:
+        if device == given:
+            return device
+    raise InvalidValue(
+        f"device: {shown(given)} is unknown; give one of {', '.join(DEVICES)}", field="device", valid=DEVICES
+    )
 
 
 class Backend(Protocol):

@@ -138,6 +138,11 @@ class Kind(Record):
         raise NotImplementedError
 
     @property
+    def forms(self) -> list[list[int | str]]:
+        """The shapes that an array of items can have; `n` stands for the number of items."""
+        return [["n", *self.shape], list(self.shape)]
+
+    @property
     def limits(self) -> tuple[float, float] | None:
         """The smallest and the largest value; None if every finite number is valid."""
         return None

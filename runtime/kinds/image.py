@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import codecs, imaging
-from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.errors import InvalidValue, cut, either
 from manifold.runtime.imaging import Fitted, Pixels
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items, Kind, Reading, Recipes, Wire
 
@@ -103,6 +103,12 @@ class ImageSpec(Kind):
         return (self.channels, self.height, self.width)
 
     @property
+    def forms(self) -> list[list[int | str]]:
+        """The shapes with a channel, and of grey images without."""
+        grey: list[list[int | str]] = [[self.height, self.width], ["n", self.height, self.width]]
+        return [*(grey if self.channels == 1 else []), *super().forms]
+
+    @property
     def limits(self) -> tuple[float, float]:
         """The range of the pixels in the model."""
         return self.range
@@ -165,8 +171,9 @@ class ImageSpec(Kind):
         if self.channels == 1 and array.shape[1:] == shape[1:]:
             array = array[:, None]
         if array.shape[1:] != shape or not len(array):
-            wanted = f"[n, {', '.join(map(str, shape))}]"
-            raise InvalidValue(f"{field}: shape {cut(str(list(array.shape)))}; send the shape {wanted}", field=field)
+            raise InvalidValue(
+                f"{field}: the shape is {cut(str(list(array.shape)))}; send {either(self.forms)}", field=field
+            )
         return Items(self._in_range(array, field), (), ((),) * len(array))
 
     def _in_range(self, array: Array, field: str) -> Float32:

@@ -48,7 +48,7 @@ def by_role(manifest: Manifest, latents: Latents) -> dict[str, Float32]:
     for role in latents:
         if role not in manifest.latents:
             raise InvalidValue(
-                f"latents.{role}: {manifest.name} has no such latent",
+                f"latents.{role}: {manifest.name} has no such latent; give {', '.join(manifest.latents)}",
                 field=f"latents.{role}",
                 valid=list(manifest.latents),
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,13 +31,14 @@ from manifold.runtime.operations.common import (
     with_data,
 )
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
-from manifold.runtime.shown import ShownItems, shape_of
+from manifold.runtime.shown import ShownItems, columns, shape_of
+from manifold.runtime.tabular import Tabular
 
 POSTERIOR_STREAMS = 2**37  # + its place: the stream of a latent's posterior, from the second latent on
 
 
 @dataclass(frozen=True, repr=False)
-class Encoded:
+class Encoded(Tabular):
     """The posterior of items, their codes, or both."""
 
     mean: Latents | None = None
@@ -57,6 +60,23 @@ class Encoded:
         latent: Float32 = self.latent
         return latent
 
+    def table(self) -> dict[str, list[Any]]:
+        """Return a row for each item, with a column for each number, such as mean.0, or ROLE.mean.0 of latents by role."""
+        found: dict[str, Array] = {}
+        for name in ("mean", "log_variance", "latents"):
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                found |= {f"{role}.{name}": each for role, each in value.items()}
+            elif value is not None:
+                found[name] = value
+        if self.codes is not None:
+            found["codes"] = self.codes
+        made: dict[str, list[Any]] = {}
+        for name, array in found.items():
+            flat = array.reshape(len(array), -1)
+            made |= {f"{name}.{place}": flat[:, place].tolist() for place in range(flat.shape[1])}
+        return made
+
     def __repr__(self) -> str:
         parts = {name: getattr(self, name) for name in ("mean", "log_variance", "latents", "codes")}
         said = [f"{name} {shape_of(value)}" for name, value in parts.items() if value is not None]
@@ -72,6 +92,14 @@ class Reconstructed(ShownItems):
     seed: int | None = None
     others: dict[str, Array] = field(default_factory=dict)  # outputs beside `data`, by role
     spec: Kind | None = field(default=None, compare=False)  # the kind of the items
+
+    def table(self) -> dict[str, list[Any]]:
+        """Return the rows by column, if the items are rows, and the column `error`. If the rows have such a column, it is `error_` instead."""
+        made = columns(self.rows()) if self.spec is not None and self.spec.in_files else {}
+        name = "error"
+        while name in made:
+            name += "_"
+        return {**made, name: self.errors.tolist()}
 
 
 def encode(

@@ -72,9 +72,12 @@ def sample(
     stream = sampling.FIRST_INPUT_STREAM
     for tensor in spec.inputs:
         if tensor.source == "latent" and tensor not in open_latents:
-            inputs[tensor.role] = given[key_of(manifest, tensor)]
+            key = key_of(manifest, tensor)
+            inputs[tensor.role] = _fitting(
+                tensor, given[key], f"latents.{key}" if manifest.has_named_latents else "latents", n
+            )
         elif tensor.source == "codes" and codes is not None:
-            inputs[tensor.role] = codes
+            inputs[tensor.role] = _fitting(tensor, codes, "codes", n)
         else:
             inputs[tensor.role] = draw(manifest, spec, tensor, seed, first, n, stream, choices)
         stream += tensor.source in RANDOM
@@ -101,6 +104,15 @@ def _check_effect(
 def _open_latents(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> list[InputSpec]:
     """Return the latents of a task that are not given, and are therefore drawn."""
     return [tensor for tensor in spec.latents if not given or key_of(manifest, tensor) not in given]
+
+
+def _fitting(tensor: InputSpec, array: Array, field: str, n: int) -> Array:
+    """Return the latents or codes of a request. Raises InvalidValue if they are not n of the shape that the graph takes."""
+    if array.ndim == 0 or len(array) != n or n < 1 or not tensor.fits(array.shape[1:]):
+        wanted = ", ".join(map(str, ("n", *tensor.shape)))
+        number = f" with n = {n}, as for the others" if array.ndim and n and tensor.fits(array.shape[1:]) else ""
+        raise InvalidValue(f"{field}: the shape is {list(array.shape)}; give [{wanted}]{number}", field=field)
+    return array
 
 
 def takes_temperature(manifest: Manifest, latents: Latents | None, codes: Array | None) -> bool:

@@ -13,10 +13,11 @@ from manifold.runtime.manifest import NUMBERS, Manifest
 from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, with_data
 from manifold.runtime.operations.steps import Array, Float64, Run, Steps
 from manifold.runtime.shown import ROWS, html_table
+from manifold.runtime.tabular import Tabular
 
 
 @dataclass(frozen=True, repr=False)
-class Scores:
+class Scores(Tabular):
     """The terms of the anomaly score by name, float64 (n,) each, and the nats of each value or part if the artifact has them."""
 
     terms: dict[str, Float64]

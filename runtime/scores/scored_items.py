@@ -9,6 +9,7 @@ from typing import Any
 from manifold.runtime.scores.decisions import Judged
 from manifold.runtime.scores.scoring import Threshold
 from manifold.runtime.shown import columns, html_table
+from manifold.runtime.tabular import Tabular
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,7 +34,7 @@ class ScoredItem:
 
 
 @dataclass(frozen=True, repr=False)
-class AnomalyScores:
+class AnomalyScores(Tabular):
     """The anomaly scores of items."""
 
     items: list[ScoredItem]

@@ -23,6 +23,7 @@ from manifold.runtime import engine, operations, priors, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable
+from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.manifest import Manifest
 from manifold.service.models.batcher import Batcher, Ran
 from manifold.service.models.closing import Closing
@@ -84,7 +85,9 @@ class Entry:
         with self.failing():
             self._check_wanted()
             self.look(settings)
-            model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
+            model = engine.load(
+                self.folder, device=known_device(self.settings.device or "auto"), threads=settings.threads
+            )
             with self._changing:
                 self._check_wanted()
                 if self.manifest is not None:  # with the random operators that loading has found
