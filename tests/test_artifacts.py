@@ -101,7 +101,7 @@ def test_the_schema_in_docs_is_current() -> None:
 # --- stored files ---
 
 
-@pytest.mark.parametrize("name", ["vae", "pixelcnn", "table"])
+@pytest.mark.parametrize("name", ["vae", "pixelcnn"])
 def test_each_weight_is_stored_once(tiny: Path, name: str) -> None:
     folder = repository.locate(tiny / "models" / name)
     placed: dict[tuple[str, str], list[str]] = {}
