@@ -11,6 +11,7 @@ copyright = author
 version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 extensions = ["myst_parser"]
+smartquotes = False  # `--models` outside code would become a dash
 myst_heading_anchors = 4  # links to headings, as GitHub names them
 exclude_patterns = ["site"]
 
