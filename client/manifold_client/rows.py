@@ -60,7 +60,7 @@ def row(given: Any, field: str) -> Any:
             f"{field}: {shown(given)} is not a row; give a mapping by column, or a list with one value for each column",
             field=field,
         )
-    return [cell(value, f"{field}.{place}") for place, value in enumerate(given)]
+    return [cell(value, f"{field}[{place}]") for place, value in enumerate(given)]
 
 
 def cell(value: Any, field: str) -> Any:
@@ -98,7 +98,7 @@ def cell(value: Any, field: str) -> Any:
     if isinstance(value, Mapping):
         return {str(name): cell(each, f"{field}.{name}") for name, each in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [cell(each, f"{field}.{place}") for place, each in enumerate(value)]
+        return [cell(each, f"{field}[{place}]") for place, each in enumerate(value)]
     raise InvalidType(
         f"{field}: {shown(value)} is a {type(value).__name__}; give a string, a number, a boolean, a date or None, or remove the column",
         field=field,

@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import imaging
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, cut
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Recipes, Wire
+from manifold.runtime.problems import word
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
@@ -392,7 +393,7 @@ def _carried(value: Any, place: str) -> Any:
     """Return a value that is copied to the output. Raise InvalidValue for a list, an object, or a text that is too long."""
     if not isinstance(value, str | int | float | bool | None):
         raise InvalidValue(
-            f"{place}: {shown(value)} cannot be copied to the output; send a text, a number, a boolean or null",
+            f"{place}: {word(value)} cannot be copied to the output; send a text, a number, a boolean or null",
             field=place,
         )
     if isinstance(value, str) and len(value.encode()) > files.CELL_BYTES:

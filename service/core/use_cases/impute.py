@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from manifold.runtime import operations
+from manifold.runtime import codecs, operations
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.aside import ROW, aside
@@ -32,7 +32,7 @@ class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     one picture: a grid of the completed images.
     """
 
-    masks: list[str] | None = Field(
+    masks: list[codecs.Base64] | None = Field(
         default=None, description="Masks as base64 PNG, white where the image is known: [n], or one for all images."
     )
     candidates: Annotated[int, Field(ge=1, le=64)] = Field(
