@@ -39,26 +39,26 @@ class RowRequest(BaseModel):
 class RowSingle(BaseModel):
     """One row."""
 
-    row: Row | None = None
+    row: Row | None = Field(default=None, description="A row: an object by column name, or an array in column order.")
 
 
 class RowAnswer(BaseModel):
     """The rows of an answer."""
 
-    rows: list[dict[str, Any]] | None = None
+    rows: list[dict[str, Any]] | None = Field(default=None, description="[n] rows: objects by column name")
 
 
 class RowNeighbour(BaseModel):
     """A row in an explanation."""
 
-    row: dict[str, Any] | None = None
+    row: dict[str, Any] | None = Field(default=None, description="A training row near the item.")
 
 
 class ColumnReason(BaseModel):
     """The contribution of one column to the score of a row."""
 
-    column: str
-    value: str | float | int | bool | None
+    column: str = Field(description="Name of the column.")
+    value: str | float | int | bool | None = Field(description="Value of the column in the row.")
     nats: float = Field(description="-log p of the value, given the latent of the row")
     excess: float = Field(description="nats above the mean of the calibration rows")
     share: float | None = Field(

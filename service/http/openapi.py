@@ -154,9 +154,19 @@ def _bodies(case: UseCase) -> Schema:
 
 
 def _pictures_in(request: type[contract.BaseRequest]) -> Schema:
-    files = {"type": "array", "items": BINARY["schema"]}
-    masks = {"mask": files} if "masks" in request.model_fields else {}
-    form = {"type": "object", "properties": {"file": files, **masks}, "required": ["file"]}
+    def files(description: str) -> Schema:
+        return {"type": "array", "items": BINARY["schema"], "description": description}
+
+    masks = (
+        {"mask": files("Masks as PNG files, white where the image is known: one for each image, or one for all.")}
+        if "masks" in request.model_fields
+        else {}
+    )
+    form = {
+        "type": "object",
+        "properties": {"file": files("Image files: PNG, JPEG or WebP."), **masks},
+        "required": ["file"],
+    }
     return {bodies.MULTIPART: {"schema": form}, **dict.fromkeys(imaging.MEDIA_TYPES, BINARY)}
 
 

@@ -13,6 +13,7 @@ from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
+    FITTED,
     ConditionedItemsRequest,
     Fitted,
     OutputsResponse,
@@ -62,7 +63,7 @@ class ImputeResponse(OutputsResponse):
         default=None,
         description="Images only: class of the chosen completion, if the model is class-conditional and no class was given.",
     )
-    fitted: list[Fitted] | None = None
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(
