@@ -60,7 +60,10 @@ CONNECTION = (408, 431)  # statuses of connections, whose errors have the form o
 MODELS = {
     "": ("get", "Describe the tensors of a model", "The response contains a request that works, under `parameters.example`.", MODEL),
     "/ready": ("get", "Report whether a model is ready", "200 if the model answers or loads at its first request, otherwise 503.", MODEL),
-    "/config": ("get", "Describe a model in terms of Triton's configuration", "Datatypes and shapes of the tensors, without the batch axis, and the batch size.", MODEL),
+    "/config": (
+        "get", "Describe a model in terms of Triton's configuration",
+        "Datatypes and shapes of the tensors, without the batch axis, and the largest batch size.", MODEL,
+    ),
     "/stats": ("get", "Report the statistics of a model", "Counts and total times of requests, by task.", MODEL),
     "/infer": (
         "post", "Run a model on tensors",
@@ -74,7 +77,10 @@ OTHERS = {
     "/v2/health/live": ("get", "Report whether the process runs", "200 as soon as the process answers requests.", ()),
     "/v2/health/ready": ("get", "Report whether the service is ready", "200 if it is ready, otherwise 503.", ()),
     "/v2/models/stats": ("get", "Report the statistics of all models", "Counts and total times of requests, by model and task.", ()),
-    "/v2/repository/index": ("post", "List the models and their states", "All versions of all models. With `ready: true` in the body, only those that answer requests.", (413,)),
+    "/v2/repository/index": (
+        "post", "List the models and their states",
+        "All versions of all models. With `ready: true` in the body, only those that answer requests.", (413,),
+    ),
     "/v2/repository/models/{name}/load": ("post", "Load a model from its folder", "It needs a key with the scope `admin`.", (404, 413)),
     "/v2/repository/models/{name}/unload": ("post", "Take a model out of service", "It needs a key with the scope `admin`.", (404, 413)),
 }  # fmt: skip
