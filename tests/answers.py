@@ -50,10 +50,21 @@ def made(client: TestClient) -> dict[str, Any]:
     inferred = client.post(f"/v2/models/{MODEL}/infer", json=INFERENCE).json()
     responses["/v2/models/{name}/infer"] = {"draw": _example("One item of a seed", inferred)}
     (summary,) = responses["/models"]["model"]["value"]["models"]
-    gone = {**summary, "state": "unavailable", "device": None, "reason": UNLOADED, "reproducible": None}
+    gone = {
+        **summary,
+        "state": "unavailable",
+        "device": None,
+        "reason": UNLOADED.replace("NAME", MODEL),
+        "reproducible": None,
+    }
     for name, value in (("load", summary), ("unload", gone)):
         responses[f"/admin/models/{{name}}/{name}"] = {"model": _example("The response", value)}
     return {"responses": responses, "pictures": pictures}
+
+
+def changed(client: TestClient) -> list[str]:
+    """Return the places in which the recorded responses are no longer those of the service."""
+    return differences(json.loads(answers.RECORDED.read_text()), made(client))
 
 
 def _example(summary: str, body: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import core_schema
 
 from manifold.runtime.errors import ManifoldError
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.manifest.file import lines_of
 from manifold.runtime.problems import NEEDED, choices, place, sentence, types_at
@@ -154,6 +155,12 @@ def test_a_field_in_an_array_is_named_by_its_index() -> None:
         error = refused(use_cases.every[name].request, fields)
         assert error is not None
         assert (error.field, error.message.startswith(f"{field}: {said}")) == (field, True), error.message
+
+
+def test_forms_of_images_are_named_with_their_transport() -> None:
+    """gRPC has neither JSON nor multipart forms, and its errors are those of REST."""
+    needed = ImageSpec(height=2, width=2, channels=1).needed
+    assert needed.startswith("PNG, JPEG or WebP images (over HTTP: ")
 
 
 def test_messages_of_grpc() -> None:
