@@ -278,7 +278,9 @@ class KeySummary(BaseModel):
     id: str = Field(
         description="First eight digits of the key's SHA-256 hash: the label `key` of the metric manifold_key_requests."
     )
-    scopes: list[Literal["infer", "admin"]] = Field(description="What the key permits.")
+    scopes: list[Literal["infer", "admin"]] = Field(
+        description="Scopes of the key: infer for requests, admin for administration."
+    )
     rate: float = Field(description="Request rate allowed, requests/s. 0: no limit.")
 
 

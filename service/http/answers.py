@@ -55,7 +55,7 @@ WRITTEN: Schema = {
     "/v2/repository/models/{name}/load": {},
     "/v2/repository/models/{name}/unload": {},
 }  # fmt: skip
-METRICS = """# HELP manifold_requests_total Requests by route and status.
+METRICS = """# HELP manifold_requests_total Number of requests by route and status
 # TYPE manifold_requests_total counter
 manifold_requests_total{route="/sample",status="200"} 12.0
 """
@@ -81,10 +81,10 @@ def add(paths: Schema) -> None:
 
 
 def _examples(path: str, recorded: Schema) -> Schema:
-    """Return the field of a media type with the examples of a path."""
+    """Return the field of a media type with the examples of a path; empty for a new endpoint until they are recorded."""
     if path in WRITTEN:
         return {"example": WRITTEN[path]}
-    return {"examples": recorded["responses"][path]}
+    return {"examples": recorded["responses"][path]} if path in recorded["responses"] else {}
 
 
 def _image(content: str, text: str) -> str:
