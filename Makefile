@@ -68,6 +68,7 @@ docs: .venv/dev.done  ## renew the files and pictures of docs/ that are made fro
 	$(BIN)/manifold schema > docs/manifest.schema.json
 	$(BIN)/manifold catalogue --page docs/models.md --readme README.md $(addprefix --featured ,$(FEATURED)) --record
 	$(BIN)/python -m tests.published
+	$(BIN)/python -m tests.answers
 	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
 	$(BIN)/python -m manifold.service.reference docs/reference
 	$(BIN)/python -m manifold.cli.reference docs/reference/commands.md

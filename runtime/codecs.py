@@ -7,10 +7,11 @@ import binascii
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from manifold.runtime import npz
 from manifold.runtime.errors import InvalidValue, Malformed, cut
@@ -18,6 +19,7 @@ from manifold.runtime.errors import InvalidValue, Malformed, cut
 Float32 = NDArray[np.float32]
 
 NPY = "application/x-npy"
+Base64 = Annotated[str, Field(title="base64 string", json_schema_extra={"contentEncoding": "base64"})]
 # the names in error messages of Python types that JSON is read into
 NAMES = {
     str: "text",

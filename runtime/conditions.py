@@ -17,6 +17,7 @@ from manifold.runtime import codecs, sampling, texts
 from manifold.runtime.errors import InvalidValue, shown
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.conditions import Classes, Item, Text, Values
+from manifold.runtime.problems import word
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -349,7 +350,7 @@ def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, 
             raise InvalidValue(f"{field}: {shown(weight)} is not a weight; give a number", field=field) from None
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise InvalidValue(
-            f"{field}: the weights {shown(dict(given))} are not valid; give finite weights of at least 0 with a positive sum",
+            f"{field}: the weights {word(dict(given))} are not valid; give finite weights of at least 0 with a positive sum",
             field=field,
         )
     # scale by a power of two, which changes no digit: the sum of large weights would overflow, and a sum of tiny ones would lose precision

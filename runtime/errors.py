@@ -21,6 +21,7 @@ ManifoldError
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
 import shlex
@@ -155,9 +156,30 @@ class _Short(reprlib.Repr):
         return super().repr_int(x, level) if x.bit_length() < 4 * ECHOED else f"<a number of {x.bit_length()} bits>"
 
 
-_short = _Short()
-_short.maxstring = _short.maxlong = _short.maxother = ECHOED
-_short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 2, 4, 4, 4
+class _Json(_Short):
+    """The shortening repr of values from JSON: with null, true, false and double quotes."""
+
+    def repr_NoneType(self, x: None, level: int) -> str:  # noqa: N802
+        """Return null."""
+        return "null"
+
+    def repr_bool(self, x: bool, level: int) -> str:
+        """Return true or false."""
+        return str(x).lower()
+
+    def repr_str(self, x: str, level: int) -> str:
+        """Return a text in double quotes, cut in the middle if it is long."""
+        short = x if len(x) <= self.maxstring else f"{x[: self.maxstring // 2]}…{x[-self.maxstring // 2 :]}"
+        return json.dumps(short, ensure_ascii=False)
+
+
+def _limited(short: _Short) -> _Short:
+    short.maxstring = short.maxlong = short.maxother = ECHOED
+    short.maxlevel, short.maxlist, short.maxtuple, short.maxdict = 2, 4, 4, 4
+    return short
+
+
+_short, _json = _limited(_Short()), _limited(_Json())
 
 
 def reason(error: BaseException) -> str:
@@ -170,7 +192,15 @@ def reason(error: BaseException) -> str:
 
 def shown(value: object) -> str:
     """Return the repr of a value from a client, cut to `ECHOED` characters, for error messages."""
-    text = _short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value)
+    return _ended(_short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value))
+
+
+def as_json(value: object) -> str:
+    """Return a value as JSON writes it, cut to `ECHOED` characters, for error messages about JSON."""
+    return _ended(_json.repr(value))
+
+
+def _ended(text: str) -> str:
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
 
 

@@ -91,7 +91,8 @@ ERRORS = """Every error over HTTP has one form:
 {"error": {"type": "invalid_value", "message": "n: 0 is too small; use 1 or more", "field": "n", "valid": null, "request_id": "…"}}
 ```
 
-`message` says what is wrong and what to do. `field` is the path of the field, such as `class` or `from.conditions.pose`.
+`message` says what is wrong and what to do. `field` is the path of the field, such as `class`,
+`from.conditions.pose`, `images[0]` or `rows[0].amount`.
 `valid` lists the valid values, if there is a list. An error repeats at most 80 characters of a value. Its message has at
 most 1000 characters, `field` 200, and `valid` about 2000 in all: a longer list ends with `…`.
 

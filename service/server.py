@@ -260,6 +260,7 @@ def check(settings: Settings) -> str:
     """Return a line about the models and keys of the service. Raise ManifoldError if the service would not start or has no models."""
     security = Security(settings)
     workers.allowed(settings)
+    ports.check_different(settings)
     ports.check_host(settings)
     listing = repository.survey(settings.models_dir)
     check_sections(settings, listing)

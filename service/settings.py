@@ -21,7 +21,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnparsedError
 
 from manifold.runtime.errors import ManifoldError, shown
-from manifold.runtime.problems import sentence
+from manifold.runtime.problems import place, sentence
 from manifold.service.models import versions
 
 CONFIG_FILE = "manifold.toml"
@@ -379,4 +379,5 @@ def _complaint(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         fields = ModelSettings.model_fields if path[0] == "models" and len(path) > 1 else Settings.model_fields
         message = f"there is no such setting{nearest(path[-1], fields)}"
-    return f"{'.'.join(path)}: {message} (set it with MANIFOLD_{'__'.join(path).upper()} or in {CONFIG_FILE})"
+    names = [part for part in path if not part.isdecimal()]  # a variable holds the whole of a list
+    return f"{place(problem['loc'])}: {message} (set it with MANIFOLD_{'__'.join(names).upper()} or in {CONFIG_FILE})"

@@ -223,7 +223,7 @@ def test_torchscript_takes_arrays_that_are_read_only(shipped: dict[str, Model]) 
     [
         (lambda m: m.update(colour=1), "colour: unknown field; remove it or correct its name"),
         (lambda m: m.update(format=2), "format: "),
-        (lambda m: m["data"].update(channels=2), "data.image.channels: "),
+        (lambda m: m["data"].update(channels=2), "data.channels: "),
         (lambda m: m["data"].update(range=[1, 0]), "low < high"),
         (lambda m: m.pop("latent"), "the manifest has no section for its shape; add a latent section"),
         (lambda m: m["latent"].update(size=7), "shape [6], but its section says [7]"),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
+from PIL import Image
+from pydantic import TypeAdapter
 
 from manifold.service.core import use_cases
 from manifold.service.http import statuses
@@ -56,6 +62,60 @@ def test_every_route_has_a_tag_a_summary_and_described_statuses(document: dict[s
             if int(status) >= 400 and not (path == "/health/ready" and status == "503"):
                 (content,) = response["content"].values()
                 assert content.get("examples") or content.get("example"), (path, status)
+
+
+def fields(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield all properties within a schema, with their places."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from fields(each, place)
+    elif isinstance(schema, dict):
+        for name, each in schema.get("properties", {}).items():
+            yield f"{place}.{name}", each
+            yield from fields(each, f"{place}.{name}")
+        for key in ("items", "additionalProperties", "anyOf", "oneOf", "allOf"):
+            yield from fields(schema.get(key), place)
+
+
+def test_every_operation_parameter_and_field_is_described(document: dict[str, Any]) -> None:
+    found = [each for name, schema in document["components"]["schemas"].items() for each in fields(schema, name)]
+    for path, operation in operations(document):
+        found += [(path, operation), *((f"{path} {each['name']}", each) for each in operation.get("parameters", ()))]
+        bodies = (operation.get("requestBody", {}), *operation["responses"].values())
+        for content in (each for body in bodies for each in body.get("content", {}).values()):
+            found += fields(content.get("schema"), path)
+    assert len(found) > 250
+    assert [place for place, each in found if not each.get("description")] == []
+
+
+def test_every_successful_response_has_an_example_in_its_form(document: dict[str, Any]) -> None:
+    app = create_app(Settings()).app
+    shapes = {case.path: case.response for case in use_cases.every.values()}
+    shapes |= {
+        route.path: route.response_model
+        for route in app.routes
+        if isinstance(route, APIRoute) and route.response_model is not None
+    }
+    forms = 0
+    for path, operation in operations(document):
+        content = operation["responses"]["200"]["content"]
+        for kind in {"application/json", "text/plain"} & content.keys():
+            named = content[kind].get("examples", {"the": {"value": content[kind].get("example")}})
+            for each in named.values():
+                assert each["value"] is not None, path
+                if kind == "application/json" and path in shapes:
+                    TypeAdapter(shapes[path]).validate_python(each["value"])
+                    forms += 1
+    assert forms >= 20
+
+
+def test_pictures_are_shown_where_a_response_can_be_one(document: dict[str, Any]) -> None:
+    for case in use_cases.every.values():
+        text = document["paths"][case.path]["post"]["responses"]["200"]["description"]
+        found = re.findall(r'<img alt="[^"]+" src="data:image/png;base64,([^"]+)">', text)
+        assert len(found) == case.gives_items, case.path
+        for picture in found:
+            assert Image.open(io.BytesIO(base64.b64decode(picture))).width >= 8
 
 
 @pytest.mark.parametrize("path", [case.path for case in use_cases.every.values()])

@@ -243,6 +243,9 @@ LATENT = {"name": "latent", "shape": [1, 20], "datatype": "FP32", "data": [0.0] 
 BAD: list[tuple[Any, str]] = [
     (b"", "not JSON"), (b"[]", "a JSON object is needed"), (b"{", "not JSON"),
     ({"inputs": {}}, "inputs: not valid; use a list"), ({"inputs": [1]}, "inputs: not valid; use a list"), ({"inputs": [{}]}, "with a name"),
+    ({"inputs": [{"name": "latent", "datatype": "FP32", "data": []}]}, "inputs[0]: shape is missing; add it"),
+    ({"inputs": [{"name": "latent", "shape": [1, 20], "data": []}]}, "inputs[0]: datatype is missing; add one of the valid types; valid: BOOL"),
+    ({"outputs": None, "inptus": []}, "inptus: unknown field (did you mean 'inputs'?)"),
     ({"inputs": [{**LATENT, "shape": "x"}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1, -20]}]}, "shape"),
     ({"inputs": [{**LATENT, "shape": [True, 20]}]}, "shape"), ({"inputs": [{**LATENT, "shape": [1] * 17}]}, "at most 16"),
     ({"inputs": [{**LATENT, "shape": [2, 20]}]}, "20 values, but the shape [2, 20] needs 40"),
@@ -260,8 +263,8 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": [{**LATENT, "parameters": 3}]}, "an object is needed"), ({"parameters": []}, "an object is needed"),
     ({"outputs": [{"name": "x"}]}, "has no output 'x'; use one of the valid names; valid: data"),
     ({"outputs": [{"name": "data", "parameters": {"classification": 3}}]}, "classification is not supported"),
-    ({"id": 3}, "id: a text"), ({"parameters": {"n": 0}}, "at least one"), ({"parameters": {"n": 65}}, "above the limit of 64"),
-    ({"parameters": {"n": 2}, "inputs": [LATENT]}, "n: 2, but 1 rows"), ({"parameters": {"n": True}}, "n: True"), ({"parameters": {"n": 1.5}}, "n: 1.5"),
+    ({"id": 3}, "id: a text"), ({"parameters": {"n": 0}}, "n: 0 is not valid; use an integer from 1 to"), ({"parameters": {"n": 65}}, "above the limit of 64"),
+    ({"parameters": {"n": 2}, "inputs": [LATENT]}, "n: 2, but 1 rows"), ({"parameters": {"n": True}}, "n: true"), ({"parameters": {"n": 1.5}}, "n: 1.5"),
     ({"parameters": {"seed": -1}}, "seed: -1"), ({"parameters": {"seed": "x"}}, "seed: 'x'"), ({"parameters": {"seed": 2**63}}, "seed"),
     ({"parameters": {"temperature": "hot"}}, "temperature"), ({"parameters": {"temperature": 0}}, "temperature"), ({"parameters": {"prior": 3}}, "prior"),
     ({"parameters": {"class": "3"}}, "takes no condition"), ({"parameters": {"class": "[1"}}, "class: the text is"), ({"parameters": {"class": 1.5}}, "class"),
@@ -317,11 +320,14 @@ def test_errors_over_grpc(service: Served, stub: Any) -> None:
     tensor: dict[str, Any] = {"name": "latent", "datatype": "FP32", "shape": [1, 20]}
     raw, invalid, missing = "raw_input_contents", grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
     cases: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
-        ({"model_name": "nope"}, missing, "valid: "), ({"model_version": "8"}, missing, "version"), ({"model_version": "x"}, invalid, "use an integer"),
+        ({"model_name": "nope"}, missing, "valid: "), ({"model_version": "8"}, missing, "version"),
+        ({"model_version": "x"}, invalid, "use an integer from 1 to"),
+        ({"model_version": "0"}, invalid, "version: '0' is not valid; use an integer from 1 to"),
         ({raw: [b""]}, invalid, "1 for 0 inputs"), ({"inputs": [tensor], raw: [bytes(79)]}, invalid, "79 bytes"),
         ({"inputs": [{**tensor, "contents": {"fp32_contents": [1]}}], raw: [bytes(80)]}, invalid, "are both given"),
         ({"inputs": [{**tensor, "contents": {"int_contents": [1]}}]}, invalid, "use fp32_contents"),
-        ({"inputs": [tensor]}, invalid, "0 values"), ({"inputs": [{**tensor, "datatype": "BYTES"}]}, invalid, "BYTES"),
+        ({"inputs": [tensor]}, invalid, "0 values"), ({"inputs": [{**tensor, "datatype": ""}]}, invalid, "inputs[0]: datatype is missing; use a valid type"),
+        ({"inputs": [{**tensor, "datatype": "BYTES"}]}, invalid, "BYTES"),
         ({"inputs": [{**tensor, "shape": [-1, 20]}]}, invalid, "shape"), ({"parameters": {"n": {"int64_param": 65}}}, invalid, "above the limit of 64"),
     ]  # fmt: skip
     for fields, code, message in cases:

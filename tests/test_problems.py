@@ -15,11 +15,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import core_schema
 
 from manifold.runtime.errors import ManifoldError
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.manifest.file import lines_of
-from manifold.runtime.problems import NEEDED, choices, sentence
+from manifold.runtime.problems import NEEDED, choices, place, sentence, types_at
 from manifold.service import security, settings
 from manifold.service.core import contract, use_cases
+from manifold.service.core.use_cases.base import UseCase
 from manifold.service.core.validation import validate
 from manifold.service.rpc import messages
 from manifold.service.stubs import manifold_pb2 as pb
@@ -32,6 +34,7 @@ PHRASES = re.compile(
     r"[Ii]nput should|should be (a|an|one|greater|less|equal|None)\b|should have at|should match|Extra inputs|Field required|Value error|"
     r"validation error|[Uu]nable to|Assertion failed|further information|pydantic|input_value|not permitted|Keys should|Object has no"
 )
+PYTHON = re.compile(r"\b(None|True|False)\b|\{'")  # values as Python writes them; requests are JSON
 LONG = "x" * 200
 VALUES: list[Any] = [
     None, True, -1, 0, 1.5, 1e400, 2**70, "", LONG, "1", [], [1, "a"], [None], ["x"] * 3, {}, {"a": None}, {"class": -1}, [[]],
@@ -110,6 +113,54 @@ def test_requests(shape: type[BaseModel]) -> None:
     for error in found:
         check(error.message)
         assert error.field is not None
+        assert not PYTHON.search(error.message), error.message
+
+
+def objects(shape: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], type[BaseModel]]]:
+    """Yield the objects of a request that have fixed fields, with their paths. The key `a` stands for any name."""
+    yield path, shape
+    for name, info in shape.model_fields.items():
+        for found in types_at(shape, [name]):
+            named = typing.get_origin(found) is dict
+            inner = types_at(shape, [name, "a"]) if named else [found]
+            for each in inner:
+                if isinstance(each, type) and issubclass(each, BaseModel):
+                    yield from objects(each, (*path, info.alias or name, *(("a",) if named else ())))
+
+
+@pytest.mark.parametrize("case", use_cases.every.values(), ids=lambda case: case.name)
+def test_an_unknown_field_names_the_valid_ones_at_every_level(case: UseCase) -> None:
+    for path, shape in objects(case.request):
+        names = [info.alias or name for name, info in shape.model_fields.items()]
+        fields: dict[str, Any] = {f"{names[0]}x": 1}
+        for key in reversed(path):
+            fields = {key: fields}
+        error = refused(case.request, fields)
+        assert error is not None
+        assert (error.field, error.valid) == (".".join((*path, f"{names[0]}x")), names)
+        assert f"did you mean {names[0]!r}?" in error.message
+
+
+def test_a_field_in_an_array_is_named_by_its_index() -> None:
+    """Every surface writes images[0] and rows[0].amount."""
+    assert place(("rows", 0, "amount")) == "rows[0].amount"
+    for name, fields, field, said in (
+        ("encode", {"images": [{"image": 1}]}, "images[0]", 'a base64 string is needed, not {"image": 1}'),
+        ("encode", {"images": "a"}, "images", "an array of base64 strings is needed, not 'a'; put a single item in brackets"),
+        ("encode", {"rows": {"a": None}}, "rows", 'an array is needed, not {"a": null}; put a single item in brackets: [ITEM]'),
+        ("encode", {"rows": [3]}, "rows[0]", "an object or an array is needed, not 3"),
+        ("sample", {"conditions": {"a": {"texts": ["a", None]}}}, "conditions.a.texts[1]", "a text is needed, not null"),
+        ("anomaly-score", {"costs": {"fraud": 3}}, "costs.fraud", "unknown field; remove it or correct its name"),
+    ):  # fmt: skip
+        error = refused(use_cases.every[name].request, fields)
+        assert error is not None
+        assert (error.field, error.message.startswith(f"{field}: {said}")) == (field, True), error.message
+
+
+def test_forms_of_images_are_named_with_their_transport() -> None:
+    """gRPC has neither JSON nor multipart forms, and its errors are those of REST."""
+    needed = ImageSpec(height=2, width=2, channels=1).needed
+    assert needed.startswith("PNG, JPEG or WebP images (over HTTP: ")
 
 
 def test_messages_of_grpc() -> None:
@@ -178,6 +229,30 @@ def test_manifests(make: Any) -> None:
     assert failed > 30
 
 
+@pytest.mark.parametrize("make", [forms.named, forms.captioned, foreign.manifest])
+def test_an_unknown_field_of_a_manifest_suggests_the_nearest(make: Any) -> None:
+    content, found = make(), []
+    for path in places(content):
+        changed = copy.deepcopy(content)
+        at = changed
+        for key in path:
+            at = at[key]
+        if not isinstance(at, dict) or all(isinstance(value, dict) for value in at.values()):
+            continue  # not a record: its keys are names
+        name = f"{next(iter(at))}x"
+        at[name] = 1
+        try:
+            Manifest.model_validate(changed)
+        except ValidationError as error:
+            lines = [line for line in lines_of(error) if "unknown field" in line]
+            found += lines
+            field = place((*path, name))
+            assert not lines or lines == [
+                f"  {field}: unknown field (did you mean {name[:-1]!r}?); remove it or correct its name"
+            ]
+    assert len(found) > 4
+
+
 def test_recipes() -> None:
     for name in ("vae", "gan", "tabular_vae"):
         for field in families.get(name).Config.model_fields:
@@ -223,6 +298,14 @@ def test_routes(service: Served) -> None:
     bodies: list[Any] = [
         {"inputs": 1},
         {"parameters": {"n": "a"}},
+        {"parameters": {"n": None, "seed": True}},
+        {"parameters": {"class": {"a": None}}},
+        {"inputs": [{"name": "latent", "datatype": "FP32", "data": []}]},
+        {"inputs": [{"name": "latent", "shape": None, "datatype": None, "data": []}]},
+        {"inputs": [{"name": "latent", "shape": [None], "datatype": True, "data": None}]},
+        {"inputs": [{"name": "latent", "shape": [1], "datatype": True, "data": {"a": None}}]},
+        {"inputs": [{"name": "latent", "shape": [1], "datatype": "FP32", "data": {"a": None}}]},
+        {"inputs": [{"name": "latent", "shape": [1], "parameters": {"binary_data_size": True}, "datatype": "FP32"}]},
         {"parameters": {LONG: 1}},
         {"id": 1},
         {"outputs": [{"name": 1}]},
@@ -233,4 +316,6 @@ def test_routes(service: Served) -> None:
     for answer in answers:
         assert 400 <= answer.status_code < 500, answer.text
         error = answer.json()["error"]
-        check(error if isinstance(error, str) else error["message"])
+        message = error if isinstance(error, str) else error["message"]
+        check(message)
+        assert not PYTHON.search(message), message

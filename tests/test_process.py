@@ -22,6 +22,7 @@ import pytest
 import trustme
 from onnx import TensorProto, helper, numpy_helper
 
+from manifold.service import server
 from manifold.service.processes import keeper as workers
 from manifold.service.processes import ports
 from manifold.service.settings import Settings, SettingsError
@@ -318,13 +319,25 @@ def test_lines_of_the_log_that_are_lost_are_counted() -> None:
 
 def test_addresses_that_cannot_be_had() -> None:
     for host, pattern in (
-        ("no-such-host.invalid", "is not a known address or name"),
-        ("192.0.2.1", "is not an address of this machine"),
-        ("2001:db8::1", "is not available"),
+        ("no-such-host.invalid", "^host: 'no-such-host.invalid' is not a known address or name"),
+        (
+            "192.0.2.1",
+            "^host: '192.0.2.1' is not an address of this machine; choose another host .--host, MANIFOLD_HOST",
+        ),
+        ("2001:db8::1", "^host: '2001:db8::1' is not an address of this machine"),
     ):
-        for act in (ports.check_host, ports.bound):
+        for act in (ports.check_host, ports.bound, ports.check_rpc):
             with pytest.raises(SettingsError, match=pattern):
                 act(Settings(host=host, port=free_port()))
+
+
+def test_one_port_for_both_servers_is_refused() -> None:
+    """The port is not taken by another process: both servers have it."""
+    same = Settings(port=8123, grpc_port=8123)
+    for act in (ports.bound, server.check):
+        with pytest.raises(SettingsError, match=r"^grpc_port: 8123 is also the port of HTTP; .*--grpc-port"):
+            act(same)
+    ports.check_different(Settings(port=0, grpc_port=0))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
@@ -334,11 +347,12 @@ def test_a_taken_port_is_told_from_a_free_one(host: str) -> None:
         for each in sockets:
             stack.enter_context(each)
         port = sockets[0].getsockname()[1]
+        of_grpc = "--grpc-port, MANIFOLD_GRPC_PORT, or make serve GRPC_PORT="
         with pytest.raises(SettingsError, match=f"port: {host}:{port} is not available: another process uses it"):
             ports.bound(Settings(host=host, port=port))
-        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not available"):
+        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not .*{of_grpc}"):
             ports.check_rpc(Settings(host=host, port=1, grpc_port=port))
-        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not available"):
+        with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} is not .*{of_grpc}"):
             ports.reserved(Settings(host=host, port=1, grpc_port=port))
     for each in ports.reserved(Settings(host=host, port=1, grpc_port=port)):  # the ports are free again at once
         each.close()

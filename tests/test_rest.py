@@ -19,6 +19,7 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.service.core import contract, use_cases
 from manifold.service.core.use_cases import classify
 from manifold.training.data import Arrays, Data
+from tests import answers
 from tests.bodies import items, png, text
 from tests.conftest import (
     CLASS_OF,
@@ -254,6 +255,10 @@ def test_the_examples_of_the_document_work(client: TestClient, route: str) -> No
     assert (first == "image/png") == case.gives_items
     answer = client.post(case.path, json=examples[0], headers={"accept": first})
     assert (answer.status_code, answer.headers["content-type"]) == (200, first)
+
+
+def test_the_example_responses_are_those_of_the_service(client: TestClient) -> None:
+    assert not answers.changed(client), "run: make docs"
 
 
 def test_the_openapi_document_is_the_one_in_docs(client: TestClient) -> None:

@@ -222,6 +222,7 @@ def test_too_large_a_body_is_refused_before_it_is_read(tmp_path: Path) -> None:
             "/sample", content=b"{}", headers={"content-type": "application/json", "content-length": "5000"}
         )
         assert declared.status_code == 413
+        assert "body: 5000 bytes are over the limit of 2000;" in declared.json()["error"]["message"]
 
         def chunks() -> Iterator[bytes]:
             yield from [b" " * 1000] * 5

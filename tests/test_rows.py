@@ -174,7 +174,7 @@ def test_columns_are_encoded_as_rows_are(given_rows: list[dict[str, Any]], unkno
         ("hour", ["1", "noon", "3"], "hour: 'noon' is not a number"),
         ("hour", np.asarray([1.0, np.inf, 2.0]), "hour: inf is not finite"),
         ("hour", ["1", "", "3"], "column 'hour' has no value"),
-        ("hour", np.asarray([True, False, True]), "hour: True is not a number"),
+        ("hour", np.asarray([True, False, True]), "hour: true is not a number"),
         ("night", np.asarray([0, 7, 1]), "night: unknown category '7'"),
     ],
 )

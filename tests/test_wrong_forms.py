@@ -83,12 +83,12 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
     ),
     (
         forms.named, lambda m: m["latent"]["place"].update(priors={"fitted": {"kind": "gaussian"}}),
-        "latent.place.priors.fitted.gaussian: the numbers of the prior are missing; give mean, cholesky, or a file",
+        "latent.place.priors.fitted: the numbers of the prior are missing; give mean, cholesky, or a file",
     ),
     (
         forms.named,
         lambda m: m["latent"]["place"].update(priors={"fitted": {"kind": "gaussian", "file": "p.npz", "mean": [0, 0]}}),
-        "latent.place.priors.fitted.gaussian: file: 'p.npz' is given together with mean; give one of them",
+        "latent.place.priors.fitted: file: 'p.npz' is given together with mean; give one of them",
     ),
     # conditions
     (forms.several, lambda m: m.update(classes=["a"]), "condition: classes is given too, but a model takes classes or real values"),
@@ -120,7 +120,7 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
         forms.several, lambda m: inputs(m)["caption"].update(dtype="float32"),
         "tasks.decode.caption: the type is float32, but the service sends tokens as int64; cast it in the graph",
     ),
-    (forms.captioned, lambda m: m["condition"].update(examples=[]), "condition.text.examples: has 0 entries; at least 1 are needed"),
+    (forms.captioned, lambda m: m["condition"].update(examples=[]), "condition.examples: has 0 entries; at least 1 are needed"),
     (
         forms.captioned, lambda m: m["condition"].update(examples=["x" * 17]),
         "condition.examples: a text has 17 bytes, but tasks.decode.tokens takes at most 16; shorten the text",
@@ -140,11 +140,11 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
         forms.numbered, lambda m: inputs(m)["guidance"].pop("default"),
         "tasks.decode.guidance: has neither a default nor an example; give a default, or an example if every request must state the number",
     ),
-    (forms.numbered, lambda m: inputs(m)["guidance"].update(default=21), "tasks.decode.inputs.2: default: 21 is out of range; give a number from 0 to 20"),
-    (forms.numbered, lambda m: inputs(m)["guidance"].update(minimum=30), "tasks.decode.inputs.2: minimum: 30 is above the maximum 20; exchange them"),
+    (forms.numbered, lambda m: inputs(m)["guidance"].update(default=21), "tasks.decode.inputs[2]: default: 21 is out of range; give a number from 0 to 20"),
+    (forms.numbered, lambda m: inputs(m)["guidance"].update(minimum=30), "tasks.decode.inputs[2]: minimum: 30 is above the maximum 20; exchange them"),
     (
         forms.numbered, lambda m: inputs(m)["steps"].update(default=2.5),
-        "tasks.decode.inputs.3: default, minimum, maximum: not all are whole numbers; an integer needs whole numbers",
+        "tasks.decode.inputs[3]: default, minimum, maximum: not all are whole numbers; an integer needs whole numbers",
     ),
     (
         forms.numbered, lambda m: inputs(m)["steps"].update(dtype="float32"),
@@ -156,24 +156,24 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
     ),
     (
         forms.numbered, lambda m: inputs(m)["latent"].update(default=1),
-        "tasks.decode.inputs.0: default: only inputs with the source number or integer can have it, not latent; remove it",
+        "tasks.decode.inputs[0]: default: only inputs with the source number or integer can have it, not latent; remove it",
     ),
     (
         forms.numbered, lambda m: inputs(m, "encode")["spread"].update(example=-1),
-        "tasks.encode.inputs.1: example: -1 is out of range; give a number from 0 to inf",
+        "tasks.encode.inputs[1]: example: -1 is out of range; give a number from 0 to inf",
     ),
     (
         forms.numbered, lambda m: inputs(m, "encode")["spread"].update(example=[1, 2]),
-        "tasks.encode.inputs.1: example: its shape is [2]; it must be the shape of the input, []",
+        "tasks.encode.inputs[1]: example: its shape is [2]; it must be the shape of the input, []",
     ),
     (
         forms.numbered, lambda m: inputs(m, "encode")["data"].update(example=[[1]]),
-        "tasks.encode.inputs.0: example: its shape is [1, 1]; it must be the shape of the input, [1, 2, 3]",
+        "tasks.encode.inputs[0]: example: its shape is [1, 1]; it must be the shape of the input, [1, 2, 3]",
     ),
     # lengths
     (
         lambda: forms.captioned(free=True), lambda m: inputs(m)["tokens"].update(free=[1]),
-        "tasks.decode.inputs.1: free: [1] are not all axes of the shape [",
+        "tasks.decode.inputs[1]: free: [1] are not all axes of the shape [",
     ),
     (
         lambda: forms.captioned(free=True), lambda m: m["tasks"]["decode"]["outputs"].append({"role": "other", "shape": [8], "free": [0]}),

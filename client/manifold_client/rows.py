@@ -68,7 +68,7 @@ def row(given: Any, field: str) -> Any:
             f"{field}: {shown(given)} is not a row; {_wanted(given, NEEDED_OF_A_ROW)}",
             field=field,
         )
-    return [cell(value, f"{field}.{place}") for place, value in enumerate(given)]
+    return [cell(value, f"{field}[{place}]") for place, value in enumerate(given)]
 
 
 def cell(value: Any, field: str) -> Any:
@@ -106,7 +106,7 @@ def cell(value: Any, field: str) -> Any:
     if isinstance(value, Mapping):
         return {str(name): cell(each, f"{field}.{name}") for name, each in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [cell(each, f"{field}.{place}") for place, each in enumerate(value)]
+        return [cell(each, f"{field}[{place}]") for place, each in enumerate(value)]
     raise InvalidType(
         f"{field}: {shown(value)} is a {type(value).__name__}; give a string, a number, a boolean, a date or None, or remove the column",
         field=field,

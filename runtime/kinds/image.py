@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import codecs, imaging
+from manifold.runtime.codecs import Base64
 from manifold.runtime.errors import InvalidValue, cut, either
 from manifold.runtime.imaging import Fitted, Pixels
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items, Kind, Reading, Recipes, Wire
@@ -19,38 +20,41 @@ Fit = Literal["contain", "strict"]
 class ImageRequest(BaseModel):
     """The images of a request."""
 
-    images: list[str] | None = Field(default=None, description="[n] PNG, JPEG or WebP files in base64")
+    images: list[Base64] | None = Field(default=None, description="[n] PNG, JPEG or WebP files in base64")
 
 
 class ImageSingle(BaseModel):
     """One image."""
 
-    image: str | None = None
+    image: Base64 | None = Field(default=None, description="A PNG, JPEG or WebP file in base64.")
 
 
 class Options(BaseModel):
     """The options that say how images are fitted to the size of the model."""
 
-    fit: Fit = "contain"
+    fit: Fit = Field(
+        default="contain",
+        description="contain: fit images to the size and channels of the model. strict: refuse images that need a change.",
+    )
 
 
 class ImageAnswer(BaseModel):
     """The images of an answer."""
 
-    images: list[str] | None = Field(default=None, description="[n] PNG files in base64")
+    images: list[Base64] | None = Field(default=None, description="[n] PNG files in base64")
     data: list[Any] | None = Field(default=None, description="[n][C][H][W] pixels in [0, 1]")
 
 
 class ImageNeighbour(BaseModel):
     """An image in an explanation."""
 
-    image: str | None = Field(default=None, description="PNG in base64: a training image near the item")
+    image: Base64 | None = Field(default=None, description="PNG in base64: a training image near the item")
 
 
 class ImageExplanation(BaseModel):
     """The explanation of the score of an image: where it is anomalous."""
 
-    map: str | None = Field(default=None, description="images only: nats per pixel, as a PNG in base64")
+    map: Base64 | None = Field(default=None, description="images only: nats per pixel, as a PNG in base64")
 
 
 class ImageSpec(Kind):
@@ -201,7 +205,7 @@ class ImageSpec(Kind):
     @property
     def needed(self) -> str:
         """The forms in which images can be sent."""
-        return "images, as base64 in JSON, a multipart file, or an image as the body"
+        return "PNG, JPEG or WebP images (over HTTP: base64 strings in JSON, files in a multipart form, or one image as the body)"
 
     # --- answers ---
 

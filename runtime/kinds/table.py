@@ -13,8 +13,9 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import imaging
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, cut
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Recipes, Wire
+from manifold.runtime.problems import word
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
@@ -38,26 +39,26 @@ class RowRequest(BaseModel):
 class RowSingle(BaseModel):
     """One row."""
 
-    row: Row | None = None
+    row: Row | None = Field(default=None, description="A row: an object by column name, or an array in column order.")
 
 
 class RowAnswer(BaseModel):
     """The rows of an answer."""
 
-    rows: list[dict[str, Any]] | None = None
+    rows: list[dict[str, Any]] | None = Field(default=None, description="[n] rows: objects by column name")
 
 
 class RowNeighbour(BaseModel):
     """A row in an explanation."""
 
-    row: dict[str, Any] | None = None
+    row: dict[str, Any] | None = Field(default=None, description="A training row near the item.")
 
 
 class ColumnReason(BaseModel):
     """The contribution of one column to the score of a row."""
 
-    column: str
-    value: str | float | int | bool | None
+    column: str = Field(description="Name of the column.")
+    value: str | float | int | bool | None = Field(description="Value of the column in the row.")
     nats: float = Field(description="-log p of the value, given the latent of the row")
     excess: float = Field(description="nats above the mean of the calibration rows")
     share: float | None = Field(
@@ -392,7 +393,7 @@ def _carried(value: Any, place: str) -> Any:
     """Return a value that is copied to the output. Raise InvalidValue for a list, an object, or a text that is too long."""
     if not isinstance(value, str | int | float | bool | None):
         raise InvalidValue(
-            f"{place}: {shown(value)} cannot be copied to the output; send a text, a number, a boolean or null",
+            f"{place}: {word(value)} cannot be copied to the output; send a text, a number, a boolean or null",
             field=place,
         )
     if isinstance(value, str) and len(value.encode()) > files.CELL_BYTES:

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from manifold.runtime.errors import ArtifactError
-from manifold.runtime.manifest.document import NAMED, ONE, Manifest
-from manifold.runtime.problems import KEY, sentence
+from manifold.runtime.manifest.document import Manifest
+from manifold.runtime.problems import field_of, names_at, sentence, unknown
 
 FILE = "manifest.json"
 
@@ -55,28 +55,26 @@ def stated(path: Path) -> dict[str, Any]:
     return content
 
 
-def lines_of(error: ValidationError) -> list[str]:
-    """Return the problems of a manifest, one indented line for each field."""
+def lines_of(error: ValidationError, shape: type[BaseModel] = Manifest) -> list[str]:
+    """Return the problems of a manifest, or of a part with another `shape`, one indented line for each field."""
     problems = error.errors()
     causes = [problem["loc"] for problem in problems]
     return [
         f"  {line}"
         for problem in problems
         if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
-        for line in _lines(problem["loc"], sentence(problem))
+        for line in _lines(problem, shape)
     ]
 
 
-def _lines(loc: tuple[int | str, ...], message: str) -> list[str]:
+def _lines(problem: Mapping[str, Any], shape: type[BaseModel]) -> list[str]:
     """Return the lines of a problem. A check of the whole manifest may find several; each of its lines starts with the field."""
-    place = ".".join(map(str, _place(loc)))
-    return [f"{place}: {message}"] if place else message.splitlines()
-
-
-def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the place of a problem without the tag of the form (one or named) that pydantic inserts after `data` and `latent`."""
-    loc = loc[:-1] if loc[-1:] == (KEY,) else loc
-    return (loc[0], *loc[2:]) if loc[:1] in (("data",), ("latent",)) and loc[1:2] in ((ONE,), (NAMED,)) else loc
+    loc = problem["loc"]
+    if problem["type"] == "extra_forbidden":
+        message = unknown(str(loc[-1]), names_at(shape, loc))
+    else:
+        message = sentence(problem)
+    return [f"{field_of(shape, problem)}: {message}"] if loc else message.splitlines()
 
 
 def _below(loc: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.problems import word
 from manifold.runtime.tables import values as reading
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.values import Notation
@@ -68,7 +69,7 @@ def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = Fal
         given = [row.get(name) for name in names]
     elif isinstance(row, str) or not isinstance(row, Sequence):
         raise InvalidValue(
-            f"{place}: {shown(row)} is not a row; send an object by column name, or an array in column order",
+            f"{place}: {word(row)} is not a row; send an object by column name, or an array in column order",
             field=place,
             valid=names,
         )
@@ -121,7 +122,7 @@ def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: N
 
 def not_a_number(value: Any, column: NumericColumn, notation: Notation) -> str:
     other: reading.Decimals = "," if notation.decimal == "." else "."
-    said = f"{shown(value)} is not a number; column {shown(column.name)} is numeric"
+    said = f"{word(value)} is not a number; column {shown(column.name)} is numeric"
     if isinstance(value, str) and reading.number(value, Notation(notation.missing, other)) is not None:
         text = cut(reading.trimmed(value).translate(str.maketrans(",.", ".,")))
         said += f", and its decimal separator is {notation.decimal!r}; write {text}"
@@ -129,7 +130,7 @@ def not_a_number(value: Any, column: NumericColumn, notation: Notation) -> str:
 
 
 def not_finite(value: Any) -> str:
-    return f"{cut(str(value)) if isinstance(value, str | float) else shown(value)} is not finite; give a finite number"
+    return f"{cut(str(value)) if isinstance(value, str | float) else word(value)} is not finite; give a finite number"
 
 
 def is_clipped(value: Any, column: NumericColumn) -> str:
@@ -183,7 +184,7 @@ def _one_hot(
 ) -> Float32:
     if isinstance(value, list | dict):
         raise InvalidValue(
-            f"{place}: {shown(value)} is not a category; send a text or a number",
+            f"{place}: {word(value)} is not a category; send a text or a number",
             field=place,
             valid=list(column.categories),
         )

@@ -116,20 +116,22 @@ class Timing(BaseModel):
 class Fitted(BaseModel):
     """The steps that fitted an image to the model's size and channels."""
 
-    width: int
-    height: int
-    mode: str
-    steps: list[str]
+    width: int = Field(description="Width of the image as it was sent, in pixels.")
+    height: int = Field(description="Height of the image as it was sent, in pixels.")
+    mode: str = Field(description="Colour mode of the image as it was sent, such as L (grey), RGB or RGBA.")
+    steps: list[str] = Field(
+        description="Steps that fitted the image to the model, in order. Empty if it was not changed."
+    )
     warnings: list[str] = Field(default=[], description="Warnings, for example that an image is blank.")
 
 
 class Response(BaseModel):
     """The fields that every response has."""
 
-    model: str
-    version: int
-    request_id: str
-    timing: Timing
+    model: str = Field(description="Name of the model that answered.")
+    version: int = Field(description="Version of the model that answered.")
+    request_id: str = Field(description="Id of the request, which the log of the service contains too.")
+    timing: Timing = Field(description="Time that parts of the request took.")
     seed: int | None = Field(default=None, description="Seed of the random numbers, if any were used.")
     first: int | None = Field(default=None, description="Index of the first item, if random numbers were used.")
     reproducible: bool | None = Field(
@@ -140,6 +142,9 @@ class Response(BaseModel):
 
 class ItemsResponse(MADE, Response):  # type: ignore[misc,valid-type]
     """The fields of responses with items: images, data or rows."""
+
+
+FITTED = "Images only: how each image was fitted to the size and channels of the model."
 
 
 class MadeItems(MADE):  # type: ignore[misc,valid-type]
@@ -168,13 +173,13 @@ class ErrorBody(BaseModel):
 class ErrorResponse(BaseModel):
     """The form of every error response."""
 
-    error: ErrorBody
+    error: ErrorBody = Field(description="The error.")
 
 
 class ConditionSummary(BaseModel):
     """A condition of a model, which a request states under its name."""
 
-    kind: str
+    kind: str = Field(description="Kind of the condition: classes, values, text, or item.")
     names: list[str] | None = Field(default=None, description="Names of the classes, or of the real values.")
     data: dict[str, Any] | None = Field(
         default=None, description="Description of the items, if the condition is an item."
@@ -184,25 +189,25 @@ class ConditionSummary(BaseModel):
 class NumberInput(BaseModel):
     """A numeric input of one task, which a request may state under `inputs`."""
 
-    name: str
-    task: str
-    kind: Literal["number", "integer"]
+    name: str = Field(description="Name of the input.")
+    task: str = Field(description="Task that reads the input.")
+    kind: Literal["number", "integer"] = Field(description="Whether the input takes any number, or integers only.")
     default: float | None = Field(
         default=None, description="Default value. null: every request that runs the task must state a value."
     )
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float | None = Field(default=None, description="Smallest valid value. null: no limit.")
+    maximum: float | None = Field(default=None, description="Largest valid value. null: no limit.")
 
 
 class ModelSummary(BaseModel):
     """The summary of a model."""
 
-    name: str
-    version: int
-    family: str
-    description: str
-    tasks: list[str]
-    endpoints: list[str]
+    name: str = Field(description="Name of the model.")
+    version: int = Field(description="Version of the model.")
+    family: str = Field(description="Family of the model, such as vae or gan. Empty if the manifest cannot be read.")
+    description: str = Field(description="Description of the model in its manifest.")
+    tasks: list[str] = Field(description="Tasks of the model: the graphs that can be run over /v2.")
+    endpoints: list[str] = Field(description="Endpoints that the model supports, such as sample.")
     state: Literal["idle", "loading", "ready", "unavailable"] = Field(
         description="idle: the model loads at its first request. unavailable: `reason` says why."
     )
@@ -213,7 +218,7 @@ class ModelSummary(BaseModel):
     note: str | None = Field(
         description="Why the model runs on the CPU although a GPU was allowed and its library supports GPUs."
     )
-    classes: list[str] | None
+    classes: list[str] | None = Field(description="Names of the classes. null: the model has no classes.")
     conditions: list[str] | None = Field(description="Names of the real values that the model is conditioned on.")
     data: dict[str, Any] | None = Field(
         description="Description of the items. `field` is their name in requests and responses. `media_types` are the formats of a response as one file."
@@ -225,7 +230,9 @@ class ModelSummary(BaseModel):
     conditioned: dict[str, ConditionSummary] | None = Field(
         default=None, description="Conditions that a request may state, by name."
     )
-    inputs: list[NumberInput] | None = None
+    inputs: list[NumberInput] | None = Field(
+        default=None, description="Numeric inputs that a request may state under `inputs`."
+    )
     default: bool = Field(description="Whether requests that name no model use this one.")
     reproducible: bool | None = Field(
         description="false if graphs draw random numbers themselves. null: not known before the model is loaded."
@@ -235,7 +242,9 @@ class ModelSummary(BaseModel):
 class ModelList(BaseModel):
     """The response of GET /models."""
 
-    models: list[ModelSummary]
+    models: list[ModelSummary] = Field(
+        description="The models: the latest version of each, and other versions that were requested."
+    )
 
 
 class TaskStats(BaseModel):
@@ -252,31 +261,33 @@ class TaskStats(BaseModel):
 class Stats(BaseModel):
     """The response of GET /models/{name}/stats."""
 
-    model: str
-    version: int
-    state: str
-    device: str
+    model: str = Field(description="Name of the model.")
+    version: int = Field(description="Version of the model.")
+    state: str = Field(description="State of the model, as in GET /models.")
+    device: str = Field(description="Device that runs the model: cpu or cuda.")
     queued_rows: int = Field(description="Number of items that are queued or running.")
     queued_bytes: int = Field(description="Size of their inputs, bytes.")
     expected_wait_ms: float = Field(description="Estimated time until all queued items have started to run, ms.")
-    tasks: dict[str, TaskStats]
+    tasks: dict[str, TaskStats] = Field(description="Totals of the runs by task.")
 
 
 class KeySummary(BaseModel):
     """An API key without its secret."""
 
-    name: str
+    name: str = Field(description="Name of the key.")
     id: str = Field(
         description="First eight digits of the key's SHA-256 hash: the label `key` of the metric manifold_key_requests."
     )
-    scopes: list[Literal["infer", "admin"]]
+    scopes: list[Literal["infer", "admin"]] = Field(
+        description="Scopes of the key: infer for requests, admin for administration."
+    )
     rate: float = Field(description="Request rate allowed, requests/s. 0: no limit.")
 
 
 class Reloaded(BaseModel):
     """The response of POST /admin/reload."""
 
-    keys: list[KeySummary]
+    keys: list[KeySummary] = Field(description="The keys that are in force.")
     needed: bool = Field(description="Whether requests need a key.")
     tls: bool = Field(description="Whether the service uses TLS.")
 
@@ -298,7 +309,7 @@ class CalibrateRequest(BaseModel):
 class Recalibrated(BaseModel):
     """The response of POST /admin/models/{name}/calibrate."""
 
-    model: str
+    model: str = Field(description="Name of the model.")
     version: int = Field(description="Version of the newly calibrated model.")
     done: str = Field(description="Summary of the calibration.")
     known_anomalies: int = Field(
@@ -312,6 +323,6 @@ class Recalibrated(BaseModel):
 class Health(BaseModel):
     """The response of GET /health/live and /health/ready."""
 
-    status: Literal["live", "ready", "not ready"]
+    status: Literal["live", "ready", "not ready"] = Field(description="live: the process runs.")
     reason: str | None = Field(default=None, description="Why the service is not ready.")
     models: dict[str, str] | None = Field(default=None, description="State of each model, by name.")

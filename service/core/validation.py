@@ -18,7 +18,7 @@ def validate(shape: type[R], fields: Any) -> R:
     if len(fields) > len(shape.model_fields):  # pydantic would make an error of each unknown field
         unknown = next((name for name in fields if name not in {*_names(shape), *shape.model_fields}), None)
         if unknown is not None:
-            raise _unknown(unknown, _names(shape))
+            raise _unknown(unknown, unknown, _names(shape))
     try:
         return shape.model_validate(fields)
     except ValidationError as error:
@@ -28,15 +28,16 @@ def validate(shape: type[R], fields: Any) -> R:
 def _explain(error: ValidationError, shape: type[BaseModel], fields: Any) -> InvalidValue:
     """Return the first problem as an error of this project. For a field with several valid types, report the most deeply nested problem."""
     found = [(_path(problem, fields), problem) for problem in error.errors(include_url=False)]
+    found.sort(key=lambda each: each[1]["type"] == "missing")  # a missing field may be one with a misspelt name
     first = found[0][0]
     path = max((each for each, _ in found if each[: len(first)] == first), key=len)
     here = [problem for each, problem in found if each == path]
-    problem, field = here[0], ".".join(map(str, path))
+    problem, field = here[0], problems.place(path)
     if problem["type"] == "extra_forbidden":
-        return _unknown(field, _names(shape) if len(path) == 1 else None)
-    needed = list(dict.fromkeys(problems.NEEDED[each["type"]] for each in here if each["type"] in problems.NEEDED))
-    if needed and not (len(needed) == 1 and problems.is_huge(problem)):
-        said = f"{' or '.join(needed)} is needed, not {problems.word(problem['input'])}"
+        return _unknown(field, path[-1], problems.names_at(shape, problem["loc"]))
+    kinds = list(dict.fromkeys(problems.NEEDED[each["type"]] for each in here if each["type"] in problems.NEEDED))
+    if kinds and not (len(kinds) == 1 and problems.is_huge(problem)):
+        said = problems.needed(kinds, problem["input"], problems.types_at(shape, problem["loc"]))
     else:
         said = problems.sentence(problem)
     return InvalidValue(f"{cut(field)}: {said}", field=field, valid=problems.choices(problem))
@@ -60,5 +61,5 @@ def _names(shape: type[BaseModel]) -> list[str]:
     return [info.alias or name for name, info in shape.model_fields.items()]
 
 
-def _unknown(field: str, valid: list[str] | None) -> InvalidValue:
-    return InvalidValue(f"{cut(field)}: unknown field; remove it or correct its name", field=field, valid=valid)
+def _unknown(field: str, name: object, valid: list[str]) -> InvalidValue:
+    return InvalidValue(f"{cut(field)}: {problems.unknown(str(name), valid)}", field=field, valid=valid or None)

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
 from manifold.runtime import texts
-from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, shown
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, cut, shown
 from manifold.service.core.intake import Intake
 from manifold.service.core.metadata import SINGLE
 
@@ -84,7 +84,7 @@ class Incoming:
         declared = self.header(b"content-length")
         if declared is not None and declared.isdecimal() and texts.whole(declared, limit) is None:
             raise TooLarge(
-                f"body: {shown(declared)} bytes are over the limit of {limit}; send less, or several requests",
+                f"body: {cut(declared)} bytes are over the limit of {limit}; send less, or several requests",
                 field="body",
             )
 

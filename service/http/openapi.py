@@ -14,7 +14,7 @@ from manifold.runtime import codecs, imaging, kinds
 from manifold.service.aside import aside
 from manifold.service.core import contract, encoding, use_cases
 from manifold.service.core.use_cases.base import UseCase
-from manifold.service.http import bodies, statuses, streams, uploads
+from manifold.service.http import answers, bodies, statuses, streams, uploads
 from manifold.service.http.front import HEALTH, OPEN
 from manifold.service.http.tags import TAGS
 from manifold.service.inference import described
@@ -22,6 +22,7 @@ from manifold.service.inference import described
 Schema = dict[str, Any]
 
 BINARY: Schema = {"schema": {"type": "string", "format": "binary"}}
+BYTES: Schema = {}  # OpenAPI 3.1: a response of bytes has no schema; with one, /docs would show the word "string" as its example
 TEXT: Schema = {"schema": {"type": "string"}}
 KEY: Schema = {
     "type": "http",
@@ -98,6 +99,7 @@ def _document(app: FastAPI) -> Schema:
                 parameter |= PARAMETERS.get(parameter["name"], {})
             if path not in OPEN:
                 operation["security"] = [{"key": []}]
+    answers.add(schema["paths"])
     return schema
 
 
@@ -131,7 +133,7 @@ def _operation(case: UseCase) -> Schema:
     first = _pictures_out(case)
     ok: Schema = {
         "description": "The result. The header Accept selects its format.",
-        "content": {**first, **response, **_streamed(case), codecs.NPY: BINARY},
+        "content": {**first, **response, **_streamed(case), codecs.NPY: BYTES},
     }
     return {
         "summary": case.summary.rstrip("."),
@@ -154,14 +156,24 @@ def _bodies(case: UseCase) -> Schema:
 
 
 def _pictures_in(request: type[contract.BaseRequest]) -> Schema:
-    files = {"type": "array", "items": BINARY["schema"]}
-    masks = {"mask": files} if "masks" in request.model_fields else {}
-    form = {"type": "object", "properties": {"file": files, **masks}, "required": ["file"]}
+    def files(description: str) -> Schema:
+        return {"type": "array", "items": BINARY["schema"], "description": description}
+
+    masks = (
+        {"mask": files("Masks as PNG files, white where the image is known: one for each image, or one for all.")}
+        if "masks" in request.model_fields
+        else {}
+    )
+    form = {
+        "type": "object",
+        "properties": {"file": files("Image files: PNG, JPEG or WebP."), **masks},
+        "required": ["file"],
+    }
     return {bodies.MULTIPART: {"schema": form}, **dict.fromkeys(imaging.MEDIA_TYPES, BINARY)}
 
 
 def _pictures_out(case: UseCase) -> Schema:
-    return dict.fromkeys(kinds.media_types(), BINARY) if case.gives_items else {}
+    return dict.fromkeys(kinds.media_types(), BYTES) if case.gives_items else {}
 
 
 def _streamed(case: UseCase) -> Schema:

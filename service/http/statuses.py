@@ -56,7 +56,10 @@ EXAMPLES: dict[str, Schema] = {
     "internal": {"message": failures.OPAQUE},
     "unavailable": {"message": "mnist-vae is still loading; retry after a moment", "field": "model"},
     "too_many": {"message": "4096 connections are open; retry after a moment"},
-    "deadline_exceeded": {"message": "the deadline passed after 30000 ms in the queue; request less, or allow more time with X-Deadline-Ms"},
+    "deadline_exceeded": {
+        "message": "the deadline passed after 30000 ms in the queue; request less, or allow more time "
+        "(HTTP: header X-Deadline-Ms; gRPC: deadline of the call)",
+    },
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from manifold.runtime.conditions import Choice
 from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
 from manifold.runtime.operations import infer
 from manifold.runtime.operations.infer import Choices
+from manifold.runtime.problems import word
 from manifold.runtime.sampling import MAX_SEED
 from manifold.service.aside import aside
 from manifold.service.inference import targets, tensors
@@ -60,7 +61,7 @@ class Asked:
 def check_id(text: Any) -> str:
     """Return the id of a request. Raise Malformed if it is not a string, and InvalidValue if it is too long."""
     if not isinstance(text, str):
-        raise Malformed(f"id: a text is needed, not {shown(text)}", field="id")
+        raise Malformed(f"id: a text is needed, not {word(text)}", field="id")
     if len(text) > ID:
         raise InvalidValue(f"id: {len(text)} characters are over the limit of {ID}; send a shorter id", field="id")
     return text
@@ -273,14 +274,14 @@ def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]
             )
     temperature, prior = given.get("temperature"), given.get("prior")
     if temperature is not None and not _is(temperature, int, float):
-        raise InvalidValue(f"temperature: a number above 0 is needed, not {shown(temperature)}", field="temperature")
+        raise InvalidValue(f"temperature: a number above 0 is needed, not {word(temperature)}", field="temperature")
     if prior is not None and not isinstance(prior, str):
-        raise InvalidValue(f"prior: the name of a prior is needed, not {shown(prior)}", field="prior")
+        raise InvalidValue(f"prior: the name of a prior is needed, not {word(prior)}", field="prior")
     flag(given, "binary_data_output")
     _whole(given, "priority")
     timeout = _whole(given, "timeout")
     choices = Choices(_whole(given, "seed"), _whole(given, "first"), _class(given.get("class")), prior, temperature)
-    return _whole(given, "n"), choices, None if not timeout else max(1, timeout // 1000)
+    return _whole(given, "n", 1), choices, None if not timeout else max(1, timeout // 1000)
 
 
 def flag(parameters: Mapping[str, Any], name: str, otherwise: bool = False, field: str | None = None) -> bool:
@@ -289,7 +290,7 @@ def flag(parameters: Mapping[str, Any], name: str, otherwise: bool = False, fiel
     if value is None:
         return otherwise
     if not isinstance(value, bool):
-        raise InvalidValue(f"{cut(name)}: true or false is needed, not {shown(value)}", field=field or name)
+        raise InvalidValue(f"{cut(name)}: true or false is needed, not {word(value)}", field=field or name)
     return value
 
 
@@ -302,13 +303,15 @@ def refuse(parameters: Mapping[str, Any], field: str) -> None:
             raise InvalidValue(f"{field}: {offered} is not supported; {instead}", field=field, valid=["binary_data"])
 
 
-def _whole(given: Mapping[str, Any], name: str) -> int | None:
+def _whole(given: Mapping[str, Any], name: str, least: int = 0) -> int | None:
     """Return a parameter that is an integer. Raise InvalidValue for anything else. Texts, and numbers such as 5.0, are not converted."""
     value = given.get(name)
     if value is None:
         return None
-    if not _is(value, int) or not 0 <= value <= MAX_SEED:
-        raise InvalidValue(f"{cut(name)}: {shown(value)} is not valid; use an integer from 0 to 2^63 - 1", field=name)
+    if not _is(value, int) or not least <= value <= MAX_SEED:
+        raise InvalidValue(
+            f"{cut(name)}: {word(value)} is not valid; use an integer from {least} to 2^63 - 1", field=name
+        )
     return int(value)
 
 
@@ -322,7 +325,7 @@ def _class(value: Any) -> Choice | None:
             return read
     if value is not None and not _is(value, str, int):
         raise InvalidValue(
-            f"class: {shown(value)} is not valid; use a name, an index, or a text with JSON: a list of them, or weights by name",
+            f"class: {word(value)} is not valid; use a name, an index, or a text with JSON: a list of them, or weights by name",
             field="class",
         )
     chosen: Choice | None = value

@@ -7,6 +7,7 @@ from typing import Any
 
 from manifold.service.core import encoding, failures
 from manifold.service.inference.http import OCTETS, STATUS
+from manifold.service.inference.tensors import DTYPES
 
 Schema = dict[str, Any]
 
@@ -28,15 +29,27 @@ INFERENCE = {"parameters": {"n": 1, "seed": 7}}
 TENSOR: Schema = {
     "type": "object", "required": ["name", "shape", "datatype"],
     "properties": {
-        "name": {"type": "string"}, "shape": {"type": "array", "items": {"type": "integer"}}, "datatype": {"type": "string"},
-        "parameters": {"type": "object"}, "data": {"type": "array", "items": {}},
+        "name": {"type": "string", "description": "Name of the tensor."},
+        "shape": {"type": "array", "items": {"type": "integer"}, "description": "Shape, with the number of rows as first axis."},
+        "datatype": {"type": "string", "enum": list(DTYPES), "description": "Type of the values."},
+        "parameters": {"type": "object", "description": "Parameters of the tensor, such as `binary_data_size`."},
+        "data": {"type": "array", "items": {}, "description": "Values: one flat list in row-major order, or lists nested as the shape."},
+    },
+}  # fmt: skip
+OUTPUT: Schema = {
+    "type": "object", "required": ["name"],
+    "properties": {
+        "name": {"type": "string", "description": "Name of the output."},
+        "parameters": {"type": "object", "description": "Parameters of the output, such as `binary_data`."},
     },
 }  # fmt: skip
 REQUEST: Schema = {
     "type": "object",
     "properties": {
-        "id": {"type": "string"}, "parameters": {"type": "object"}, "inputs": {"type": "array", "items": TENSOR},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
+        "id": {"type": "string", "description": "Id of the request. The response repeats it."},
+        "parameters": {"type": "object", "description": "Parameters: n, seed, first, class, prior, temperature, binary_data_output, timeout."},
+        "inputs": {"type": "array", "items": TENSOR, "description": "Inputs of the model. Optional inputs may be left out."},
+        "outputs": {"type": "array", "items": OUTPUT, "description": "Outputs to return. By default, all."},
     },
 }  # fmt: skip
 OBJECT: Schema = {"type": "object"}
@@ -47,7 +60,10 @@ CONNECTION = (408, 431)  # statuses of connections, whose errors have the form o
 MODELS = {
     "": ("get", "Describe the tensors of a model", "The response contains a request that works, under `parameters.example`.", MODEL),
     "/ready": ("get", "Report whether a model is ready", "200 if the model answers or loads at its first request, otherwise 503.", MODEL),
-    "/config": ("get", "Describe a model in terms of Triton's configuration", "", MODEL),
+    "/config": (
+        "get", "Describe a model in terms of Triton's configuration",
+        "Datatypes and shapes of the tensors, without the batch axis, and the largest batch size.", MODEL,
+    ),
     "/stats": ("get", "Report the statistics of a model", "Counts and total times of requests, by task.", MODEL),
     "/infer": (
         "post", "Run a model on tensors",
@@ -58,10 +74,13 @@ MODELS = {
 }  # fmt: skip
 OTHERS = {
     "/v2": ("get", "Describe the server", "Name, version and extensions of the server.", ()),
-    "/v2/health/live": ("get", "Report whether the process runs", "", ()),
+    "/v2/health/live": ("get", "Report whether the process runs", "200 as soon as the process answers requests.", ()),
     "/v2/health/ready": ("get", "Report whether the service is ready", "200 if it is ready, otherwise 503.", ()),
     "/v2/models/stats": ("get", "Report the statistics of all models", "Counts and total times of requests, by model and task.", ()),
-    "/v2/repository/index": ("post", "List the models and their states", "", (413,)),
+    "/v2/repository/index": (
+        "post", "List the models and their states",
+        "All versions of all models. With `ready: true` in the body, only those that answer requests.", (413,),
+    ),
     "/v2/repository/models/{name}/load": ("post", "Load a model from its folder", "It needs a key with the scope `admin`.", (404, 413)),
     "/v2/repository/models/{name}/unload": ("post", "Take a model out of service", "It needs a key with the scope `admin`.", (404, 413)),
 }  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from manifold.runtime import errors, texts
+from manifold.runtime import errors, problems, texts
 from manifold.runtime.errors import (
     InvalidValue,
     Malformed,
@@ -216,7 +216,7 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
     size = _head_size(head, len(body))
     fields, tail = json_object(body[:size]), memoryview(body)[size:]
     if unknown := next((key for key in fields if key not in FIELDS), None):
-        raise InvalidValue(f"{cut(unknown)}: unknown field; remove it or correct its name", field=unknown, valid=FIELDS)
+        raise InvalidValue(f"{cut(unknown)}: {problems.unknown(unknown, FIELDS)}", field=unknown, valid=FIELDS)
     parameters = _mapping(fields, "parameters")
     given, start = {}, 0
     for place, tensor in enumerate(_list(fields, "inputs")):
@@ -249,7 +249,7 @@ def _head_size(text: str | None, whole: int) -> int:
 def _mapping(fields: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
     value = fields.get(name)
     if value is not None and not isinstance(value, dict):
-        raise Malformed(f"{where}{name}: an object is needed, not {shown(value)}", field=where + name)
+        raise Malformed(f"{where}{name}: an object is needed, not {problems.word(value)}", field=where + name)
     return value or {}
 
 
@@ -279,7 +279,7 @@ def _input(tensor: dict[str, Any], tail: memoryview, field: str) -> tuple[Array,
         raise Malformed(f"{field}: data and binary_data_size are both given; send only one of them", field=field)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail):
         raise Malformed(
-            f"{field}: binary_data_size {shown(size)}, but the body has {len(tail)} more bytes; correct the size",
+            f"{field}: binary_data_size {problems.word(size)}, but the body has {len(tail)} more bytes; correct the size",
             field=field,
         )
     return tensors.from_bytes(tail[:size], datatype, shape, field), size

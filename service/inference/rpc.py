@@ -226,8 +226,9 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
     """Return an input from typed contents. Raise RequestError."""
     kind = CONTENTS.get(tensor.datatype)
     if kind is None:
+        wrong = f"{shown(tensor.datatype)} is not supported as contents" if tensor.datatype else "is missing"
         raise InvalidValue(
-            f"{field}: {shown(tensor.datatype)} is not supported as contents; use a valid type or raw_input_contents",
+            f"{field}: datatype {wrong}; use a valid type{' or raw_input_contents' if tensor.datatype else ''}",
             field=field,
             valid=list(CONTENTS),
         )

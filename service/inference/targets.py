@@ -74,8 +74,8 @@ def version_of(text: str) -> int | None:
     if not text:
         return None
     version = texts.whole(text)
-    if version is None:
-        raise InvalidValue(f"version: {shown(text)} is not valid; use an integer from 0 to 2^63 - 1", field="version")
+    if not version:
+        raise InvalidValue(f"version: {shown(text)} is not valid; use an integer from 1 to 2^63 - 1", field="version")
     return version
 
 

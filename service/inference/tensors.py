@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import codecs
-from manifold.runtime.errors import InvalidValue, Malformed, shown
+from manifold.runtime.errors import InvalidValue, Malformed
+from manifold.runtime.problems import word
 
 Array = NDArray[Any]
 
@@ -32,14 +33,16 @@ def name_of(dtype: str) -> str:
 
 def check_shape(shape: object, field: str) -> tuple[int, ...]:
     """Return the shape that a client states. Raise Malformed."""
+    if shape is None:
+        raise Malformed(f"{field}: shape is missing; add it, such as [1, 20]", field=field)
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > DIMENSIONS:
         raise Malformed(
-            f"{field}: shape: {shown(shape)} is not valid; use a list of at most {DIMENSIONS} integers", field=field
+            f"{field}: shape: {word(shape)} is not valid; use a list of at most {DIMENSIONS} integers", field=field
         )
     for size in shape:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**31:
             raise Malformed(
-                f"{field}: shape: {shown(size)} is not valid; use integers from 0 to {2**31 - 1}", field=field
+                f"{field}: shape: {word(size)} is not valid; use integers from 0 to {2**31 - 1}", field=field
             )
     return tuple(shape)
 
@@ -47,8 +50,9 @@ def check_shape(shape: object, field: str) -> tuple[int, ...]:
 def dtype_of(datatype: object, field: str) -> np.dtype[Any]:
     """Return the array type of a datatype. Raise InvalidValue for a datatype that is not supported."""
     if not isinstance(datatype, str) or datatype not in DTYPES:
+        wrong = f"{word(datatype)} is not supported; use" if datatype else "is missing; add"
         raise InvalidValue(
-            f"{field}: datatype {shown(datatype)} is not supported; use one of the valid types",
+            f"{field}: datatype {wrong} one of the valid types",
             field=field,
             valid=list(DTYPES),
         )
@@ -81,7 +85,7 @@ def from_values(values: object, datatype: str, shape: tuple[int, ...], field: st
     ):  # checked before numpy would allocate the size of the longest text for each value
         raise InvalidValue(f"{field}: data: not all values are {datatype}; send only values of this type", field=field)
     if not isinstance(values, list):
-        raise Malformed(f"{field}: data: a list of values is needed, not {shown(values)}", field=field)
+        raise Malformed(f"{field}: data: a list of values is needed, not {word(values)}", field=field)
     try:
         array: Array = np.asarray(values, np.float64 if dtype.kind == "f" else None)
     except ValueError:  # lists of different lengths

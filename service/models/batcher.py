@@ -439,7 +439,8 @@ class Batcher:
                 waited = 1000 * (now - work.asked)
                 work.fail(
                     DeadlineExceeded(
-                        f"the deadline passed after {waited:.0f} ms in the queue; request less, or allow more time with X-Deadline-Ms"
+                        f"the deadline passed after {waited:.0f} ms in the queue; request less, or allow more time "
+                        "(HTTP: header X-Deadline-Ms; gRPC: deadline of the call)"
                     )
                 )
 

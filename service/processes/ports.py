@@ -7,7 +7,7 @@ import errno
 import socket
 
 from manifold.runtime.errors import shown
-from manifold.service.settings import Settings, SettingsError
+from manifold.service.settings import PREFIX, Settings, SettingsError
 
 BACKLOG = 2048  # connections that wait to be accepted
 ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # error numbers for an address that this machine does not have
@@ -15,6 +15,7 @@ ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # error numbers for an addre
 
 def bound(settings: Settings) -> list[socket.socket]:
     """Return listening sockets for HTTP, one for each address of the host. Raise SettingsError if the port is not available."""
+    check_different(settings)
     return _bind(settings.host, settings.port, "port")
 
 
@@ -96,10 +97,27 @@ def _socket(family: int, address: tuple[object, ...], shared: bool) -> socket.so
 def _refusal(host: str, port: int, field: str, error: OSError | None) -> SettingsError:
     where = f"[{host.strip('[]')}]:{port}" if ":" in host else f"{host}:{port}"
     reasons = {
-        errno.EADDRINUSE: "another process uses it; stop that process, or choose another port (--port, MANIFOLD_PORT, or make serve PORT=...)",
-        errno.EACCES: "this user may not use it; choose a port of 1024 or higher",
-        errno.EADDRNOTAVAIL: "it is not an address of this machine; choose another host",
+        errno.EADDRINUSE: f"another process uses it; stop that process, or choose another port ({_ways(field)})",
+        errno.EACCES: f"this user may not use it; choose a port of 1024 or higher ({_ways(field)})",
     }
     number = error.errno if error is not None else None
+    if number in ABSENT:
+        text = f"{shown(host)} is not an address of this machine; choose another host ({_ways('host')})"
+        return SettingsError(f"host: {text}", field="host")
     reason = reasons.get(number) if number is not None else None
     return SettingsError(f"{field}: {where} is not available: {reason or (error and error.strerror)}", field=field)
+
+
+def _ways(field: str) -> str:
+    """Return the ways to set a port or the host: the option, the variable, and the variable of make."""
+    option, name = field.replace("_", "-"), field.upper()
+    return f"--{option}, {PREFIX}{name}, or make serve {name}=..."
+
+
+def check_different(settings: Settings) -> None:
+    """Raise SettingsError if HTTP and gRPC have the same port."""
+    if settings.port and settings.rpc_port == settings.port:
+        raise SettingsError(
+            f"grpc_port: {settings.port} is also the port of HTTP; choose another port for gRPC ({_ways('grpc_port')})",
+            field="grpc_port",
+        )

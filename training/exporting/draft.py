@@ -99,7 +99,7 @@ def _metrics(path: Path) -> list[Metric]:
     try:
         return [Metric.model_validate(metric) for metric in json.loads(path.read_text())]
     except (ValueError, TypeError, RecursionError) as error:
-        first = lines_of(error)[0].strip() if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        first = lines_of(error, Metric)[0].strip() if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise TrainingError(
             f"{path}: it is not a list of metrics: {first}; remove it and write it again with `{command('resume', path.parent)}`"
         ) from None

@@ -12,6 +12,7 @@ from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
     EXPLANATION,
+    FITTED,
     NEIGHBOUR,
     STRICT,
     ConditionedItemsRequest,
@@ -77,7 +78,7 @@ class Part(BaseModel):
 class Neighbour(NEIGHBOUR):  # type: ignore[misc]
     """One of the nearest normal items of the training data."""
 
-    distance: float
+    distance: float = Field(description="Distance from the scored item.")
 
 
 class Explanation(EXPLANATION):  # type: ignore[misc]
@@ -107,7 +108,9 @@ class ScoredItem(BaseModel):
     )
     warnings: list[str] = Field(description="Warnings about this item.")
     parts: dict[str, Part] = Field(description="Terms of the score by name.")
-    explanation: Explanation | None = None
+    explanation: Explanation | None = Field(
+        default=None, description="Explanation of the score, if the request has `explain`."
+    )
     id: PassedValue = Field(default=None, description="Rows only: value of the id column, if the model has one.")
     passed: dict[str, PassedValue] | None = Field(
         default=None, description="Rows only: columns that the model copies to the response."
@@ -129,7 +132,7 @@ class ThresholdInfo(BaseModel):
 class CalibrationInfo(BaseModel):
     """The calibration sample that the p-values refer to."""
 
-    id: str
+    id: str = Field(description="Id of the calibration.")
     n: int = Field(description="Number of items in the sample.")
     created: str = Field(description="Time at which the calibration was made.")
 
@@ -137,13 +140,15 @@ class CalibrationInfo(BaseModel):
 class ScoreResponse(Response):
     """The anomaly scores of the items, and the decisions on them."""
 
-    items: list[ScoredItem]
-    threshold: ThresholdInfo
-    calibration: CalibrationInfo | None
+    items: list[ScoredItem] = Field(description="The scores, one entry for each item, in the order of the request.")
+    threshold: ThresholdInfo = Field(description="Threshold of the decisions.")
+    calibration: CalibrationInfo | None = Field(
+        description="Calibration sample of the p-values. null: the model is not calibrated."
+    )
     warnings: list[str] | None = Field(
         default=None, description="Why items are not decided. Absent if all items are decided."
     )
-    fitted: list[Fitted] | None = None
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, deadline_ms: int | None) -> UseCaseResult:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from manifold.runtime import operations
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
-from manifold.service.core.contract import INPUTS, Fitted, ItemsRequest, Numbers, Response
+from manifold.service.core.contract import FITTED, INPUTS, Fitted, ItemsRequest, Numbers, Response
 from manifold.service.core.examples import SMALL_DIGIT, Example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
@@ -48,9 +48,11 @@ class ClassificationInfo(BaseModel):
 class ClassifyResponse(Response):
     """The classes of the items."""
 
-    items: list[ClassifiedItem]
-    classification: ClassificationInfo
-    fitted: list[Fitted] | None = None
+    items: list[ClassifiedItem] = Field(
+        description="The classes, one entry for each item, in the order of the request."
+    )
+    classification: ClassificationInfo = Field(description="Rule by which the probabilities were computed.")
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from manifold.runtime import operations
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
+    FITTED,
     ConditionedItemsRequest,
     Fitted,
     Nested,
@@ -24,9 +25,11 @@ from manifold.service.core.use_cases.base import UseCase
 class Posterior(BaseModel):
     """The posterior of one of several latents."""
 
-    mean: Nested | None = None
-    log_variance: Nested | None = None
-    latents: Nested | None = None
+    mean: Nested | None = Field(default=None, description="Mean of the posterior of each item: [n][L].")
+    log_variance: Nested | None = Field(default=None, description="Log variance of the posterior of each item: [n][L].")
+    latents: Nested | None = Field(
+        default=None, description="Latents drawn from the posteriors, if a seed is given: [n][L]."
+    )
 
 
 class EncodeRequest(ConditionedItemsRequest, SeededRequest):
@@ -49,7 +52,7 @@ class EncodeResponse(Response):
     posteriors: dict[str, Posterior] | None = Field(
         default=None, description="Posteriors by the name of the latent, for models with several latents."
     )
-    fitted: list[Fitted] | None = None
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(

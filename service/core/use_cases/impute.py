@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from manifold.runtime import operations
+from manifold.runtime import codecs, operations
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
+    FITTED,
     ConditionedItemsRequest,
     Fitted,
     OutputsResponse,
@@ -32,7 +33,7 @@ class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     one picture: a grid of the completed images.
     """
 
-    masks: list[str] | None = Field(
+    masks: list[codecs.Base64] | None = Field(
         default=None, description="Masks as base64 PNG, white where the image is known: [n], or one for all images."
     )
     candidates: Annotated[int, Field(ge=1, le=64)] = Field(
@@ -62,7 +63,7 @@ class ImputeResponse(OutputsResponse):
         default=None,
         description="Images only: class of the chosen completion, if the model is class-conditional and no class was given.",
     )
-    fitted: list[Fitted] | None = None
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(

@@ -10,6 +10,7 @@ from manifold.runtime import operations
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
     CONDITIONS,
+    FITTED,
     INPUTS,
     OPTIONS,
     SINGLE,
@@ -77,7 +78,7 @@ class InterpolateResponse(OutputsResponse):
     named_latents: dict[str, Nested] | None = Field(
         default=None, description="Latents by name, for models with several latents."
     )
-    fitted: list[Fitted] | None = None
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(

@@ -9,6 +9,7 @@ from pydantic import Field
 from manifold.runtime import kinds, operations
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
+    FITTED,
     ClassChoice,
     Condition,
     ConditionedItemsRequest,
@@ -51,7 +52,7 @@ class ReconstructResponse(OutputsResponse):
     errors: list[float] = Field(
         description=f"Mean squared error of each item: {', or '.join(kind.error_unit for kind in kinds.every)}."
     )
-    fitted: list[Fitted] | None = None
+    fitted: list[Fitted] | None = Field(default=None, description=FITTED)
 
 
 async def handle(

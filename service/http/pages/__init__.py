@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 PAGE = Path(__file__).parent / "index.html"
 SCRIPTS = "static-offline-docs"  # the path of Swagger UI, relative to the page, so that a proxy may add a prefix
 # samples are a few dozen pixels wide: /docs shows them enlarged
-ENLARGED = ".live-responses-table img { min-width: 14rem; image-rendering: pixelated; }"
+ENLARGED = ".responses-table img { min-width: 14rem; image-rendering: pixelated; }"
 # all errors have one form, which the top of /docs shows: below an endpoint, each error status keeps its description only
 ERRORS = ".responses-table:not(.live-responses-table) .response:not([data-code^='2'])"
 BRIEF = f"{ERRORS} :is(.response-controls, .model-example) {{ display: none; }}"
