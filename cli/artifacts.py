@@ -128,6 +128,8 @@ def _check(path: Path, device: str, seal: bool) -> bool:
         problems.append(error.message)
     except (OSError, MemoryError) as error:
         problems.append(reason(error))
+    except ModuleNotFoundError:  # it is not about this artifact
+        raise
     except Exception as error:  # the other artifacts are still checked
         known = f"{type(error).__name__}: {reason(error)}"
         problems.append(f"{known}; Manifold does not know this error: please report it")

@@ -292,6 +292,30 @@ def test_a_missing_module_names_its_extra(
     assert f"[cpu,{extra}]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", cli.NEEDS)
+def test_a_command_checks_its_modules_before_its_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = cli.NEEDS[name]
+    required = [f'{each}; extra == "{extra}"' for extra, requirements in declared().items() for each in requirements]
+    monkeypatch.setattr(extras, "requirements", lambda: required)
+    command = typer.main.get_group(cli.app).commands[name]
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", lambda *_: pytest.fail("the work began"))
+    for module in {extras.module_of(each) for extra in needed for each in declared()[extra]}:
+        with monkeypatch.context() as absent:
+            absent.setitem(sys.modules, module, None)
+            with pytest.raises(ModuleNotFoundError) as caught:
+                command.invoke(SimpleNamespace())  # type: ignore[arg-type]
+        assert caught.value.name == module
+        assert f"manifold {name} needs the extra " in cli._lacking(module, [name])
+
+
+@pytest.mark.parametrize("arguments", [("check", "--all"), ("check", "mnist-vae"), ("sample", "mnist-vae")])
+def test_a_missing_runtime_is_reported_once(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = CliRunner().invoke(cli.app, [*arguments, *MODELS])
+    assert isinstance(done.exception, ModuleNotFoundError) and done.exception.name == "onnxruntime"
+    assert done.output == ""
+
+
 # --- statuses -------------------------------------------------------------------------------------------------------------------------------------------------
 
 
