@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from manifold.runtime import lineage, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
 from manifold.runtime.engine import load
 from manifold.runtime.errors import command, shown
 from manifold.training import families
@@ -60,7 +60,8 @@ def export(
 ) -> Path:  # fmt: skip
     """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder. `tell` gets the name of each step as it begins.
 
-    Raises TrainingError for a run without a checkpoint, and ArtifactError if the graphs' outputs differ from torch's.
+    Raises TrainingError for a run without a checkpoint, InvalidValue for the name of another kind of model, and ArtifactError if the graphs'
+    outputs differ from torch's.
     """
     if backend not in FORMATS:
         raise TrainingError(
@@ -81,6 +82,7 @@ def export(
     with repository.staging(root, name) as folder:
         version = repository.next_version(root, name)
         manifest = draft(resolved, name, version, backend, data, exported, description)
+        lineage.check_manifest(root, manifest)
         context = Context(resolved, data, exported, folder, manifest, examples(manifest, data))
         for step in STEPS:
             tell(step.__name__.replace("_", " "))
