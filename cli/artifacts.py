@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from manifold.cli import completion
 from manifold.cli.options import Device, Models
 from manifold.cli.outputs import check_writable
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ArtifactError, ManifoldError
 
 if TYPE_CHECKING:
     from manifold.runtime.engine import Model
@@ -48,6 +49,7 @@ def models(
     from manifold.cli import listing
 
     found = listing.of_folder(folder or models)
+    _check_any(found, folder or models)
     typer.echo(json.dumps([model.as_dict() for model in found], indent=1) if as_json else listing.to_text(found))
     if any(model.problems for model in found):
         raise typer.Exit(1)
@@ -87,6 +89,7 @@ def check(
     good = True
     if everything:
         paths, problems = _all(models)
+        _check_any([*paths, *problems], models)
         for problem in problems:
             typer.echo(problem)
         good = not problems
@@ -110,6 +113,15 @@ def _all(models: Path) -> tuple[list[Path], list[str]]:
     listing = repository.survey(models)
     paths = [models / name / str(version) for name, versions in listing.versions.items() for version in versions]
     return paths, [f"{models / name}:\n  {reason}" for name, reason in listing.unreadable.items()]
+
+
+def _check_any(found: Sequence[object], folder: Path) -> None:
+    """Raise ArtifactError if nothing was found in the folder of models."""
+    if not found:
+        raise ArtifactError(
+            f"{folder}: contains no models; give the folder of models with --models or {completion.MODELS_VARIABLE}, or publish a model with "
+            "`manifold fit` or `manifold export`"
+        )
 
 
 def _check(path: Path, device: str, seal: bool) -> bool:
@@ -181,11 +193,12 @@ def catalogue(
     The shipped models are those in the record published.json. Without a record, they are all models in the folder.
     """
     from manifold.evaluation import catalogue as catalogues
-    from manifold.runtime import shipped
+    from manifold.runtime import repository, shipped
 
     if add and not record:
         raise typer.BadParameter("it has no effect without --record; give both", param_hint="--add")
     check_writable(page, readme)
+    _check_any(list(repository.scan(models)), models)
     if record:
         shipped.renew(models, add or ())
     for path in catalogues.write(models, page, readme, featured or ()):

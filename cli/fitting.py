@@ -100,6 +100,7 @@ def fit(
         f"name another folder, such as {shlex.join(['--run', f'{folder}-2'])} (the model is then published as the next version of {name}). To "
         f"finish an interrupted run: {command('resume', folder)}, then {command('export', folder, '--name', name, *elsewhere(models))}",
     )
+    check_folder(folder)
     check_folder(models)
     early.check_file(file)
     family = "tabular_cvae" if label else "tabular_vae"
