@@ -109,9 +109,8 @@ NEEDED: dict[
 
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`
     0: "success. A server also ends with 0 after a signal to stop",
-    1: "an error, such as a file or folder that is missing or damaged, or a missing extra; the message says what to do",
-    2: "the command line or a setting is wrong: an unknown command or option, a missing argument, or a value that is not valid, such as an "
-    "unknown model, data set, preset or device, or a number out of range",
+    1: "an error, such as a missing or damaged file, or a missing extra; the message says what to do",
+    2: "a setting, an option or another value of the command line is wrong, such as an unknown model, data set or preset",
     3: "the server or its worker processes did not start",
     130: "interrupted by Ctrl-C; a training has saved its state before it ends",
 }

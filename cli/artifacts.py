@@ -39,10 +39,10 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     models: Models = Path("models"),
 ) -> None:
-    """List the models in a folder: version, kind of items, data set, size, endpoints, and problems of damaged ones.
+    """List the models in a folder.
 
-    Manifests and file sizes are read. No graph is opened; `manifold check` tests the models themselves. The exit status is 1 if a
-    model has a problem.
+    The table has the version, kind of items, data set, size and endpoints of each model, and the problems of damaged ones. Manifests and file
+    sizes are read. No graph is opened; `manifold check` tests the models themselves. The exit status is 1 if a model has a problem.
     """
     import json
 
@@ -76,9 +76,9 @@ def check(
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Check models: manifest, checksums, graphs, golden vectors and batch sizes. Report problems field by field.
+    """Check models, and report problems field by field.
 
-    The exit status is 1 if a model has a problem.
+    The manifest, checksums, graphs, golden vectors and batch sizes are checked. The exit status is 1 if a model has a problem.
     """
     if everything == bool(artifacts):
         raise typer.BadParameter(
@@ -188,9 +188,9 @@ def catalogue(
     ] = None,
     models: Models = Path("models"),
 ) -> None:
-    """Write the page of the shipped models, from their manifests.
+    """Write the page of the shipped models.
 
-    The shipped models are those in the record published.json. Without a record, they are all models in the folder.
+    It is made from their manifests. The shipped models are those in the record published.json. Without a record, they are all models in the folder.
     """
     from manifold.evaluation import catalogue as catalogues
     from manifold.runtime import repository, shipped

@@ -203,7 +203,7 @@ def inception(
     name: Annotated[str, typer.Option(help="Name of the model to publish.")] = "inception-v3",
     models: Models = Path("models"),
 ) -> None:
-    """Make the Inception v3 extractor, which published FIDs use.
+    """Make the Inception v3 extractor of published FIDs.
 
     The weights are checked against their published hash.
     """

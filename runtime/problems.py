@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 from manifold.runtime.errors import ECHOED, cut, shown
@@ -13,6 +13,8 @@ Problem = Mapping[str, Any]  # one entry of ValidationError.errors()
 
 HUGE = 2**63  # JSON integers from here on arrive as floats
 KEY = "[key]"  # the end of pydantic's path for a problem with the name of a field, not with its value
+
+BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")  # NaN and infinity break them, too
 
 # types of pydantic's errors that mean "a value of another type is needed": the type that is needed
 NEEDED = {
@@ -37,6 +39,8 @@ def sentence(problem: Problem, *, secret: bool = False) -> str:
         return f"{NEEDED[kind]} is needed" if secret else f"{NEEDED[kind]} is needed, not {value}"
     if kind in ("value_error", "assertion_error") and context.get("error") is not None:
         return str(context["error"])  # raised by a validator of this project, in its own words
+    if kind in BOUNDS and isinstance(number := _float(problem.get("input")), float) and not isfinite(number):
+        return sentence({**problem, "type": "finite_number"}, secret=secret)
     if problem.get("loc", ())[-1:] == (KEY,):
         value = f"the name {value}"
     write = _WRITERS.get(kind)
@@ -44,6 +48,14 @@ def sentence(problem: Problem, *, secret: bool = False) -> str:
         return f"{value} is not valid here; correct it or remove it" if write is None else write(value, context)
     except (KeyError, TypeError, ValueError):  # a later version of pydantic may state less
         return f"{value} is not valid here; correct it or remove it"
+
+
+def _float(value: Any) -> float | None:
+    """Return a value as the number that pydantic reads from it; None if it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def is_huge(problem: Problem) -> bool:

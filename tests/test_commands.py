@@ -58,6 +58,7 @@ def test_the_help_lists_every_command_once_under_its_subject() -> None:
     assert re.findall(r"^  ([a-z][a-z-]+)  ", text, re.MULTILINE) == names
     assert len(set(names)) == len(names) == len(cli.app.registered_commands)
     assert "Usage: manifold sample [OPTIONS] MODEL\n" in said("sample", "--help")
+    assert "...\n" not in text.partition("\n")[2]  # no summary is cut
     for status, meaning in cli.STATUSES.items():
         assert f"    {status:<4} {meaning}" in text
 
@@ -390,7 +391,7 @@ def test_git_ignores_what_the_documented_commands_leave_behind() -> None:
     made = (
         "digit.png", "mnist-vae.png", "mnist-vae.remade.png", "digits.mfc", "report.html", "my-payments.html", "scores.parquet", "scores.ndjson",
         "scores.rejected.ndjson", "transactions-vae.csv", "reference.npz", "reference.npz.json", "report.json", "models/my-digits/1/manifest.json",
-        "runs/my-digits/config.json", "docs/site/index.html", ".env", "manifold.toml", "keys",
+        "runs/my-digits/config.json", "docs/site/index.html", "models.md", ".env", "manifold.toml", "keys",
     )  # fmt: skip
     done = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True, check=False)
     assert sorted(made) == sorted(done.stdout.split())
