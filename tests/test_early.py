@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.cli import completion, reference, service
+from manifold.service.core import use_cases
 from manifold.service.settings import Settings
 from manifold.training.errors import DataError
 from tests.conftest import ROOT, SHIPPED
@@ -204,13 +205,53 @@ def test_priors_versions_and_choices_are_completed() -> None:
     assert all(name.startswith("mnist-vae/") for name in completion.artifact_names(context, "mnist-vae/"))
     assert completion.artifact_names(context, "mnist-vae/")
     assert completion.formats("t") == ["torchscript"]
+    assert completion.endpoints("") == sorted(use_cases.every)
     assert completion.scopes("") == ["admin", "infer"]
     assert "bf16-mixed" in completion.precisions("bf")
 
 
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("ask an", ["anomaly-score"]),
+        ("sample mnist-vae --prior ", ["gaussian", "mixture", "normal"]),
+        ("sample mnist-vae --prior m", ["mixture"]),
+        ("sample fashion-cgan --class d", ["dress"]),
+        ("sample mnist-vae --class ", []),
+        ("sample no-such-model --class ", []),
+        ("train vae --set lat", ["latent_dim="]),
+        ("train nosuch --set lat", []),
+        ("fit rows.csv --set tri", ["trim="]),
+        ("check mnist-vae/", ["mnist-vae/2"]),
+    ],
+)
+def test_values_are_completed_as_bash_asks_for_them(
+    typed: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MANIFOLD_MODELS_DIR", str(SHIPPED))
+    words = f"manifold {typed}"
+    variables = {"_MANIFOLD_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = CliRunner().invoke(cli.app, [], env=variables, prog_name="manifold")
+    assert done.output.split() == expected
+
+
 def test_every_option_with_known_values_completes_them() -> None:
     """Options for choices that a program can list have a completion."""
-    named = {"device", "preset", "prior", "format_", "precision", "resize", "scopes", "model", "models_", "extractor"}
+    named = {
+        "device",
+        "preset",
+        "prior",
+        "format_",
+        "precision",
+        "resize",
+        "scopes",
+        "model",
+        "models_",
+        "extractor",
+        "class_",
+        "settings",
+        "endpoint",
+    }
     for function, _ in (each for subject in cli.SUBJECTS for each in subject.commands):
         for name, hint in typing.get_type_hints(function, include_extras=True).items():
             if name in named:
