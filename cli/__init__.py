@@ -7,8 +7,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from manifold.cli import artifacts, asking, evaluation, fitting, samples, scoring, service, training
 from manifold.runtime import extras
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError, Unavailable
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 REMEDIES = {  # the advice for an error of the operating system
@@ -29,7 +30,9 @@ REMEDIES = {  # the advice for an error of the operating system
     errno.ENOSPC: "free some disk space",
     errno.EDQUOT: "free some disk space",
 }
-STATUS_OF = {"settings_error": 2, "interrupted": INTERRUPTED}  # by the type of an error; 1 for all others
+WRONG = 2  # exit status after a value of the command line, or a setting, that is not valid
+MISUSE = "a value of the command line is not valid"
+STATUS_OF = {"settings_error": WRONG, "interrupted": INTERRUPTED}  # by the type of an error; 1 for all others
 
 Command = tuple[Callable[..., Any], str]  # a command, and an example of its arguments
 
@@ -39,12 +42,11 @@ class Subject:
     """A group of commands in the help."""
 
     title: str
-    extra: str  # the extra that its commands need beside ONNX Runtime; empty if they need none
     commands: tuple[Command, ...]
 
 
 SUBJECTS = (  # in the order of the help
-    Subject("Use a model", "", (
+    Subject("Use a model", (
         (artifacts.models, ""),
         (samples.sample, "mnist-vae -n 64 --seed 1"),
         (samples.remake, "mnist-vae.png"),
@@ -52,19 +54,19 @@ SUBJECTS = (  # in the order of the help
         (samples.compress, "digit.png --model mnist-vqvae -o digit.mfc"),
         (samples.decompress, "digit.mfc"),
     )),
-    Subject("Score tables", "train", (
+    Subject("Score tables", (
         (fitting.fit, "payments.csv --name my-payments --truth 'label!=normal'"),
         (scoring.score, "new-payments.csv --model my-payments -o scores.csv --explain"),
         (scoring.calibrate, "my-payments normal-payments.csv"),
     )),
-    Subject("Train and publish", "train", (
+    Subject("Train and publish", (
         (training.train, "vae --data digits --preset smoke --out runs/my-digits"),
         (training.resume, "runs/my-digits"),
         (training.export, "runs/my-digits --name my-digits"),
         (training.fit_priors, "my-digits"),
         (training.inception, ""),
     )),
-    Subject("Evaluate", "evaluate", (
+    Subject("Evaluate", (
         (evaluation.evaluate, "mnist-vae --html report.html"),
         (evaluation.compare, "mnist-vae mnist-vae:mixture mnist-gan"),
         (evaluation.evaluate_images, "made/ --against real/ --extractor mnist-classifier"),
@@ -72,21 +74,43 @@ SUBJECTS = (  # in the order of the help
         (evaluation.disentangle, "mnist-vae-2d -o traversals.png"),
         (fitting.judge, "mnist-vae --against fashion_mnist"),
     )),
-    Subject("Serve", "", (
+    Subject("Serve", (
         (service.serve, "--port 8080"),
         (service.key, "my-client --scope infer"),
     )),
-    Subject("Artifacts", "", (
+    Subject("Artifacts", (
         (artifacts.check, "--all"),
         (artifacts.schema, ""),
         (artifacts.catalogue, "--page models.md"),
     )),
 )  # fmt: skip
 
+TRAINING = ("train", "cpu")  # an export is checked with ONNX Runtime, which the extras cpu and gpu hold
+NEEDED: dict[
+    Callable[..., Any], tuple[str, ...]
+] = {  # the extras of which a command needs every module; it checks them before its work begins
+    asking.ask: ("cpu",),
+    samples.compress: ("compress",),
+    samples.decompress: ("compress",),
+    fitting.fit: TRAINING,
+    scoring.score: ("tables",),
+    training.train: ("train",),
+    training.resume: ("train",),
+    training.export: TRAINING,
+    training.fit_priors: TRAINING,
+    training.inception: TRAINING,
+    evaluation.evaluate: ("evaluate",),
+    evaluation.compare: ("evaluate",),
+    evaluation.evaluate_images: ("evaluate",),
+    evaluation.reference: ("evaluate",),
+    evaluation.disentangle: ("evaluate",),
+    fitting.judge: ("evaluate",),
+}
+
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`
     0: "success. A server also ends with 0 after a signal to stop",
-    1: "an error, such as an unknown model, data set or preset, or an unreadable file; the message says what to do",
-    2: "an unknown command or option, a missing argument, or a number that is malformed or out of range; or a setting is wrong",
+    1: "an error, such as a missing or damaged file, or a missing extra; the message says what to do",
+    2: "a setting, an option or another value of the command line is wrong, such as an unknown model, data set or preset",
     3: "the server or its worker processes did not start",
     130: "interrupted by Ctrl-C; a training has saved its state before it ends",
 }
@@ -118,6 +142,16 @@ class Subjects(TyperGroup):
 class Words(TyperCommand):
     """A command. Its usage line writes arguments as they are typed: FILE, not {FILE}."""
 
+    def invoke(self, ctx: Any) -> Any:
+        """Check the modules that the command needs, then run it. An error about a value of the command line gets the note MISUSE."""
+        extras.check(*NEEDS.get(str(self.name), ()))
+        try:
+            return super().invoke(ctx)
+        except ManifoldError as error:
+            if (error.field or "").lstrip("-") in set(_values(ctx)) and not isinstance(error, Unavailable):
+                error.add_note(MISUSE)
+            raise
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the parts of the usage line."""
         return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
@@ -126,6 +160,22 @@ class Words(TyperCommand):
 def name_of(command: Callable[..., Any]) -> str:
     """Return the name of a command on the command line."""
     return command.__name__.replace("_", "-")
+
+
+NEEDS = {name_of(command): needed for command, needed in NEEDED.items()}
+
+
+def _values(ctx: Any) -> Iterator[str]:
+    """Yield the fields of errors that are about a value of the command line: arguments, options, and keys of --set and --column.
+
+    Arguments and options that are paths are left out.
+    """
+    for parameter in ctx.command.params:
+        if not isinstance(ctx.params.get(parameter.name), Path):
+            yield parameter.name
+            yield from (each.lstrip("-") for each in (*parameter.opts, str(parameter.metavar).lower()))
+    for name in ("settings", "kinds"):
+        yield from (each.partition("=")[0] for each in ctx.params.get(name) or ())
 
 
 def _statuses() -> str:
@@ -176,7 +226,7 @@ def command() -> None:
 
 
 def main() -> None:
-    """Run a command. An error of ours is one message on stderr and exit status 1, or 2 for settings. Ctrl-C is status 130, without a traceback."""
+    """Run a command. An error of ours is one message on stderr; STATUSES describes the exit statuses. Ctrl-C is status 130, without a traceback."""
     if sys.argv[1:2] == ["serve"]:  # signals are received from here on, as `python -m manifold.service` does
         from manifold.service.processes import early
 
@@ -205,7 +255,7 @@ def _run() -> None:
         app()
     except ManifoldError as error:
         typer.echo(_message(error), err=True)
-        sys.exit(STATUS_OF.get(error.type, 1))
+        sys.exit(WRONG if MISUSE in getattr(error, "__notes__", ()) else STATUS_OF.get(error.type, 1))
     except ModuleNotFoundError as error:
         typer.echo(_lacking(str(error.name), sys.argv[1:2]), err=True)
         sys.exit(1)
@@ -219,20 +269,11 @@ def _run() -> None:
 
 def _lacking(module: str, arguments: list[str]) -> str:
     """Return what to do about a module that is not installed: the extra that the command needs, if the module belongs to it."""
-    for extra in _extras_of(arguments):
+    needed = NEEDS.get(arguments[0], ()) if arguments else ()
+    for extra in needed:
         if extra in extras.extras_with(module, extras.requirements()):
             return f"manifold {arguments[0]} needs the extra {extra}, but {module} is not installed; install the extra with: {extras.command(extra)}"
-    return extras.advice(module, _extras_of(arguments))
-
-
-def _extras_of(arguments: list[str]) -> list[str]:
-    """Return the extra that a command needs, if it needs one."""
-    return [
-        subject.extra
-        for subject in SUBJECTS
-        for command, _ in subject.commands
-        if subject.extra and name_of(command) in arguments
-    ]
+    return extras.advice(module, needed)
 
 
 def _message(error: ManifoldError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from manifold.cli import completion
 from manifold.cli.options import Device, Models
 from manifold.cli.outputs import check_writable
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ArtifactError, ManifoldError
 
 if TYPE_CHECKING:
     from manifold.runtime.engine import Model
@@ -39,16 +40,17 @@ def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     models: Models = Path("models"),
 ) -> None:
-    """List the models in a folder: version, kind of items, data set, size, endpoints, and problems of damaged ones.
+    """List the models in a folder.
 
-    Manifests and file sizes are read. No graph is opened; `manifold check` tests the models themselves. The exit status is 1 if a
-    model has a problem.
+    The table has the version, kind of items, data set, size and endpoints of each model, and the problems of damaged ones. Manifests and file
+    sizes are read. No graph is opened; `manifold check` tests the models themselves. The exit status is 1 if a model has a problem.
     """
     import json
 
     from manifold.cli import listing
 
     found = listing.of_folder(folder or models)
+    _check_any(found, folder or models)
     typer.echo(json.dumps([model.as_dict() for model in found], indent=1) if as_json else listing.to_text(found))
     if any(model.problems for model in found):
         raise typer.Exit(1)
@@ -75,9 +77,9 @@ def check(
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Check models: manifest, checksums, graphs, golden vectors and batch sizes. Report problems field by field.
+    """Check models, and report problems field by field.
 
-    The exit status is 1 if a model has a problem.
+    The manifest, checksums, graphs, golden vectors and batch sizes are checked. The exit status is 1 if a model has a problem.
     """
     if everything == bool(artifacts):
         raise typer.BadParameter(
@@ -88,6 +90,7 @@ def check(
     good = True
     if everything:
         paths, problems = _all(models)
+        _check_any([*paths, *problems], models)
         for problem in problems:
             typer.echo(problem)
         good = not problems
@@ -113,6 +116,15 @@ def _all(models: Path) -> tuple[list[Path], list[str]]:
     return paths, [f"{models / name}:\n  {reason}" for name, reason in listing.unreadable.items()]
 
 
+def _check_any(found: Sequence[object], folder: Path) -> None:
+    """Raise ArtifactError if nothing was found in the folder of models."""
+    if not found:
+        raise ArtifactError(
+            f"{folder}: contains no models; give the folder of models with --models or {completion.MODELS_VARIABLE}, or publish a model with "
+            "`manifold fit` or `manifold export`"
+        )
+
+
 def _check(path: Path, device: str, seal: bool) -> bool:
     """Check one artifact and print its problems. Return whether it has none."""
     from manifold.runtime import checks, repository
@@ -129,6 +141,8 @@ def _check(path: Path, device: str, seal: bool) -> bool:
         problems.append(error.message)
     except (OSError, MemoryError) as error:
         problems.append(reason(error))
+    except ModuleNotFoundError:  # it is not about this artifact
+        raise
     except Exception as error:  # the other artifacts are still checked
         known = f"{type(error).__name__}: {reason(error)}"
         problems.append(f"{known}; Manifold does not know this error: please report it")
@@ -175,16 +189,17 @@ def catalogue(
     ] = None,
     models: Models = Path("models"),
 ) -> None:
-    """Write the page of the shipped models, from their manifests.
+    """Write the page of the shipped models.
 
-    The shipped models are those in the record published.json. Without a record, they are all models in the folder.
+    It is made from their manifests. The shipped models are those in the record published.json. Without a record, they are all models in the folder.
     """
     from manifold.evaluation import catalogue as catalogues
-    from manifold.runtime import shipped
+    from manifold.runtime import repository, shipped
 
     if add and not record:
         raise typer.BadParameter("it has no effect without --record; give both", param_hint="--add")
     check_writable(page, readme)
+    _check_any(list(repository.scan(models)), models)
     if record:
         shipped.renew(models, add or ())
     for path in catalogues.write(models, page, readme, featured or ()):

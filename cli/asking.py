@@ -8,12 +8,18 @@ from typing import Annotated
 
 import typer
 
+from manifold.cli import completion
 from manifold.cli.options import Device, Models
 
 
 def ask(
     endpoint: Annotated[
-        str, typer.Argument(metavar="ENDPOINT", help="Endpoint of the service, such as encode or anomaly-score.")
+        str,
+        typer.Argument(
+            metavar="ENDPOINT",
+            help="Endpoint of the service, such as encode or anomaly-score.",
+            autocompletion=completion.endpoints,
+        ),
     ],
     request: Annotated[
         str, typer.Argument(metavar="REQUEST", help="Request as JSON, @FILE, or - for standard input.")

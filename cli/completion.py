@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -43,7 +44,27 @@ def compared_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def prior_names(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the priors of the model on the command line whose names begin with `incomplete`."""
-    return _beginning(incomplete, _priors(_root(ctx), str(ctx.params.get("model") or "")))
+    return _beginning(incomplete, _priors(_root(ctx), _argument(ctx, "model")))
+
+
+def class_names(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the classes of the model on the command line whose names begin with `incomplete`."""
+    classes = _manifest(_root(ctx), _argument(ctx, "model")).get("classes")
+    return _beginning(incomplete, filter(_is_text, classes) if isinstance(classes, list) else ())
+
+
+def changes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return KEY= for the options of the family on the command line whose names begin with `incomplete`."""
+    fitted = "tabular_cvae" if ctx.params.get("label") else "tabular_vae"
+    family = fitted if ctx.info_name == "fit" else _argument(ctx, "family")
+    return _beginning(
+        incomplete, (f"{key}=" for key in outlines.options(family)) if family in outlines.families() else ()
+    )
+
+
+def endpoints(incomplete: str) -> list[str]:
+    """Return the endpoints whose names begin with `incomplete`."""
+    return _beginning(incomplete, early.ENDPOINTS)
 
 
 def formats(incomplete: str) -> list[str]:
@@ -86,23 +107,37 @@ def presets(incomplete: str) -> list[str]:
     return _beginning(incomplete, outlines.PRESETS)
 
 
+def _argument(ctx: typer.Context, name: str) -> str:
+    """Return the first argument of the command line; empty if there is none. After an option without its value, it is among the rest."""
+    return str(ctx.params.get(name) or next(iter(ctx.args), ""))
+
+
 def _root(ctx: typer.Context) -> Path:
     """Return the folder of the models."""
     return Path(ctx.params.get("models") or default_models())
 
 
 def _priors(root: Path, name: str) -> list[str]:
-    """Return the priors of a model NAME (its latest version) or NAME/VERSION; none if it cannot be read."""
+    """Return the priors of a model; none if it cannot be read."""
+    latent = _manifest(root, name).get("latent")
+    priors = latent.get("priors") if isinstance(latent, dict) else None
+    return list(priors) if isinstance(priors, dict) else []
+
+
+def _manifest(root: Path, name: str) -> dict[str, Any]:
+    """Return the manifest of a model NAME (its latest version) or NAME/VERSION as it is stored; an empty one if it cannot be read."""
     folder = root / name
     versions = [path for path in folder.glob("*/manifest.json") if path.parent.name.isdecimal()]
     file = max(versions, key=lambda path: int(path.parent.name), default=folder / "manifest.json")
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    latent = found.get("latent") if isinstance(found, dict) else None
-    priors = latent.get("priors") if isinstance(latent, dict) else None
-    return list(priors) if isinstance(priors, dict) else []
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _beginning(start: str, names: Iterable[str]) -> list[str]:

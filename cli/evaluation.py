@@ -25,7 +25,7 @@ from manifold.cli.options import (
     Seed,
 )
 from manifold.cli.outputs import check_recordable, check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, shown
 
 if TYPE_CHECKING:
     from manifold.evaluation.images import RealData
@@ -105,6 +105,8 @@ def compare(
 
     from manifold.evaluation import comparison
 
+    for name in sorted({each for each in models_ if models_.count(each) > 1}):
+        typer.echo(f"note: {shown(name)} is given {models_.count(name)} times; it is compared once", err=True)
     session = _session(models, n, seed, extractor, resize, device, quiet)
     reports = session.compare(models_, lambda name: _read_by(data, name, models))
     typer.echo(json.dumps(reports, indent=1) if as_json else comparison.to_markdown(reports))

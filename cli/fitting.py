@@ -100,21 +100,24 @@ def fit(
         f"name another folder, such as {shlex.join(['--run', f'{folder}-2'])} (the model is then published as the next version of {name}). To "
         f"finish an interrupted run: {command('resume', folder)}, then {command('export', folder, '--name', name, *elsewhere(models))}",
     )
+    check_folder(folder)
     check_folder(models)
     early.check_file(file)
     family = "tabular_cvae" if label else "tabular_vae"
     early.check_recipe(family, preset, settings or [])
     given = dict(_pair(kind, "--column") for kind in kinds or [])
 
+    from manifold.runtime import lineage
+    from manifold.runtime.kinds.table import TableSpec
     from manifold.training.data import schema, tables  # without torch and scipy
 
+    lineage.check(models, name, family, TableSpec.noun, file.stem)
     stated = schema.ColumnSettings(kinds=given)
     stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
     roles = tables.Roles(truth, id_, tuple(keep or ()))
     tables.check_header(file, stated, label, roles)
 
     from manifold.runtime import engine
-    from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.tables import described
     from manifold.training import export as exporting
     from manifold.training import families, judging, runs
@@ -125,7 +128,9 @@ def fit(
     data = tables.of_file(file, stated, label, roles)
     for note in data.notes:
         typer.echo(note, err=True)
-    for column in described.describe(TableSpec.of(data.spec, str(file)), label, data.classes):
+    spec = TableSpec.of(data.spec, str(file))
+    lineage.check(models, name, family, spec, file.stem)
+    for column in described.describe(spec, label, data.classes):
         typer.echo(f"column {column}")
     loop.train(
         runs.TrainingRun(folder, family, str(file.absolute()), preset, config), data=data, device="cpu", quiet=quiet
@@ -135,7 +140,7 @@ def fit(
     tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
     told = dataclasses.replace(data, notes=())  # printed above
     _tell(judging.judge(model, told, html=html, record=True), model.manifest)
-    if lost := schema.lost_numbers(TableSpec.of(data.spec, str(file))):
+    if lost := schema.lost_numbers(spec):
         typer.echo(
             f"warning: the columns {', '.join(map(shown, lost))} hold numbers but were left out, which can make the detector useless; write them as plain "
             "numbers and fit again",

@@ -55,7 +55,12 @@ Preset = Annotated[
 Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Skip image files that cannot be read, and list them.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the preset. Repeat it for more."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one option of the preset. Repeat it for more.",
+        autocompletion=completion.changes,
+    ),
 ]
 
 # --- evaluation ---

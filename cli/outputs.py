@@ -36,6 +36,8 @@ def _check(path: Path, makes_folders: bool) -> None:
     folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
     while makes_folders and not folder.exists() and folder != folder.parent:
         folder = folder.parent
+    if folder.exists() and not folder.is_dir():
+        raise InvalidValue(f"{folder}: is a file, not a folder; choose another folder, or remove the file", field="out")
     if not folder.is_dir():
         raise InvalidValue(
             f"{path}: No such file or directory: the folder {folder} does not exist; make it first", field="out"

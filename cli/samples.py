@@ -20,7 +20,12 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers, 0 to 2^63 - 1.")] = 0,
     first: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Index of the first item.")] = 0,
     class_: Annotated[
-        str | None, typer.Option("--class", help="Class by name. By default each sample has a random class.")
+        str | None,
+        typer.Option(
+            "--class",
+            help="Class by name. By default each sample has a random class.",
+            autocompletion=completion.class_names,
+        ),
     ] = None,
     prior: Prior = None,
     temperature: Annotated[

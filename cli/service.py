@@ -37,7 +37,10 @@ def key(
         ),
     ] = None,
     rate: Annotated[
-        float, typer.Option(min=0, help="Requests per second that the key allows. 0 means the service's own limit.")
+        float,
+        typer.Option(
+            min=0, max=999_999, help="Requests per second that the key allows. 0 means the service's own limit."
+        ),
     ] = 0,
     file: Annotated[
         Path | None,

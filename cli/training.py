@@ -65,6 +65,7 @@ def train(
     outlines.check_data(family, name, settings or [])
     if out is not None:
         early.check_run(out, f"`{command('resume', out)}` continues it, --out names another folder")
+        check_folder(out)
 
     from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.tables import described
@@ -77,6 +78,7 @@ def train(
     config = configuration(families.get(family), preset, settings)
     run = runs.TrainingRun(out or Path("runs") / f"{family}-{datasets.short(named)}", family, named, preset, config)
     loop.check_new(run)
+    check_folder(run.folder)
     loop.fabric_of(device, devices, precision)  # before the data set is downloaded
     loaded = datasets.load(named)
     if named in datasets.names() and Path(named).is_dir():
@@ -201,7 +203,7 @@ def inception(
     name: Annotated[str, typer.Option(help="Name of the model to publish.")] = "inception-v3",
     models: Models = Path("models"),
 ) -> None:
-    """Make the Inception v3 extractor, which published FIDs use.
+    """Make the Inception v3 extractor of published FIDs.
 
     The weights are checked against their published hash.
     """

@@ -1,4 +1,4 @@
-"""Which extra of the package holds a module that is not installed. The table comes from the package's own metadata."""
+"""The extras of the package and the modules that they hold. The table comes from the package's own metadata."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
+from importlib.util import find_spec
 
 DISTRIBUTION = "manifold"
 BACKENDS = ("cpu", "gpu")  # extras with ONNX Runtime, of which one is installed
@@ -47,14 +48,32 @@ def requirements() -> list[str]:
         return []
 
 
-def extras_with(module: str, required: Iterable[str]) -> list[str]:
-    """Return the extras that hold a module, the one with the fewest requirements first."""
+def _modules(required: Iterable[str]) -> dict[str, list[str]]:
+    """Return the modules that each extra holds."""
     held: dict[str, list[str]] = {}
     for requirement in required:
         if match := EXTRA.search(requirement):
             held.setdefault(match[1], []).append(module_of(requirement))
+    return held
+
+
+def extras_with(module: str, required: Iterable[str]) -> list[str]:
+    """Return the extras that hold a module, the one with the fewest requirements first."""
+    held = _modules(required)
     top = module.partition(".")[0]
     return sorted((extra for extra, modules in held.items() if top in modules), key=lambda extra: len(held[extra]))
+
+
+def check(*extras: str) -> None:
+    """Raise ModuleNotFoundError for the first module of these extras that is not installed. Nothing is imported.
+
+    ONNX Runtime, the module of the extras cpu and gpu, has one name in both.
+    """
+    required = requirements()
+    for extra in extras:
+        for module in _modules(required).get(extra, ()):
+            if find_spec(module) is None:
+                raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
 
 def advice(module: str, preferred: Sequence[str] = (), required: Iterable[str] | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,6 +18,8 @@ HUGE = 2**63  # JSON integers from here on arrive as floats
 TEXT, ARRAY = "a text", "an array"
 LISTS, MAPPINGS = (list, tuple, set, frozenset, Sequence), (dict, Mapping)
 KEY = "[key]"  # the end of pydantic's path for a problem with the name of a field, not with its value
+
+BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")  # NaN and infinity break them, too
 
 # types of pydantic's errors that mean "a value of another type is needed": the type that is needed
 NEEDED = {
@@ -142,6 +144,8 @@ def sentence(problem: Problem, *, secret: bool = False) -> str:
         return f"{NEEDED[kind]} is needed" if secret else needed([NEEDED[kind]], problem.get("input"))
     if kind in ("value_error", "assertion_error") and context.get("error") is not None:
         return str(context["error"])  # raised by a validator of this project, in its own words
+    if kind in BOUNDS and isinstance(number := _float(problem.get("input")), float) and not isfinite(number):
+        return sentence({**problem, "type": "finite_number"}, secret=secret)
     if problem.get("loc", ())[-1:] == (KEY,):
         value = f"the name {value}"
     write = _WRITERS.get(kind)
@@ -164,6 +168,14 @@ def needed(kinds: Sequence[str], value: Any, types: Sequence[Any] = ()) -> str:
 
 def _has_objects(types: Iterable[Any]) -> bool:
     return any(_is_model(each) or get_origin(each) is dict for each in types)
+
+
+def _float(value: Any) -> float | None:
+    """Return a value as the number that pydantic reads from it; None if it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def is_huge(problem: Problem) -> bool:

@@ -36,8 +36,8 @@ def read(root: Path) -> dict[str, str]:
         return {}
     try:
         recorded = json.loads(path.read_text())
-    except ValueError as error:
-        raise ArtifactError(f"{path}: is not JSON: {error}; restore the file") from None
+    except ValueError:
+        raise ArtifactError(f"{path}: is not JSON; restore the file") from None
     if not isinstance(recorded, dict) or not all(
         KEY.fullmatch(key) and isinstance(value, str) for key, value in recorded.items()
     ):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from manifold.runtime import lineage, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.manifest import Manifest
 
@@ -20,6 +20,7 @@ def publish(model: Model, root: Path, change: Change) -> Path:
     the folder and returns the manifest; checksums are added afterwards. Nothing is published if `change` or the loading of the copy fails.
     """
     plain = manifests.read(model.folder)  # as it is stored: the engine may have padded its own
+    lineage.check_manifest(root, plain)
     with repository.staging(root, plain.name) as folder:
         repository.copy(model.folder, folder)
         numbered = plain.model_copy(update={"version": repository.next_version(root, plain.name)})

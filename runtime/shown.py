@@ -1,4 +1,4 @@
-"""How results look: a short text, and a picture or a table in notebooks."""
+"""The display of results: a short text, and a picture or a table in notebooks."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def read(settings: Settings) -> dict[str, Key]:
             text = settings.keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(
-                f"keys_file: {settings.keys_file} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}",
+                f"keys_file: {settings.keys_file} cannot be read: {getattr(error, 'strerror', None) or 'it is not a text in UTF-8'}; correct "
+                "MANIFOLD_KEYS_FILE, or write the file with `manifold key NAME --file FILE`",
                 field="keys_file",
             ) from None
         entries += parse(text, str(settings.keys_file), settings.rate)
@@ -122,11 +123,26 @@ class Certificate:
 
     def check(self) -> None:
         """Raise SettingsError if a server could not use it."""
+        for name, path in (("tls_certificate", self.path), ("tls_key", self.key)):
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise SettingsError(
+                    f"{name}: {path} cannot be read: {error.strerror}; check the path and its permissions", field=name
+                ) from None
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.path, self.key)
+            # the password, which is wrong, is there because OpenSSL asks on the terminal otherwise
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.path, self.key, password="")
         except OSError as error:  # ssl.SSLError is one
+            mismatch = getattr(error, "reason", None) == "KEY_VALUES_MISMATCH"
+            why = (
+                "the key is not that of the certificate"
+                if mismatch
+                else "one of them is not a valid PEM file, or the key has a password"
+            )
             raise SettingsError(
-                f"tls_certificate: {self.path} with the key {self.key} cannot be used: {error.strerror or error}",
+                f"tls_certificate: {self.path} with the key {self.key} cannot be used: {why}; give a certificate and its key without password, "
+                "as PEM files",
                 field="tls_certificate",
             ) from None
 

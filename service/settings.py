@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from tomllib import TOMLDecodeError
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -21,12 +22,14 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnparsedError
 
 from manifold.runtime.errors import ManifoldError, shown
-from manifold.runtime.problems import place, sentence
+from manifold.runtime.problems import place, sentence, word
 from manifold.service.models import versions
 
 CONFIG_FILE = "manifold.toml"
+PAGE = "docs/reference/settings.md"  # the list of all settings
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # addresses to listen on, and one of them to connect to
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
+ENDPOINT = re.compile(r"https?://[^\s/]+")
 PREFIX = "MANIFOLD_"
 # variables that other parts of Manifold read: training, evaluation, the client, and the tests of the public client
 OTHERS = ("MANIFOLD_DATA", "MANIFOLD_CACHE", "MANIFOLD_KEY", "MANIFOLD_PYTHON")
@@ -38,6 +41,16 @@ LINKS = re.compile(
 
 class SettingsError(ManifoldError):
     """A setting is wrong; the service does not start."""
+
+
+def _not_true(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """Raise ValueError for true or false in place of a number: pydantic reads them as 1 and 0."""
+    annotation = cls.model_fields[str(info.field_name)].annotation
+    kinds = get_args(annotation) or (annotation,)
+    needed = "an integer" if int in kinds else "a number" if float in kinds else None
+    if isinstance(value, bool) and needed:
+        raise ValueError(f"{needed} is needed, not {word(value)}")
+    return value
 
 
 class ModelSettings(BaseModel):
@@ -71,6 +84,8 @@ class ModelSettings(BaseModel):
     versions: str | None = Field(
         default=None, description="Versions that can be requested: all, latest, latest N, or version numbers (1 4)."
     )
+
+    _numbers = field_validator("*", mode="before")(classmethod(_not_true))
 
     @field_validator("versions")
     @classmethod
@@ -247,6 +262,15 @@ class Settings(BaseSettings):
         default_factory=dict, description="Settings of single models: sections [models.NAME] in manifold.toml."
     )
 
+    _numbers = field_validator("*", mode="before")(classmethod(_not_true))
+
+    @field_validator("traces")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if value and not ENDPOINT.match(value):
+            raise ValueError(f"{shown(value)} is not a URL; write it as http://127.0.0.1:4318/v1/traces")
+        return value
+
     @field_validator("versions")
     @classmethod
     def _policy(cls, value: str) -> str:
@@ -325,11 +349,19 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Collection[str]) -> str:
     """Return the end of an error message that suggests the nearest of the valid names, or nothing."""
+    begun = [each for each in names if each.startswith(name)]
+    if len(begun) == 1 and name != PREFIX:
+        return f"; did you mean {begun[0]}?"
     cutoff = 0.78 if name.startswith(PREFIX) else 0.6  # names with the prefix are half alike already
     near = difflib.get_close_matches(name, list(names), 1, cutoff)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def _no_such(name: str, names: Collection[str]) -> str:
+    """Return what to do about an unknown setting."""
+    return f"there is no such setting{nearest(name, names) or f'; {PAGE} lists all settings'}"
 
 
 def check_variables(environment: Mapping[str, str]) -> None:
@@ -340,7 +372,7 @@ def check_variables(environment: Mapping[str, str]) -> None:
         if name.upper().startswith(PREFIX) and value and name.upper() not in known and not _is_nested(name) and not _is_link(name, value)
     ]  # fmt: skip
     if unknown:
-        lines = [f"  {name}: there is no such setting{nearest(name.upper(), known)}" for name in sorted(unknown)]
+        lines = [f"  {name}: {_no_such(name.upper(), known)}" for name in sorted(unknown)]
         raise SettingsError("\n".join(["settings:", *lines]), field="settings")
 
 
@@ -365,8 +397,16 @@ def read(**overrides: object) -> Settings:
     except UnparsedError as error:  # a variable of a setting with several values, such as MANIFOLD_MODELS
         name = next(iter(re.findall(r'"(\w+)"', str(error))), "models")
         lines = [f"  {name}: {PREFIX}{name.upper()} is not valid JSON; use a section of {CONFIG_FILE} instead"]
-    except ValueError as error:  # the file is not TOML
-        raise SettingsError(f"{CONFIG_FILE}: {error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{CONFIG_FILE}: is not a text in UTF-8; save it in UTF-8") from None
+    except TOMLDecodeError as error:
+        place = re.search(r"at (.+)\)$", str(error))
+        raise SettingsError(
+            f"{CONFIG_FILE}: is not valid TOML{f' ({place[1]})' if place else ''}; write one setting on each line, such as port = 8000 or "
+            'device = "cpu"'
+        ) from None
+    except OSError as error:
+        raise SettingsError(f"{CONFIG_FILE}: cannot be read: {error.strerror}; check its permissions") from None
     raise SettingsError("\n".join(["settings:", *lines]))
 
 
@@ -378,6 +418,6 @@ def _complaint(problem: Mapping[str, Any]) -> str:
     message = sentence(problem, secret=path[0] == "keys")
     if problem["type"] == "extra_forbidden":
         fields = ModelSettings.model_fields if path[0] == "models" and len(path) > 1 else Settings.model_fields
-        message = f"there is no such setting{nearest(path[-1], fields)}"
+        return f"{place(problem['loc'])}: {_no_such(path[-1], fields)}"
     names = [part for part in path if not part.isdecimal()]  # a variable holds the whole of a list
     return f"{place(problem['loc'])}: {message} (set it with MANIFOLD_{'__'.join(names).upper()} or in {CONFIG_FILE})"

@@ -184,6 +184,10 @@ def test_names_that_would_make_no_folder(tmp_path: Path, digits: Data, tiny: Pat
 def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
     with pytest.raises(TrainingError, match="valid are onnx, torchscript"):
         exporting.export(runs.open_run(tiny / "runs/vae"), "x", tmp_path, data=digits, backend="keras")
+    shutil.copytree(SHIPPED / "digits-classifier", tmp_path / "digits-classifier")
+    with pytest.raises(InvalidValue, match=r"family classifier.*choose another name, such as my-digits-classifier"):
+        exporting.export(runs.open_run(tiny / "runs/vae"), "digits-classifier", tmp_path, data=digits)
+    assert repository.versions(tmp_path / "digits-classifier") == [1]
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_train_export_sample_by_command(tmp_path: Path) -> None:
     told = here(
         "export", str(folder), "--name", "mine", "--format", "torchscript", "--models", str(models)
     ).splitlines()
-    assert told[:2] == ["export: load the data and the trained weights", "export: write graphs"]
+    assert told[:2] == ["export: load the data and the trained weights", "export: write the graphs"]
     assert told[-1] == str(models / "mine/1")
     assert "good: decode, encode, score" in here("check", str(models / "mine"))
     here("sample", "mine", "-n", "4", "--models", str(models), "-o", str(tmp_path / "s.png"))

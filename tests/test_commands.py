@@ -58,6 +58,7 @@ def test_the_help_lists_every_command_once_under_its_subject() -> None:
     assert re.findall(r"^  ([a-z][a-z-]+)  ", text, re.MULTILINE) == names
     assert len(set(names)) == len(names) == len(cli.app.registered_commands)
     assert "Usage: manifold sample [OPTIONS] MODEL\n" in said("sample", "--help")
+    assert "...\n" not in text.partition("\n")[2]  # no summary is cut
     for status, meaning in cli.STATUSES.items():
         assert f"    {status:<4} {meaning}" in text
 
@@ -292,6 +293,30 @@ def test_a_missing_module_names_its_extra(
     assert f"[cpu,{extra}]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", cli.NEEDS)
+def test_a_command_checks_its_modules_before_its_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = cli.NEEDS[name]
+    required = [f'{each}; extra == "{extra}"' for extra, requirements in declared().items() for each in requirements]
+    monkeypatch.setattr(extras, "requirements", lambda: required)
+    command = typer.main.get_group(cli.app).commands[name]
+    monkeypatch.setattr("typer.core.TyperCommand.invoke", lambda *_: pytest.fail("the work began"))
+    for module in {extras.module_of(each) for extra in needed for each in declared()[extra]}:
+        with monkeypatch.context() as absent:
+            absent.setitem(sys.modules, module, None)
+            with pytest.raises(ModuleNotFoundError) as caught:
+                command.invoke(SimpleNamespace())  # type: ignore[arg-type]
+        assert caught.value.name == module
+        assert f"manifold {name} needs the extra " in cli._lacking(module, [name])
+
+
+@pytest.mark.parametrize("arguments", [("check", "--all"), ("check", "mnist-vae"), ("sample", "mnist-vae")])
+def test_a_missing_runtime_is_reported_once(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    done = CliRunner().invoke(cli.app, [*arguments, *MODELS])
+    assert isinstance(done.exception, ModuleNotFoundError) and done.exception.name == "onnxruntime"
+    assert done.output == ""
+
+
 # --- statuses -------------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +391,7 @@ def test_git_ignores_what_the_documented_commands_leave_behind() -> None:
     made = (
         "digit.png", "mnist-vae.png", "mnist-vae.remade.png", "digits.mfc", "report.html", "my-payments.html", "scores.parquet", "scores.ndjson",
         "scores.rejected.ndjson", "transactions-vae.csv", "reference.npz", "reference.npz.json", "report.json", "models/my-digits/1/manifest.json",
-        "runs/my-digits/config.json", "docs/site/index.html", ".env", "manifold.toml", "keys",
+        "runs/my-digits/config.json", "docs/site/index.html", "models.md", ".env", "manifold.toml", "keys",
     )  # fmt: skip
     done = subprocess.run(["git", "check-ignore", *made], cwd=ROOT, capture_output=True, text=True, check=False)
     assert sorted(made) == sorted(done.stdout.split())

@@ -430,7 +430,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
     file = tmp_path / "file"
     file.write_text("")
     for out, message in (
-        (file / "x.ndjson", "does not exist; make it first"),
+        (file / "x.ndjson", "is a file, not a folder; choose another folder"),
         (tmp_path / "locked/x.ndjson", "cannot be written"),
     ):
         (tmp_path / "locked").mkdir(exist_ok=True)

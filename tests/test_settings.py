@@ -7,11 +7,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+from pydantic import ValidationError
 
-from manifold.service import settings
-from manifold.service.settings import Settings, SettingsError, check_variables
+from manifold.service import security, settings
+from manifold.service.processes import ports
+from manifold.service.settings import ModelSettings, Settings, SettingsError, check_variables
 from tests import foreign
 from tests.conftest import ROOT
 from tests.test_deploy import variables
@@ -26,6 +31,8 @@ from tests.test_deploy import variables
         ("MANIFOLD_MAXROWS", "MANIFOLD_MAX_ROWS"),
         ("manifold_prot", "MANIFOLD_PORT"),
         ("MANIFOLD_HOST__NAME", "MANIFOLD_HOST"),
+        ("MANIFOLD_TLS_CERT", "MANIFOLD_TLS_CERTIFICATE"),
+        ("MANIFOLD_REQUIRE", "MANIFOLD_REQUIRE_CHECKSUMS"),
         ("MANIFOLD_MODELS_MNIST__DEVICE", ""),
         ("MANIFOLD_", ""),
         ("MANIFOLD_ZZZ", ""),
@@ -34,7 +41,16 @@ from tests.test_deploy import variables
 def test_a_misspelt_variable_is_an_error(name: str, suggested: str) -> None:
     with pytest.raises(SettingsError, match=f"{name}: there is no such setting") as caught:
         check_variables({name: "1"})
-    assert f"did you mean {suggested}?" in caught.value.message or not suggested
+    advised = caught.value.message.partition("there is no such setting; ")[2]
+    assert advised == f"did you mean {suggested}?" or (not suggested and advised)
+
+
+def test_a_name_like_no_setting_names_the_page_of_settings() -> None:
+    with pytest.raises(
+        SettingsError,
+        match=r"MANIFOLD_LOG_LEVEL: there is no such setting; docs/reference/settings.md lists all settings$",
+    ):
+        check_variables({"MANIFOLD_LOG_LEVEL": "1"})
 
 
 def test_all_that_are_wrong_are_named() -> None:
@@ -71,17 +87,64 @@ def test_whatever_the_compose_file_passes_is_known() -> None:
             r"models\.foreign\.devize: there is no such setting; did you mean device\?",
         ),
         ("[model.foreign]\ndevice = 'cpu'", r"model: there is no such setting; did you mean models\?"),
-        ("port = ", "manifold.toml"),
+        ("port = \n", r"manifold.toml: is not valid TOML \(line 1, column 8\); write one setting on each line"),
+        ("zzz = 1", r"zzz: there is no such setting; docs/reference/settings.md lists all settings$"),
+        ("workers = true", "workers: an integer is needed, not true"),
+        ("rate = false", "rate: a number is needed, not false"),
+        ("grpc_port = true", "grpc_port: an integer is needed, not true"),
+        ("[models.foreign]\ninstances = true", r"models\.foreign\.instances: an integer is needed, not true"),
+        ("traces = 'foo'", "traces: 'foo' is not a URL; write it as http://127.0.0.1:4318/v1/traces"),
+        ("traces = 'localhost:4318'", "traces: 'localhost:4318' is not a URL"),
+        ("host = '\udcff'", "manifold.toml: is not a text in UTF-8; save it in UTF-8"),
         ("[models]\nforeign = 3", r"models\.foreign"),
     ],
 )
 def test_keys_of_the_file_that_are_wrong(
     toml: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "manifold.toml").write_text(toml)
+    (tmp_path / "manifold.toml").write_bytes(toml.encode("utf-8", "surrogateescape"))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SettingsError, match=message):
         settings.read()
+
+
+def test_every_number_refuses_true() -> None:
+    for cls in (Settings, ModelSettings):
+        for name, field in cls.model_fields.items():
+            if {int, float} & {field.annotation, *get_args(field.annotation)}:
+                with pytest.raises(ValidationError, match="is needed, not true"):
+                    cls.model_validate({name: True})
+
+
+def test_files_that_cannot_be_used_are_reported_with_advice(tmp_path: Path) -> None:
+    absent, wrong = tmp_path / "absent", tmp_path / "wrong"
+    wrong.write_bytes(b"\xff")
+    own = trustme.CA().issue_cert("localhost")
+    other = trustme.CA().issue_cert("localhost")
+    for name, made in (("own", own), ("other", other)):
+        made.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.pem")
+        made.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    locked = serialization.load_pem_private_key(own.private_key_pem.bytes(), None).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"word")
+    )
+    (tmp_path / "locked.key").write_bytes(locked)
+    security.Certificate(tmp_path / "own.pem", tmp_path / "own.key").check()
+    for certificate, key, message in (
+        (absent, wrong, "tls_certificate: .*absent cannot be read: No such file or directory; check the path"),
+        (wrong, absent, "tls_key: .*absent cannot be read"),
+        (wrong, wrong, "one of them is not a valid PEM file.*; give a certificate and its key"),
+        (tmp_path / "own.pem", tmp_path / "other.key", "the key is not that of the certificate; give"),
+        (tmp_path / "own.pem", tmp_path / "locked.key", "or the key has a password; give"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            security.Certificate(certificate, key).check()
+    for file, message in ((absent, "No such file or directory"), (wrong, "it is not a text in UTF-8")):
+        with pytest.raises(
+            SettingsError, match=f"cannot be read: {message}; correct MANIFOLD_KEYS_FILE, or write the file"
+        ):
+            security.read(Settings(keys_file=file))
+    with pytest.raises(SettingsError, match=r"'no.such.host.invalid' is not a known address or name; use"):
+        ports.check_host(Settings(host="no.such.host.invalid"))
 
 
 def test_a_misspelt_variable_ends_check_and_start_with_status_2(tmp_path: Path) -> None:

@@ -22,6 +22,16 @@ FOLDERS = (
 GENERATED = ("service/stubs/", "docs/site/", "tests/words.py", "tests/test_words.py")
 SENTENCES = ("of", "what", "who", "whose", "where")  # first words of comments, table cells and sentences
 FRAGMENTS = (*SENTENCES, "as", "it", "from", "in", "by", "on")  # first words of docstrings and help texts
+UNNAMED = (
+    *FRAGMENTS,
+    "which",
+    "how",
+    "its",
+    "so",
+    "these",
+    "among",
+    "over",
+)  # first words of modules' and classes' docstrings
 NO_VERBS = ("a", "all", "an", "both", "each", "every", "how", "none", "one", "the", "their", "they", "this", "whether")
 SEMICOLONS = 3  # a sentence of a page with so many is a list, or several sentences
 COMMENTS = (".proto", ".sh", ".toml", ".yaml", ".yml")  # files of which only comments are read
@@ -86,7 +96,7 @@ def _docstring(node: ast.Module | ast.ClassDef | Function) -> Problems:
     """Yield the problems of a docstring. Tests state a fact, and properties name a value: both may start with a noun."""
     said, line = ast.get_docstring(node) or "", node.body[0].lineno if node.body else 1
     first = _first(said)
-    if first in FRAGMENTS:
+    if first in (FRAGMENTS if isinstance(node, Function) else UNNAMED):
         yield line, f"the docstring starts with {first!r}: start with a verb (functions) or a noun (classes, modules)"
     if isinstance(node, Function) and first in NO_VERBS and not node.name.startswith("test_"):
         if not any("property" in ast.unparse(each) for each in node.decorator_list):

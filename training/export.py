@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from manifold.runtime import lineage, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
 from manifold.runtime.engine import load
 from manifold.runtime.errors import command, shown
 from manifold.training import families
@@ -39,28 +39,29 @@ def load_whole(context: Context) -> None:
     load(context.folder, device="cpu")
 
 
-STEPS: tuple[Step, ...] = (
-    write_graphs,
-    pad,
-    write_golden,
-    prove,
-    fit_priors,
-    calibrate_scores,
-    calibrate_classes,
-    write_preview,
-    write_page,
-    seal,
-    load_whole,
-)
+STEPS: dict[Step, str] = {  # in order, with the text of the progress
+    write_graphs: "write the graphs",
+    pad: "make the outputs independent of the batch size",
+    write_golden: "write the golden vectors",
+    prove: "compare the graphs with PyTorch",
+    fit_priors: "fit priors to the latents",
+    calibrate_scores: "calibrate the anomaly score",
+    calibrate_classes: "calibrate the classes",
+    write_preview: "draw the preview",
+    write_page: "write the files of the page",
+    seal: "write the manifest with the checksums",
+    load_whole: "load the model with all checks of the service",
+}
 
 
 def export(
     run: TrainingRun, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = "",
     tell: Callable[[str], None] = lambda text: None,
 ) -> Path:  # fmt: skip
-    """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder. `tell` gets the name of each step as it begins.
+    """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder. `tell` gets the text of each step as it begins.
 
-    Raises TrainingError for a run without a checkpoint, and ArtifactError if the graphs' outputs differ from torch's.
+    Raises TrainingError for a run without a checkpoint, InvalidValue for the name of another kind of model, and ArtifactError if the graphs'
+    outputs differ from torch's.
     """
     if backend not in FORMATS:
         raise TrainingError(
@@ -81,9 +82,10 @@ def export(
     with repository.staging(root, name) as folder:
         version = repository.next_version(root, name)
         manifest = draft(resolved, name, version, backend, data, exported, description)
+        lineage.check_manifest(root, manifest)
         context = Context(resolved, data, exported, folder, manifest, examples(manifest, data))
-        for step in STEPS:
-            tell(step.__name__.replace("_", " "))
+        for step, text in STEPS.items():
+            tell(text)
             step(context)
         return repository.publish_next(folder, root, context.manifest)
 

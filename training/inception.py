@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manifold.runtime import golden, repository
+from manifold.runtime import golden, lineage, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, reason
@@ -236,6 +236,7 @@ def publish(network: Inception, root: Path, name: str, weights_sha256: str) -> P
             description="Inception v3 (2015-12-05) for FID, KID and the Inception Score; resize with torch-bilinear as pytorch-fid does",
             golden=Golden(), provenance={"weights": URL, "weights_sha256": weights_sha256, "torch": torch.__version__},
         )  # fmt: skip
+        lineage.check_manifest(root, manifest)
         inputs = example_inputs(task, manifest, 2)
         module = Task(network, [items], outputs)
         graphs.save_onnx({"features": graphs.task_to_onnx(module, [torch.from_numpy(inputs["data"])])}, folder)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from manifold.runtime.errors import cut, shown
+from manifold.runtime.errors import shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import datasets, families, outlines
@@ -122,8 +122,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise TrainingError(f"{path}: it cannot be read: {error.strerror}; check its permissions") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
-        raise TrainingError(f"{path}: it is not JSON: {cut(str(error))}; {ANOTHER}") from None
+    except json.JSONDecodeError as error:
+        raise TrainingError(f"{path}: it is not JSON (line {error.lineno}, column {error.colno}); {ANOTHER}") from None
+    except (ValueError, RecursionError):  # not UTF-8 is a ValueError too
+        raise TrainingError(f"{path}: it is not JSON; {ANOTHER}") from None
     if not isinstance(content, dict):
         raise TrainingError(f"{path}: {shown(content)} is not an object with the keys {', '.join(KEYS)}; {ANOTHER}")
     for key, kind in KEYS.items():

@@ -69,9 +69,9 @@ def _addresses(host: str, port: int, field: str) -> list[tuple[int, tuple[object
     name = host.strip("[]")
     try:
         infos = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError):
         raise SettingsError(
-            f"host: {shown(host)} is not a known address or name ({error}); use an address of this machine, such as 127.0.0.1",
+            f"host: {shown(host)} is not a known address or name; use an address of this machine, such as 127.0.0.1",
             field="host",
         ) from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in infos))
