@@ -1,7 +1,7 @@
-"""The rule for the next version of an artifact: it takes the same items as the earlier versions and has the same family.
+"""The rule for the next version of an artifact: a model of images does not continue a model of rows, and a shipped model stays what it is.
 
-Clients request a model by its name and get the latest version, so another kind of model needs another name. A shipped model, which the record of
-published versions contains, also stays a model of the same data set.
+Clients request a model by its name and get the latest version. A version of a shipped model, which the record of published versions contains, has
+the same family, items and data set as the version before. Your own models may change in all of these, except in the kind of items.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ def check(root: Path, name: str, family: str | None, items: Kind | str, data: st
         if shipped:
             _refuse(name, f"{root / published.FILE} reserves this name for a shipped model, which is not in the folder")
         return
-    if isinstance(items, str):
-        same = items == before.spec.noun
-    else:
-        same = (items.kind, items.parts or items.shape) == (before.spec.kind, before.spec.parts or before.spec.shape)
     made = items if isinstance(items, str) else _described(items)
     held = _described(before.spec)
-    if not same or family != before.family:
-        _refuse(
-            name, f"{root / name} holds a model of {held} (family {before.family}), and this one is of {made} (family {family})"
-        )  # fmt: skip
+    if not _same(items, before.spec, shipped) or (shipped and family != before.family):
+        which = f"{root / name} holds a {'shipped ' if shipped else ''}model of {held}"
+        _refuse(name, f"{which} (family {before.family}), and this one is of {made} (family {family})")
     if shipped and data is not None and data != before.data_name:
         _refuse(
             name,
             f"{root / name} is a shipped model of the data set {cut(str(before.data_name))}, and the data of this one are {shown(data)}",
         )
+
+
+def _same(items: Kind | str, before: Kind, whole: bool) -> bool:
+    """Return whether items are of the same kind. With `whole`, their sizes or columns must be equal, too."""
+    if isinstance(items, str):
+        return items == before.noun
+    return items.kind == before.kind and (not whole or (items.parts or items.shape) == (before.parts or before.shape))
 
 
 def check_manifest(root: Path, manifest: Manifest) -> None:

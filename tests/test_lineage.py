@@ -1,8 +1,9 @@
-"""The next version of an artifact is a model of the same family and items; a shipped one also stays a model of its data set."""
+"""The next version of an artifact has the same kind of items; that of a shipped one also the same family, sizes or columns, and data set."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 
 from manifold.runtime import lineage, manifest, published
 from manifold.runtime.errors import InvalidValue
+from manifold.runtime.kinds import Kind
+from manifold.runtime.shipped import latest
 from tests.conftest import SHIPPED
 
-IMAGES = manifest.read(SHIPPED / "mnist-gan/3")
-ROWS = manifest.read(SHIPPED / "transactions-vae/3")
+IMAGES = manifest.read(latest(SHIPPED)["mnist-gan"])
+ROWS = manifest.read(latest(SHIPPED)["transactions-vae"])
 
 
 @pytest.fixture
@@ -25,30 +28,54 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_better_model_of_the_same_kind_continues_a_name(models: Path) -> None:
-    lineage.check_manifest(models, IMAGES)
+@pytest.mark.parametrize(
+    ("name", "family", "items", "data"),
+    [
+        ("mnist-gan", "gan", IMAGES.spec, "mnist"),
+        ("mnist-gan", "gan", "images", "mnist"),
+        ("transactions-vae", ROWS.family, ROWS.spec, ROWS.data_name),
+        ("my-gan", "gan", IMAGES.spec, "fashion_mnist"),
+        ("my-gan", "vae", IMAGES.spec.model_copy(update={"height": 32}), "mnist"),
+        ("my-new", "vae", "rows", "mnist"),
+    ],
+)
+def test_a_better_model_continues_a_name(models: Path, name: str, family: str, items: Kind | str, data: str) -> None:
+    assert refusal(models, name, family, items, data) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "items"),
+    [
+        ("mnist-gan", "gan", "rows"),
+        ("mnist-gan", "gan", ROWS.spec),
+        ("mnist-gan", "gan", IMAGES.spec.model_copy(update={"height": 32})),
+        ("mnist-gan", "vae", IMAGES.spec),
+        ("mnist-gan", "vae", "images"),
+        ("my-gan", "gan", "rows"),
+        ("my-gan", "gan", ROWS.spec),
+    ],
+)
+def test_another_kind_of_model_is_refused(models: Path, name: str, family: str, items: Kind | str) -> None:
+    error = refusal(models, name, family, items, "mnist")
+    assert error is not None and error.field == "name"
+    assert re.search(r"model of images of 28x28x1 .family gan.*choose another name, such as my-", error.message)
+    assert ("a shipped model" in error.message) == (name == "mnist-gan")
+
+
+def refusal(root: Path, name: str, family: str | None, items: Kind | str, data: str) -> InvalidValue | None:
+    """Return the error of the check, if any."""
+    try:
+        lineage.check(root, name, family, items, data)
+    except InvalidValue as error:
+        return error
+    return None
+
+
+def test_a_name_of_a_shipped_model_is_free_in_another_folder(models: Path) -> None:
+    assert refusal(models / "nowhere", "mnist-gan", "vae", "images", "mnist") is None
     lineage.check_manifest(models, ROWS)
-    lineage.check(models, "mnist-gan", "gan", "images", "mnist")
-    lineage.check(models, "my-gan", "gan", IMAGES.spec, "fashion_mnist")
-    lineage.check(models, "my-new", "vae", "images", "mnist")
-    lineage.check(models / "nowhere", "mnist-gan", "vae", "images", "mnist")
-
-
-@pytest.mark.parametrize("name", ["mnist-gan", "my-gan"])
-def test_another_kind_of_model_is_refused(models: Path, name: str) -> None:
-    larger = IMAGES.spec.model_copy(update={"height": 32})
-    for family, items in (
-        ("gan", "rows"),
-        ("gan", ROWS.spec),
-        ("gan", larger),
-        ("vae", IMAGES.spec),
-        ("vae", "images"),
-    ):
-        with pytest.raises(
-            InvalidValue, match=r"images of 28x28x1 .family gan.*choose another name, such as my-"
-        ) as caught:
-            lineage.check(models, name, family, items, "mnist")
-        assert caught.value.field == "name"
+    with pytest.raises(InvalidValue, match="choose another name"):
+        lineage.check_manifest(models, ROWS.model_copy(update={"name": "mnist-gan"}))
 
 
 def test_other_columns_are_refused(models: Path) -> None:
