@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import checks, manifest, repository
+from manifold.runtime import checks, manifest, published, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import (
     ArtifactError,
@@ -184,7 +184,11 @@ def test_names_that_would_make_no_folder(tmp_path: Path, digits: Data, tiny: Pat
 def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
     with pytest.raises(TrainingError, match="valid are onnx, torchscript"):
         exporting.export(runs.open_run(tiny / "runs/vae"), "x", tmp_path, data=digits, backend="keras")
+
+
+def test_another_kind_of_model_does_not_continue_a_shipped_one(tmp_path: Path, digits: Data, tiny: Path) -> None:
     shutil.copytree(SHIPPED / "digits-classifier", tmp_path / "digits-classifier")
+    shutil.copy(SHIPPED / published.FILE, tmp_path)
     with pytest.raises(InvalidValue, match=r"family classifier.*choose another name, such as my-digits-classifier"):
         exporting.export(runs.open_run(tiny / "runs/vae"), "digits-classifier", tmp_path, data=digits)
     assert repository.versions(tmp_path / "digits-classifier") == [1]

@@ -92,7 +92,7 @@ WRONG = [  # arguments, a part of the message, the status
     ("models {run} --json", "run: contains no models", 1),
     ("check --all --models {run}", "run: contains no models", 1),
     ("catalogue --page x.md --models {run}", "run: contains no models", 1),
-    ("fit {table} --name mnist-vae", "mnist-vae holds a model of images of 28x28x1 (family vae)", 2),
+    ("fit {table} --name mnist-vae", "mnist-vae holds a shipped model of images of 28x28x1 (family vae)", 2),
     ("fit {table} --name transactions-vae", "is a shipped model of the data set transactions", 2),
     ("fit {table} --name nslkdd-cvae", "choose another name, such as my-nslkdd-cvae", 2),
     ("fit {table} --name x --run {run}", "holds a run already", 1),

@@ -410,7 +410,7 @@ BAD: list[tuple[dict[str, object], int, str, str]] = [
     ),
     ({"images": [text(DIGIT)], "masks": ["!"]}, 400, "masks[0]", "base64"),
     ({"masks": [text(HALF)]}, 422, "images", "at least one"),
-    ({"rows": [[1, 2]], "masks": [text(HALF)]}, 422, "rows", "takes images"),
+    ({"rows": [[1, 2]], "masks": [text(HALF)]}, 422, "rows", "takes PNG, JPEG or WebP images"),
     ({"images": [text(DIGIT)] * 16, "masks": [text(HALF)]}, 413, "candidates", "every class is tried"),
     ({"images": [text(DIGIT)], "masks": [text(HALF)], "candidates": 65}, 422, "candidates", "64"),
     ({"images": [text(DIGIT)], "masks": [text(HALF)], "class": "x"}, 422, "class", "there is no class"),
