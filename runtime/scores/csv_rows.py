@@ -8,42 +8,29 @@ Texts that a spreadsheet would take for formulas get an apostrophe: see runtime.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import Any
 
 from manifold.runtime.scores import leading
-from manifold.runtime.scores.scored_rows import ScoredRows, flat, write_rejected
+from manifold.runtime.scores.scored_rows import ColumnsWriter, ScoredRows
 from manifold.runtime.tables.formulas import SUSPECT, no_formula
 
 SEPARATOR = " | "  # between several texts in one cell
 
 
-class CsvWriter:
-    """A writer of CSV. Rows that could not be scored are written to `rejected` as NDJSON."""
+class CsvWriter(ColumnsWriter):
+    """A writer of CSV."""
 
-    def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
-        self.out, self.rejected = out, rejected
-        self._writer: Any = None
-
-    def write(self, scored: ScoredRows) -> None:
-        import pyarrow
-        from pyarrow import csv
-
-        write_rejected(scored, self.rejected)
-        made = flat(scored)
-        if made is None:
-            return
+    def _columns(self, made: dict[str, Any], scored: ScoredRows) -> dict[str, Any]:
         warnings = made.pop("warnings")
         parts = {name: made.pop(name) for name in list(made) if name.startswith("part.")}
         made |= {} if scored.explanations is None else _reasons(scored.explanations)
         made |= {"warnings": [SEPARATOR.join(each) or None for each in warnings.to_pylist()], **parts}
-        table = pyarrow.table({no_formula(name): _cells(column) for name, column in made.items()})
-        if self._writer is None:
-            self._writer = csv.CSVWriter(self.out, table.schema)
-        self._writer.write_table(table)
+        return {no_formula(name): _cells(column) for name, column in made.items()}
 
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+    def _opened(self, schema: Any) -> Any:
+        from pyarrow import csv
+
+        return csv.CSVWriter(self.out, schema)
 
 
 def _cells(column: Any) -> Any:

@@ -5,6 +5,7 @@ runtime.scores.csv_rows writes CSV.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import IO, Any, Protocol
 
@@ -94,36 +95,56 @@ class NdjsonWriter:
         self.out.flush()
 
 
-class ParquetWriter:
-    """A writer of Parquet, with flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
-
-    id and passed.NAME follow `row` if the file has them, with the types of the file. Rows that could not be scored are written to `rejected`
-    as NDJSON.
-    """
+class ColumnsWriter(ABC):
+    """The common part of the writers of flat columns. Rows that could not be scored are written to `rejected` as NDJSON."""
 
     def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
         self.out, self.rejected = out, rejected
         self._writer: Any = None
 
     def write(self, scored: ScoredRows) -> None:
-        import orjson
         import pyarrow
-        from pyarrow import parquet
 
         write_rejected(scored, self.rejected)
         made = flat(scored)
         if made is None:
             return
-        if scored.explanations is not None:
-            made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
-        table = pyarrow.table(made)
+        table = pyarrow.table(self._columns(made, scored))
         if self._writer is None:
-            self._writer = parquet.ParquetWriter(self.out, table.schema)
+            self._writer = self._opened(table.schema)
         self._writer.write_table(table)
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+    @abstractmethod
+    def _columns(self, made: dict[str, Any], scored: ScoredRows) -> dict[str, Any]:
+        """Return the columns of the file. `made` are the scored rows as columns, without explanations."""
+
+    @abstractmethod
+    def _opened(self, schema: Any) -> Any:
+        """Return the writer of the library, before the first rows."""
+
+
+class ParquetWriter(ColumnsWriter):
+    """A writer of Parquet, with flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
+
+    id and passed.NAME follow `row` if the file has them, with the types of the file.
+    """
+
+    def _columns(self, made: dict[str, Any], scored: ScoredRows) -> dict[str, Any]:
+        import orjson
+        import pyarrow
+
+        if scored.explanations is not None:
+            made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
+        return made
+
+    def _opened(self, schema: Any) -> Any:
+        from pyarrow import parquet
+
+        return parquet.ParquetWriter(self.out, schema)
 
 
 def write_rejected(scored: ScoredRows, out: IO[bytes]) -> None:
