@@ -60,7 +60,7 @@ SUBJECTS = (  # in the order of the help
         (scoring.calibrate, "my-payments normal-payments.csv"),
     )),
     Subject("Train and publish", (
-        (training.train, "vae --data digits --preset smoke --out runs/my-digits"),
+        (training.train, "vae --data digits --out runs/my-digits"),
         (training.resume, "runs/my-digits"),
         (training.export, "runs/my-digits --name my-digits"),
         (training.fit_priors, "my-digits"),
