@@ -5,6 +5,7 @@ Later checks repeat some of them for callers from Python. These exist so that a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,7 +88,18 @@ def check_file(path: Path) -> None:
 
 def check_run(folder: Path, other: str) -> None:
     """Raise InvalidValue if a folder holds a run already. `other` says what to do instead."""
+    if has_run(folder):
+        raise InvalidValue(f"{folder}: this folder holds a run already; {other}", field="run")
+
+
+def has_run(folder: Path) -> bool:
+    """Return whether a training began in a folder."""
     from manifold.training import outlines
 
-    if (folder / outlines.CHECKPOINT).exists():
-        raise InvalidValue(f"{folder}: this folder holds a run already; {other}", field="run")
+    return (folder / outlines.CHECKPOINT).exists()
+
+
+def next_to(folder: Path) -> Path:
+    """Return the first of the folders NAME-2, NAME-3, … that does not exist."""
+    others = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(other for other in others if not other.exists())

@@ -404,7 +404,7 @@ def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...]
 def test_a_run_folder_is_used_once(folder: Path) -> None:
     """A second fit into the same folder is refused before the file is read."""
     with pytest.raises(
-        InvalidValue, match=r"run: this folder holds a run already; name another folder, such as --run .*run-2"
+        InvalidValue, match=r"run: this folder holds a run already; to train in another folder, use --run .*run-2"
     ):
         run("fit", folder / "absent.csv", "--name", "mine", "--models", folder / "models", "--run", folder / "run")
 
