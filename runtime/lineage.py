@@ -64,7 +64,7 @@ def _refuse(root: Path, name: str, why: str) -> None:
 
 def _free(root: Path, name: str) -> str:
     """Return a name that starts with my- and that no model in the folder `root` has."""
-    own = name if name.startswith("my-") else f"my-{name}"
+    own = (name if name.startswith("my-") else f"my-{name}")[:60]  # at most 64 characters with a number
     taken = published.versions(root)
     candidates = itertools.chain((own,), (f"{own}-{number}" for number in itertools.count(2)))
     return next(each for each in candidates if each not in taken and not (root / each).exists())

@@ -134,6 +134,9 @@ LATER = [  # these are found with torch or scipy, or in the working folder of th
         "my-new was fitted before (its run is in runs/my-new). For a new version: add --run runs/my-new-3",
         1,
     ),
+    ("resume runs/my-rum", "runs/my-rum: there is no such folder; did you mean runs/my-run?", 1),
+    ("export my-run --name x", "my-run: there is no such folder; did you mean runs/my-run?", 1),
+    ("export nosuch/a --name x", "nosuch/a: there is no such folder; create a run", 1),
     ("evaluate mnist-vae --prior nosuch", "has no prior 'nosuch'", 2),
     ("train vae --data digits --set batch_size=0", "batch_size: 0 must be at least 1", 2),
     ("train vae --data digits --set schedule=nosuch", "schedule: unknown value 'nosuch'", 2),
@@ -170,7 +173,8 @@ def made(folder: Path) -> dict[str, Path]:
     (folder / "run/checkpoint.safetensors").touch()
     for name in ("runs/my-run", "runs/my-new", "runs/my-new-2", "own/my-new"):
         (folder / name).mkdir(parents=True)
-        (folder / name / "checkpoint.safetensors").touch()
+        for file in ("checkpoint.safetensors", "config.json"):
+            (folder / name / file).touch()
     (folder / "sheet.xlsx").touch()
     return {
         "run": folder / "run",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from manifold.runtime.errors import shown
+from manifold.runtime.errors import nearest, shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import datasets, families, outlines
@@ -30,6 +30,7 @@ ANOTHER = "the file was edited, or another version of Manifold made the run; sta
 ALARMS, GOOD = "alarms.jsonl", "good.safetensors"
 CONFIG, LOG, METRICS = "config.json", "log.jsonl", "metrics.json"
 CHECKPOINT = outlines.CHECKPOINT
+USUAL = Path("runs")  # folder of the runs that are made without the name of a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +118,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            raise TrainingError(f"{folder}: there is no such folder; {_advice(folder)}") from None
         raise TrainingError(
             f"{folder}: it is not a run, as it has no {CONFIG}; create a run with `manifold train`"
         ) from None
@@ -133,6 +136,15 @@ def read_config(folder: Path) -> dict[str, Any]:
             wrong = f"{shown(content[key])} is not {WORDS[kind]}" if key in content else "is missing"
             raise TrainingError(f"{path}: {key}: {wrong}; {ANOTHER}", field=key)
     return content
+
+
+def _advice(folder: Path) -> str:
+    """Return the nearest run to a folder that does not exist, in its own parent folder or in runs/, or how to make one."""
+    for parent in dict.fromkeys((folder.parent, USUAL / folder.parent, USUAL)):
+        names = [path.parent.name for path in parent.glob(f"*/{CONFIG}")]
+        if near := [folder.name] if folder.name in names else nearest(folder.name, names):
+            return f"did you mean {parent / near[0]}?"
+    return "create a run with `manifold train`"
 
 
 def open_run(folder: Path) -> TrainingRun:
