@@ -73,8 +73,10 @@ def check_images(name: str, option: str) -> None:
 def check_file(path: Path) -> None:
     """Raise InvalidValue for a file of a table that does not exist, is a folder, or is a spreadsheet or another kind of file."""
     if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        names = [each.name for each in folder.iterdir() if each.is_file()]
+        if not path.parent.exists():
+            below = "" if path.is_absolute() else f" in the working folder {Path.cwd()}"
+            raise InvalidValue(f"{path}: there is no folder {path.parent}{below}; check the path", field="file")
+        names = [each.name for each in path.parent.iterdir() if each.is_file()] if path.parent.is_dir() else []
         raise InvalidValue(f"{path}: No such file or directory{near(path.name, names)}; check the path", field="file")
     if path.is_dir():
         raise InvalidValue(f"{path}: is a folder; give a .csv or .parquet file", field="file")

@@ -119,7 +119,14 @@ WRONG = [  # arguments, a part of the message, the status
     ("ask nosuch", "there is no 'nosuch'", 2),
     ("resume {table}", "it is not a run", 1),
     ("sample mnist-vae -o x.bmp", "images are written as .png", 1),
-    ("sample mnist-vae --models nosuch", "there is no such folder", 2),
+    ("sample mnist-vae --models nosuch", "nosuch: there is no such folder in the working folder /", 2),
+    (
+        "sample mnist-vae --models /nosuch",
+        "/nosuch: there is no such folder; give the folder of models with --models",
+        2,
+    ),
+    ("sample {run}/x --models nosuch", "run/x: there is no such folder; an artifact is a folder", 2),
+    ("fit nosuch/sheet.csv --name x", "nosuch/sheet.csv: there is no folder nosuch in the working folder /", 1),
 ]
 
 
