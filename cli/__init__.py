@@ -243,11 +243,21 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        _end_interrupted()
+    except SystemExit as ended:  # the parser of arguments ends the process with this status
+        if interrupted and ended.code == INTERRUPTED:
+            _end_interrupted()
+        raise
     except Exception:
         if interrupted:  # native modules turn an interrupt during their import into another error
-            sys.exit(INTERRUPTED)
+            _end_interrupted()
         raise
+
+
+def _end_interrupted() -> None:
+    """End the process after Ctrl-C."""
+    typer.echo("interrupted", err=True)
+    sys.exit(INTERRUPTED)
 
 
 def _run() -> None:

@@ -131,7 +131,10 @@ def fit(
     for column in described.describe(spec, label, data.classes):
         typer.echo(f"column {column}")
     loop.train(
-        runs.TrainingRun(folder, family, str(file.absolute()), preset, config), data=data, device="cpu", quiet=quiet
+        runs.TrainingRun(folder, family, str(file.absolute()), preset, config, name),
+        data=data,
+        device="cpu",
+        quiet=quiet,
     )
     published = exporting.export(runs.open_run(folder), name, models, data=data, tell=teller(quiet))
     model = engine.load(published, device="cpu")

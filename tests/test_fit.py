@@ -411,6 +411,7 @@ def test_a_run_folder_is_used_once(folder: Path) -> None:
 
 def test_a_run_of_fit_knows_the_roles_of_its_columns(folder: Path) -> None:
     """A run that Ctrl-C stopped is finished by resume and export: they read the file with the truth, kinds and id of the run."""
+    assert runs.open_run(folder / "run").name == "mine"
     data = runs.open_run(folder / "run").load_data()
     fitted = load(folder / "models/mine", device="cpu").manifest
     assert data.spec == fitted.spec
