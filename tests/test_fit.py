@@ -91,7 +91,14 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
 
 def test_the_report_shows_what_was_found(folder: Path) -> None:
     page = (folder / "mine.html").read_text()
-    for expected in ("False positive rates", "Known anomalies", "IForest", "left out", "data:image/png", "c = "):
+    for expected in (
+        "False positive rates",
+        "Known anomalies",
+        "baseline: isolation forest",
+        "left out",
+        "data:image/png",
+        "c = ",
+    ):
         assert expected in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
@@ -275,7 +282,9 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
         name: float(name == better) for name in peers
     }
-    assert found.warnings == [f"the baseline {better} is better here: its AUROC is 1.000, this model's is 0.500"]
+    assert found.warnings == [
+        f"the baseline {anomaly.BASELINES[better]} is better here: its AUROC is 1.000, this model's is 0.500"
+    ]
 
 
 def test_a_score_below_chance_is_a_warning_and_no_peer_that_is_not_usable_is_named(
