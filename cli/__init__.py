@@ -168,10 +168,10 @@ NEEDS = {name_of(command): needed for command, needed in NEEDED.items()}
 def _values(ctx: Any) -> Iterator[str]:
     """Yield the fields of errors that are about a value of the command line: arguments, options, and keys of --set and --column.
 
-    Arguments and options that are paths are left out.
+    Arguments and options that are paths, or that were not given, are left out.
     """
     for parameter in ctx.command.params:
-        if not isinstance(ctx.params.get(parameter.name), Path):
+        if not isinstance(ctx.params.get(parameter.name), Path | None):
             yield parameter.name
             yield from (each.lstrip("-") for each in (*parameter.opts, str(parameter.metavar).lower()))
     for name in ("settings", "kinds"):
@@ -243,11 +243,21 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        _end_interrupted()
+    except SystemExit as ended:  # the parser of arguments ends the process with this status
+        if interrupted and ended.code == INTERRUPTED:
+            _end_interrupted()
+        raise
     except Exception:
         if interrupted:  # native modules turn an interrupt during their import into another error
-            sys.exit(INTERRUPTED)
+            _end_interrupted()
         raise
+
+
+def _end_interrupted() -> None:
+    """End the process after Ctrl-C."""
+    typer.echo("interrupted", err=True)
+    sys.exit(INTERRUPTED)
 
 
 def _run() -> None:

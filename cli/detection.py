@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from manifold.runtime.manifest import Scoring
 
 FIGURES = ("auroc", "average_precision", "found_at_1%")
-BASELINES = {"IForest": "isolation forest", "input kNN": "nearest neighbours"}
 FEW_ANOMALIES = 100  # below this number, the interval of the recall is stated
 FEW_NORMAL = 1000  # below this number, 1% of the rows are fewer than ten
 
@@ -24,6 +23,7 @@ def summary(judgement: Judgement, scoring: Scoring, noun: str) -> list[str]:
 
 def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
     """Yield the table: the score of the model, the baselines, then the other terms. There is none if no anomalies are known."""
+    from manifold.evaluation.anomaly import BASELINES
     from manifold.runtime.manifest import COMBINED
 
     if not judgement.terms:
@@ -55,7 +55,14 @@ def _certainty(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[st
         return
     own, n = judgement.terms[scoring.score], judgement.anomalies
     flagged, recall = own["flagged_at_1%"], own["found_at_1%"]
-    yield f"The threshold calibrated for 1% finds {flagged:.1%} of the known anomalies ({round(flagged * n)} of {n})."
+    if judgement.normal.any():
+        yield f"Recall at 1% FPR: the threshold is set on these {noun}, so that 1% of the normal ones are above it."
+    else:
+        yield f"Recall at 1% flagged: the threshold is set on these {noun}, so that 1% of the unlabelled ones are above it."
+    yield (
+        f"The model uses another threshold, which was calibrated for 1% on other {noun}. It finds {flagged:.1%} of the known anomalies "
+        f"({round(flagged * n)} of {n})."
+    )
     if n < FEW_ANOMALIES:
         from scipy.stats import binomtest
 
@@ -74,13 +81,14 @@ def _rates(judgement: Judgement, noun: str) -> Iterator[str]:
     normal = int(judgement.normal.sum())
     if judgement.rates:
         yield (
-            f"False positive rate on {normal} held-out {noun} that are known to be normal: {_each(judgement.rates)}. The interval in brackets "
-            "contains the rate in 95% of cases if the calibration fits."
+            f"False positive rate on {normal} held-out {noun} that are known to be normal: {_each(judgement.rates)}. In brackets: the range of "
+            f"the rate in 95 of 100 samples of {normal} {noun} if the calibration is correct. A rate above this range suggests that these {noun} "
+            f"differ from the calibration {noun}."
         )
     if judgement.unlabelled:
         yield (
-            f"Share of {judgement.n - normal} unlabelled held-out {noun} that is flagged: {_each(judgement.unlabelled)}. The interval in "
-            "brackets contains the share in 95% of cases if none of them is an anomaly."
+            f"Share of {judgement.n - normal} unlabelled held-out {noun} that is flagged: {_each(judgement.unlabelled)}. In brackets: the range "
+            f"of the share in 95 of 100 samples if the calibration is correct and none of these {noun} is an anomaly."
         )
 
 

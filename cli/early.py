@@ -5,6 +5,7 @@ Later checks repeat some of them for callers from Python. These exist so that a 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,8 +73,10 @@ def check_images(name: str, option: str) -> None:
 def check_file(path: Path) -> None:
     """Raise InvalidValue for a file of a table that does not exist, is a folder, or is a spreadsheet or another kind of file."""
     if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        names = [each.name for each in folder.iterdir() if each.is_file()]
+        if not path.parent.exists():
+            below = "" if path.is_absolute() else f" in the working folder {Path.cwd()}"
+            raise InvalidValue(f"{path}: there is no folder {path.parent}{below}; check the path", field="file")
+        names = [each.name for each in path.parent.iterdir() if each.is_file()] if path.parent.is_dir() else []
         raise InvalidValue(f"{path}: No such file or directory{near(path.name, names)}; check the path", field="file")
     if path.is_dir():
         raise InvalidValue(f"{path}: is a folder; give a .csv or .parquet file", field="file")
@@ -87,7 +90,18 @@ def check_file(path: Path) -> None:
 
 def check_run(folder: Path, other: str) -> None:
     """Raise InvalidValue if a folder holds a run already. `other` says what to do instead."""
+    if has_run(folder):
+        raise InvalidValue(f"{folder}: this folder holds a run already; {other}", field="run")
+
+
+def has_run(folder: Path) -> bool:
+    """Return whether a training began in a folder."""
     from manifold.training import outlines
 
-    if (folder / outlines.CHECKPOINT).exists():
-        raise InvalidValue(f"{folder}: this folder holds a run already; {other}", field="run")
+    return (folder / outlines.CHECKPOINT).exists()
+
+
+def next_to(folder: Path) -> Path:
+    """Return the first of the folders NAME-2, NAME-3, … that does not exist."""
+    others = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(other for other in others if not other.exists())

@@ -94,24 +94,22 @@ def fit(
     html = html or Path(f"{name}.html")
     outlines.check_name(name)
     check_writable(html)
-    folder = run or Path("runs") / name
-    early.check_run(
-        folder,
-        f"name another folder, such as {shlex.join(['--run', f'{folder}-2'])} (the model is then published as the next version of {name}). To "
-        f"finish an interrupted run: {command('resume', folder)}, then {command('export', folder, '--name', name, *elsewhere(models))}",
-    )
-    check_folder(folder)
     check_folder(models)
-    early.check_file(file)
     family = "tabular_cvae" if label else "tabular_vae"
-    early.check_recipe(family, preset, settings or [])
-    given = dict(_pair(kind, "--column") for kind in kinds or [])
 
     from manifold.runtime import lineage
     from manifold.runtime.kinds.table import TableSpec
-    from manifold.training.data import schema, tables  # without torch and scipy
 
     lineage.check(models, name, family, TableSpec.noun, file.stem)
+    folder = run or Path("runs") / name
+    _check_new(folder, name, models, chosen=run is not None)
+    check_folder(folder)
+    early.check_file(file)
+    early.check_recipe(family, preset, settings or [])
+    given = dict(_pair(kind, "--column") for kind in kinds or [])
+
+    from manifold.training.data import schema, tables  # without torch and scipy
+
     stated = schema.ColumnSettings(kinds=given)
     stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
     roles = tables.Roles(truth, id_, tuple(keep or ()))
@@ -133,7 +131,10 @@ def fit(
     for column in described.describe(spec, label, data.classes):
         typer.echo(f"column {column}")
     loop.train(
-        runs.TrainingRun(folder, family, str(file.absolute()), preset, config), data=data, device="cpu", quiet=quiet
+        runs.TrainingRun(folder, family, str(file.absolute()), preset, config, name),
+        data=data,
+        device="cpu",
+        quiet=quiet,
     )
     published = exporting.export(runs.open_run(folder), name, models, data=data, tell=teller(quiet))
     model = engine.load(published, device="cpu")
@@ -206,6 +207,22 @@ def _tell(judgement: Judgement, manifest: Manifest) -> None:
         typer.echo(line)
     for warning in judgement.warnings:
         typer.echo(f"note: {warning}", err=True)
+
+
+def _check_new(folder: Path, name: str, models: Path, *, chosen: bool) -> None:
+    """Raise InvalidValue if the run folder of a fit holds a run already. `chosen`: the user gave the folder."""
+    if not early.has_run(folder):
+        return
+    another = shlex.join(["--run", str(early.next_to(folder))])
+    if not chosen and (models / name).is_dir():
+        raise InvalidValue(
+            f"{name} was fitted before (its run is in {folder}). For a new version: add {another}", field="run"
+        )
+    early.check_run(
+        folder,
+        f"to train in another folder, use {another}. To finish the run in this folder: {command('resume', folder)}, then "
+        f"{command('export', folder, '--name', name, *elsewhere(models))}",
+    )
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

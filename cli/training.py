@@ -122,7 +122,7 @@ def resume(
     opened, before = runs.open_run(run), _changed(run)
     folder = loop.train(opened, resume=True, device=device, precision=precision, quiet=quiet)
     done = "done" if _changed(run) != before else "this run was finished already, so nothing was trained"
-    typer.echo(f"{folder}: {done}; next: {command('export', folder, '--name', 'NAME')}")
+    typer.echo(f"{folder}: {done}; next: {command('export', folder, '--name', opened.name or 'NAME')}")
 
 
 def _changed(run: Path) -> int | None:

@@ -39,6 +39,10 @@ Peer = Callable[[Array], Float64]  # returns the scores (n,) of items
 CHANCE = 0.5  # AUROC of random scores
 RATES = (0.001, 0.01, 0.05, 0.1)
 NEIGHBOURS = 5
+BASELINES = {
+    "IForest": "isolation forest",
+    "input kNN": "nearest neighbours",
+}  # names in texts, by the names in manifests
 REFERENCES = 10_000  # largest number of training items for the nearest neighbours
 FITTED = 60_000  # largest number of training items for the forest
 FITTED_VALUES = 2**28  # largest number of values in these items: 1 GiB as float32
@@ -156,7 +160,7 @@ def judge(
     for name, numbers in judgement.peers.items():
         if numbers["auroc"] > max(own, CHANCE):
             judgement.warnings.append(
-                f"the baseline {name} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
+                f"the baseline {BASELINES.get(name, name)} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
             )
     return judgement
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation import file_rows
-from manifold.evaluation.anomaly import Float64, InputItems, JudgedItems, Judgement
+from manifold.evaluation.anomaly import BASELINES, Float64, InputItems, JudgedItems, Judgement
 from manifold.evaluation.file_rows import FileRow, JudgedFile
 from manifold.evaluation.page import page, plot, table
 from manifold.runtime.engine import Model
@@ -59,15 +59,17 @@ def to_html(
     parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in judgement.warnings]
     parts += _rates(model, judgement)
     if judgement.terms:
-        parts.append(f"<h2>Known anomalies</h2><p>{_known(judgement, spec)}</p>")
+        rate, others = (
+            ("false positive rate", "normal") if judgement.rates else ("of the unlabelled rows flagged", "unlabelled")
+        )
+        parts.append(f"<h2>Known anomalies</h2><p>{_known(judgement, spec)} {_recalls(others)}</p>")
         named = [
             *(
                 (f"{name} (this model's score)" if name == scoring.score else name, numbers)
                 for name, numbers in judgement.terms.items()
             ),
-            *judgement.peers.items(),
+            *((f"baseline: {BASELINES.get(name, name)}", numbers) for name, numbers in judgement.peers.items()),
         ]
-        rate = "false positive rate" if judgement.rates else "of the unlabelled rows flagged"
         columns = ("AUROC", "average precision", f"recall at 1% {rate}", "recall at the calibrated threshold for 1%")
         parts.append(table(("score", *(f"{column} (higher is better)" for column in columns)), [
             (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
@@ -114,6 +116,14 @@ def _table_of(rates: Sequence[Mapping[str, Any]], met: str) -> str:
 def _known(judgement: Judgement, spec: TableSpec) -> str:
     rule = "" if spec.truth is None else f" ({html.escape(str(spec.truth))})"
     return f"{judgement.anomalies} rows{rule}, which were not used in training."
+
+
+def _recalls(others: str) -> str:
+    """Return what the two columns of recall mean."""
+    return (
+        f"The two columns of recall use different thresholds. The first is set on these held-out rows, so that 1% of the {others} ones are above it. "
+        "The second is the one that the model uses: it was calibrated for 1% on other rows."
+    )
 
 
 def _columns(manifest: Manifest, spec: TableSpec) -> list[tuple[str, str, str, str]]:

@@ -6,6 +6,7 @@ the same family, items and data set as the version before. Your own models may c
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
@@ -26,15 +27,20 @@ def check(root: Path, name: str, family: str | None, items: Kind | str, data: st
     before, shipped = _latest(root / name), name in published.versions(root)
     if before is None:
         if shipped:
-            _refuse(name, f"{root / published.FILE} reserves this name for a shipped model, which is not in the folder")
+            _refuse(
+                root,
+                name,
+                f"{root / published.FILE} reserves this name for a shipped model, which is not in the folder",
+            )
         return
     made = items if isinstance(items, str) else _described(items)
     held = _described(before.spec)
     if not _same(items, before.spec, shipped) or (shipped and family != before.family):
         which = f"{root / name} holds a {'shipped ' if shipped else ''}model of {held}"
-        _refuse(name, f"{which} (family {before.family}), and this one is of {made} (family {family})")
+        _refuse(root, name, f"{which} (family {before.family}), and this one is of {made} (family {family})")
     if shipped and data is not None and data != before.data_name:
         _refuse(
+            root,
             name,
             f"{root / name} is a shipped model of the data set {cut(str(before.data_name))}, and the data of this one are {shown(data)}",
         )
@@ -52,8 +58,16 @@ def check_manifest(root: Path, manifest: Manifest) -> None:
     check(root, manifest.name, manifest.family, manifest.spec, manifest.data_name or "")
 
 
-def _refuse(name: str, why: str) -> None:
-    raise InvalidValue(f"name: {why}; choose another name, such as my-{name}", field="name")
+def _refuse(root: Path, name: str, why: str) -> None:
+    raise InvalidValue(f"name: {why}; choose another name, such as {_free(root, name)}", field="name")
+
+
+def _free(root: Path, name: str) -> str:
+    """Return a name that starts with my- and that no model in the folder `root` has."""
+    own = (name if name.startswith("my-") else f"my-{name}")[:60]  # at most 64 characters with a number
+    taken = published.versions(root)
+    candidates = itertools.chain((own,), (f"{own}-{number}" for number in itertools.count(2)))
+    return next(each for each in candidates if each not in taken and not (root / each).exists())
 
 
 def _latest(folder: Path) -> Manifest | None:

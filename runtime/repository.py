@@ -164,7 +164,17 @@ def _names(root: Path) -> list[str]:
 def find(name: str, root: Path) -> Path:
     """Return the folder of the artifact `name` (or `name/version`) below root, else at the path `name`. Raises UnknownModel."""
     below = root / name
+    if not root.is_dir() and not os.path.exists(below) and not _is_path(name):
+        working = "" if root.is_absolute() else f" in the working folder {Path.cwd()}; run the command in the clone, or"
+        raise UnknownModel(
+            f"{root}: there is no such folder{working or ';'} give the folder of models with --models", field="model"
+        )
     return locate(Path(name) if Path(name).is_dir() and not below.is_dir() else below)
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name of a model is the path of a folder, or lies in a folder that exists."""
+    return Path(name).is_dir() or (Path(name).parent != Path() and Path(name).parent.is_dir())
 
 
 def with_checksum(start: str, root: Path) -> str:

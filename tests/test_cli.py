@@ -109,8 +109,8 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["train", "vae", "--data", "mnist", "--preset", "huge"], "valid are smoke, cpu, gpu"),
         (["train", "vae", "--data", "mnist", "--set", "latent=3"], "valid are epochs"),
         (["train", "vae", "--data", "nonsense"], "valid are "),
-        (["resume", "nowhere"], "is not a run"),
-        (["export", "nowhere", "--name", "x"], "is not a run"),
+        (["resume", "nowhere"], "there is no such folder; create a run"),
+        (["export", "nowhere", "--name", "x"], "there is no such folder; create a run"),
         (["sample", "nowhere"], "nowhere: there is no such folder"),
         (["sample", "mnist-vea"], "did you mean models/mnist-vae?"),
         (["sample", "mnist-vae/99"], "has no version 99; it has "),
@@ -140,7 +140,7 @@ def test_errors_are_one_message_and_a_status(
 
 
 def test_an_error_of_a_process_is_one_message_and_a_status() -> None:
-    assert "is not a run" in run("export", "nowhere", "--name", "x", ok=False).stderr
+    assert "there is no such folder; create a run" in run("export", "nowhere", "--name", "x", ok=False).stderr
 
 
 def test_training_without_its_extra_names_it() -> None:

@@ -54,9 +54,11 @@ def test_the_score_of_the_model_comes_first_and_is_named() -> None:
         "  not part of the score:",
     ]
     assert said(judged())[10:] == [
-        "The threshold calibrated for 1% finds 50.0% of the known anomalies (100 of 200).",
+        "Recall at 1% FPR: the threshold is set on these rows, so that 1% of the normal ones are above it.",
+        "The model uses another threshold, which was calibrated for 1% on other rows. It finds 50.0% of the known anomalies (100 of 200).",
         "False positive rate on 2000 held-out rows that are known to be normal: 0.16% (requested 0.1%) [0.00% to 0.30%], 1.60% (requested 1%) "
-        "[0.00% to 3.00%]. The interval in brackets contains the rate in 95% of cases if the calibration fits.",
+        "[0.00% to 3.00%]. In brackets: the range of the rate in 95 of 100 samples of 2000 rows if the calibration is correct. A rate above this "
+        "range suggests that these rows differ from the calibration rows.",
     ]
 
 
@@ -86,6 +88,7 @@ def test_without_normal_items_no_false_positives_are_claimed() -> None:
     text = "\n".join(said(judged(normal=0, unlabelled=3000)))
     assert "known anomalies among 3000 held-out rows without a label:" in text
     assert "recall at 1% flagged" in text
+    assert "so that 1% of the unlabelled ones are above it" in text
     assert "alse positive" not in text
     assert "FPR" not in text
 

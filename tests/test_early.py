@@ -96,6 +96,7 @@ WRONG = [  # arguments, a part of the message, the status
     ("fit {table} --name transactions-vae", "is a shipped model of the data set transactions", 2),
     ("fit {table} --name nslkdd-cvae", "choose another name, such as my-nslkdd-cvae", 2),
     ("fit {table} --name x --run {run}", "holds a run already", 1),
+    ("fit {table} --name mnist-vae --run {run}", "choose another name, such as my-mnist-vae", 2),
     ("fit {table}s --name x", "(did you mean 'payments.csv'?); check the path", 1),
     ("judge mnist-vae --against nosuch", "--against: unknown data set 'nosuch'", 2),
     ("fit-priors mnist-vae --data creditcard", "data: 'creditcard' has rows, but images are needed", 2),
@@ -118,11 +119,31 @@ WRONG = [  # arguments, a part of the message, the status
     ("ask nosuch", "there is no 'nosuch'", 2),
     ("resume {table}", "it is not a run", 1),
     ("sample mnist-vae -o x.bmp", "images are written as .png", 1),
-    ("sample mnist-vae --models nosuch", "there is no such folder", 2),
+    ("sample mnist-vae --models nosuch", "nosuch: there is no such folder in the working folder /", 2),
+    (
+        "sample mnist-vae --models /nosuch",
+        "/nosuch: there is no such folder; give the folder of models with --models",
+        2,
+    ),
+    ("sample {run}/x --models nosuch", "run/x: there is no such folder; an artifact is a folder", 2),
+    ("fit nosuch/sheet.csv --name x", "nosuch/sheet.csv: there is no folder nosuch in the working folder /", 1),
 ]
 
 
-LATER = [  # these are found with torch or scipy
+LATER = [  # these are found with torch or scipy, or in the working folder of the test
+    (
+        "fit {table} --name my-run",
+        "my-run: this folder holds a run already; to train in another folder, use --run runs/my-run-2",
+        1,
+    ),
+    (
+        "fit {table} --name my-new --models {models}",
+        "my-new was fitted before (its run is in runs/my-new). For a new version: add --run runs/my-new-3",
+        1,
+    ),
+    ("resume runs/my-rum", "runs/my-rum: there is no such folder; did you mean runs/my-run?", 1),
+    ("export my-run --name x", "my-run: there is no such folder; did you mean runs/my-run?", 1),
+    ("export nosuch/a --name x", "nosuch/a: there is no such folder; create a run", 1),
     ("evaluate mnist-vae --prior nosuch", "has no prior 'nosuch'", 2),
     ("train vae --data digits --set batch_size=0", "batch_size: 0 must be at least 1", 2),
     ("train vae --data digits --set schedule=nosuch", "schedule: unknown value 'nosuch'", 2),
@@ -157,8 +178,17 @@ def made(folder: Path) -> dict[str, Path]:
     """Return a run that began, a spreadsheet, and the example table."""
     (folder / "run").mkdir()
     (folder / "run/checkpoint.safetensors").touch()
+    for name in ("runs/my-run", "runs/my-new", "runs/my-new-2", "own/my-new"):
+        (folder / name).mkdir(parents=True)
+        for file in ("checkpoint.safetensors", "config.json"):
+            (folder / name / file).touch()
     (folder / "sheet.xlsx").touch()
-    return {"run": folder / "run", "sheet": folder / "sheet.xlsx", "table": ROOT / "examples/payments.csv"}
+    return {
+        "run": folder / "run",
+        "models": folder / "own",
+        "sheet": folder / "sheet.xlsx",
+        "table": ROOT / "examples/payments.csv",
+    }
 
 
 def test_the_checks_of_train_and_fit_import_nothing_that_takes_seconds(tmp_path: Path) -> None:

@@ -91,7 +91,14 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
 
 def test_the_report_shows_what_was_found(folder: Path) -> None:
     page = (folder / "mine.html").read_text()
-    for expected in ("False positive rates", "Known anomalies", "IForest", "left out", "data:image/png", "c = "):
+    for expected in (
+        "False positive rates",
+        "Known anomalies",
+        "baseline: isolation forest",
+        "left out",
+        "data:image/png",
+        "c = ",
+    ):
         assert expected in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
@@ -275,7 +282,9 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
         name: float(name == better) for name in peers
     }
-    assert found.warnings == [f"the baseline {better} is better here: its AUROC is 1.000, this model's is 0.500"]
+    assert found.warnings == [
+        f"the baseline {anomaly.BASELINES[better]} is better here: its AUROC is 1.000, this model's is 0.500"
+    ]
 
 
 def test_a_score_below_chance_is_a_warning_and_no_peer_that_is_not_usable_is_named(
@@ -404,13 +413,14 @@ def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...]
 def test_a_run_folder_is_used_once(folder: Path) -> None:
     """A second fit into the same folder is refused before the file is read."""
     with pytest.raises(
-        InvalidValue, match=r"run: this folder holds a run already; name another folder, such as --run .*run-2"
+        InvalidValue, match=r"run: this folder holds a run already; to train in another folder, use --run .*run-2"
     ):
         run("fit", folder / "absent.csv", "--name", "mine", "--models", folder / "models", "--run", folder / "run")
 
 
 def test_a_run_of_fit_knows_the_roles_of_its_columns(folder: Path) -> None:
     """A run that Ctrl-C stopped is finished by resume and export: they read the file with the truth, kinds and id of the run."""
+    assert runs.open_run(folder / "run").name == "mine"
     data = runs.open_run(folder / "run").load_data()
     fitted = load(folder / "models/mine", device="cpu").manifest
     assert data.spec == fitted.spec

@@ -60,6 +60,7 @@ def test_another_kind_of_model_is_refused(models: Path, name: str, family: str, 
     assert error is not None and error.field == "name"
     assert re.search(r"model of images of 28x28x1 .family gan.*choose another name, such as my-", error.message)
     assert ("a shipped model" in error.message) == (name == "mnist-gan")
+    assert error.message.endswith("such as my-gan-2" if name == "my-gan" else "such as my-mnist-gan")
 
 
 def refusal(root: Path, name: str, family: str | None, items: Kind | str, data: str) -> InvalidValue | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from manifold.runtime.errors import shown
+from manifold.runtime.errors import nearest, shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import datasets, families, outlines
@@ -24,23 +24,26 @@ from manifold.training.recipes import Recipe
 
 DIGEST = "data_sha256"  # an optional key in addition to KEYS
 TABLE = "table"  # another optional key: the roles and kinds of columns that `manifold fit` was given
+NAME = "name"  # another optional key: the name that `manifold fit` was given
 KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # required keys of a run's config file
 WORDS = {str: "a text", dict: "an object"}
 ANOTHER = "the file was edited, or another version of Manifold made the run; start a new run with `manifold train`"
 ALARMS, GOOD = "alarms.jsonl", "good.safetensors"
 CONFIG, LOG, METRICS = "config.json", "log.jsonl", "metrics.json"
 CHECKPOINT = outlines.CHECKPOINT
+USUAL = Path("runs")  # folder of the runs that are made without the name of a folder
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """A training run: its folder, family, data set, preset and config."""
+    """A training run: its folder, family, data set, preset and config, and the name of the model if it is known before training."""
 
     folder: Path
     family: str
     data: str
     preset: str
     config: Recipe
+    name: str | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -68,7 +71,7 @@ class TrainingRun:
     def resolved(self, data: Data) -> ResolvedRun:
         """Return the run with all options that depend on the data resolved. Runs of older versions were saved with unresolved options."""
         config = families.get(self.family).resolve(self.config, data)
-        return ResolvedRun(self.folder, self.family, self.data, self.preset, config)
+        return ResolvedRun(self.folder, self.family, self.data, self.preset, config, self.name)
 
     def check_data(self, data: Data) -> None:
         """Raise TrainingError if the data has changed since the run began. Runs of older versions do not record its digest."""
@@ -97,6 +100,7 @@ class TrainingRun:
             "config": self.config.model_dump(mode="json"),
             **({DIGEST: data.protocol["sha256"]} if data is not None and "sha256" in data.protocol else {}),
             **({TABLE: stated} if stated else {}),
+            **({NAME: self.name} if self.name else {}),
         }
         with replacing(self.folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
@@ -117,6 +121,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            raise TrainingError(f"{folder}: there is no such folder; {_advice(folder)}") from None
         raise TrainingError(
             f"{folder}: it is not a run, as it has no {CONFIG}; create a run with `manifold train`"
         ) from None
@@ -135,6 +141,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
+def _advice(folder: Path) -> str:
+    """Return the nearest run to a folder that does not exist, in its own parent folder or in runs/, or how to make one."""
+    for parent in dict.fromkeys((folder.parent, USUAL / folder.parent, USUAL)):
+        names = [path.parent.name for path in parent.glob(f"*/{CONFIG}")]
+        if near := [folder.name] if folder.name in names else nearest(folder.name, names):
+            return f"did you mean {parent / near[0]}?"
+    return "create a run with `manifold train`"
+
+
 def open_run(folder: Path) -> TrainingRun:
     """Open a run folder. Raises TrainingError if it is not a run, or if a version of Manifold with other options made it."""
     content = read_config(folder)
@@ -142,7 +157,10 @@ def open_run(folder: Path) -> TrainingRun:
         config = families.get(content["family"]).Config(**content["config"])
     except TrainingError as error:
         raise TrainingError(f"{folder / CONFIG}: {error.message}; {ANOTHER}", field=error.field) from None
-    return TrainingRun(folder, content["family"], content["data"], content["preset"], config)
+    name = content.get(NAME)
+    return TrainingRun(
+        folder, content["family"], content["data"], content["preset"], config, name if isinstance(name, str) else None
+    )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
