@@ -18,7 +18,7 @@ from manifold.evaluation.images import Generated, RealData
 from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import UnsupportedTask, cut
+from manifold.runtime.errors import UnsupportedTask, cut, near
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
 from manifold.runtime.operations.capabilities import abilities
@@ -75,7 +75,7 @@ def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
     priors = list(manifest.space.priors) if manifest.space else []
     if prior is not None and prior not in priors:
         raise EvaluationError(
-            f"prior: {manifest.name} has no prior {cut(repr(prior))}; it has {', '.join(priors) or 'none'}",
+            f"prior: {manifest.name} has no prior {cut(repr(prior))}{near(prior, priors)}; it has {', '.join(priors) or 'none'}",
             field="prior",
             valid=priors,
         )

@@ -25,5 +25,23 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from manifold import runtime
 
-        return getattr(runtime, name)
+        try:
+            return getattr(runtime, name)
+        except ModuleNotFoundError as error:
+            if not _is_required(error.name or ""):
+                raise
+            raise ImportError(
+                f"Manifold's packages are not installed in this Python ({error.name} is missing); run `source .venv/bin/activate` (or `make setup`)",
+                name=error.name,
+            ) from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _is_required(module: str) -> bool:
+    """Return whether a missing module belongs to the required packages. If the package is not installed, these are all foreign modules."""
+    from manifold.runtime import extras
+
+    if not module or module.partition(".")[0] == __name__:
+        return False
+    required = extras.requirements()
+    return not required or module.partition(".")[0] in extras.required_modules(required)

@@ -52,7 +52,7 @@ def _hint(name: str, names: Sequence[str], model: object) -> str:
         return f"its arguments are {', '.join(names)}"
     manifest = getattr(model, "manifest", None)
     if near[0] in OF_CONDITIONS and manifest is not None and not manifest.conditioned:
-        return f"{manifest.name} takes no condition; remove it"
+        return f"{manifest.name} {'has no classes' if near[0] == 'classes' else 'takes no condition'}; remove it"
     return f"did you mean {near[0]}?"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import codecs, sampling, texts
-from manifold.runtime.errors import InvalidValue, shown
+from manifold.runtime.errors import InvalidValue, near, shown
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.conditions import Classes, Item, Text, Values
 from manifold.runtime.problems import word
@@ -161,7 +161,7 @@ def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One |
         if unknown := next((name for name in condition.parts if name not in names), None):
             field = condition.parts[unknown].field or f"conditions.{unknown}"
             raise InvalidValue(
-                f"{field}: {manifest.name} has no such condition; it is conditioned on {', '.join(names)}",
+                f"{field}: {manifest.name} has no such condition{near(unknown, names)}; it is conditioned on {', '.join(names)}",
                 field=field,
                 valid=names,
             )
@@ -368,7 +368,7 @@ def class_index(names: Sequence[str], name: str | int, field: str = "class") -> 
     if index is not None:
         return index
     raise InvalidValue(
-        f"{field}: there is no class {shown(name)}; give a name or an index from 0 to {len(names) - 1}",
+        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {len(names) - 1}",
         field=field,
         valid=list(names),
     )

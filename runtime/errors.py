@@ -206,13 +206,18 @@ def _ended(text: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names that are near to a name, at most three, the nearest first."""
-    return difflib.get_close_matches(name, list(known), 3, 0.6)
+    return difflib.get_close_matches(cut(name), list(known), 3, 0.6)
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """Return the most similar of the valid names as a part of a message, " (did you mean 'NAME'?)", or an empty text if none is similar."""
+    """Return the most similar of the valid names as a part of a message, " (did you mean 'NAME'?)", or an empty text if none is similar.
+
+    A number has no similar names: 12 is not a misspelt 1.
+    """
+    if name.isdecimal():
+        return ""
     folded = {each.casefold(): each for each in names}
-    found = difflib.get_close_matches(name.casefold(), list(folded), 1, 0.6)
+    found = difflib.get_close_matches(cut(name).casefold(), list(folded), 1, 0.6)
     return f" (did you mean {shown(folded[found[0]])}?)" if found else ""
 
 

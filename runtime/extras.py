@@ -57,6 +57,11 @@ def _modules(required: Iterable[str]) -> dict[str, list[str]]:
     return held
 
 
+def required_modules(required: Iterable[str]) -> set[str]:
+    """Return the modules of the requirements that belong to no extra."""
+    return {module_of(requirement) for requirement in required if not EXTRA.search(requirement)}
+
+
 def extras_with(module: str, required: Iterable[str]) -> list[str]:
     """Return the extras that hold a module, the one with the fewest requirements first."""
     held = _modules(required)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import codecs, conditions, sampling
 from manifold.runtime.conditions import Given
-from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, near, shown
 from manifold.runtime.manifest import NUMBERS, RANDOM, FittedPrior, InputSpec, LatentSpec, Manifest, TaskSpec
 
 Array = NDArray[Any]
@@ -109,7 +109,9 @@ def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Number
         if name not in valid:
             takes = f"it takes {', '.join(valid)}" if valid else "it takes no numbers here"
             raise InvalidValue(
-                f"inputs: {manifest.name} has no input {shown(name)}; {takes}", field=f"inputs.{name}", valid=valid
+                f"inputs: {manifest.name} has no input {shown(name)}{near(name, valid or ())}; {takes}",
+                field=f"inputs.{name}",
+                valid=valid,
             )
 
 
@@ -204,7 +206,7 @@ def _prior_of(manifest: Manifest, latent: LatentSpec, wanted: str | None) -> str
     others = dict.fromkeys(name for each in manifest.latents.values() for name in each.priors)
     if wanted is not None and wanted not in others:
         raise InvalidValue(
-            f"prior: {manifest.name} has no prior {shown(wanted)}; use one of {', '.join(others) or 'none'}",
+            f"prior: {manifest.name} has no prior {shown(wanted)}{near(str(wanted), others)}; use one of {', '.join(others) or 'none'}",
             field="prior",
             valid=list(others),
         )

@@ -135,10 +135,13 @@ def _unknown(path: Path) -> UnknownModel:
         names = _names(root)
         near = [name.name] if name.name in names else nearest(name.name, names)
         if near:
+            similar = [str(root / each) for each in near]
+            others = f" Also similar: {', '.join(similar[1:])}" if similar[1:] else ""
             return UnknownModel(
-                f"{cut(str(path))}: there is no such folder; did you mean {root / near[0]}?", field="model", valid=near
-            )
-    names = _names(name.parent)
+                f"{cut(str(path))}: there is no such folder; did you mean {similar[0]}?{others}",
+                field="model", valid=similar,
+            )  # fmt: skip
+    names = [str(name.parent / each) for each in _names(name.parent)]
     return UnknownModel(
         f"{cut(str(path))}: there is no such folder; {'give one of these models' if names else shape}",
         field="model", valid=names or None,

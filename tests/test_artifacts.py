@@ -335,7 +335,8 @@ def test_a_wrong_path_suggests_the_right_one(tmp_path: Path, monkeypatch: pytest
         "models/cat-vea": "did you mean models/cat-vae?",
         "models/cat-vea/2": "did you mean models/cat-vae?",
         "models/cat-vae/9": "models/cat-vae has no version 9; it has 2, 10",
-        "models/tree": "there is no such folder; give one of these models (valid: cat-vae, dog-gan)",
+        "models/dog-gan-2": "did you mean models/dog-gan?",
+        "models/tree": "there is no such folder; give one of these models (valid: models/cat-vae, models/dog-gan)",
         "models/dog-gan/1/manifest.json": "is a file; give its folder models/dog-gan/1",
     }.items():
         with pytest.raises(UnknownModel) as caught:

@@ -188,6 +188,10 @@ SCORED: dict[str, Any] = {
     "score": 1.5, "p_value": 0.25, "is_anomaly": None, "band": None, "risk": 3, "state": "ok", "warnings": ["<script>"],
     "parts": {"nll": {"value": 1.5, "p_value": None}}, "explanation": {"columns": []}, "id": "<b>", "passed": {"shop": "&"},
 }  # fmt: skip
+FITTED = [
+    {"width": 28, "height": 28, "mode": "L", "steps": [], "warnings": []},
+    {"width": 1456, "height": 476, "mode": "RGB", "steps": ["to grey", "scaled and centred to <28x28>"]},
+]
 RESULTS: dict[str, tuple[Any, str]] = {
     "images": (Samples.parse({**COMMON, "images": [png()] * 3, "seed": 7}), "<Samples: 3 images of 8×6, seed 7, model m version 1>"),
     "rows": (Samples.parse({**COMMON, "rows": [{"<i>": 1}], "seed": 7}), "<Samples: 1 row with 1 column, seed 7, model m version 1>"),
@@ -202,6 +206,11 @@ RESULTS: dict[str, tuple[Any, str]] = {
         Encoded.parse({**COMMON, "posteriors": {"place": {"mean": [[1, 2]]}}}), "<Encoded: place: mean 1×2, model m version 1>",
     ),
     "back": (Reconstruction.parse({**COMMON, "images": [png()], "errors": [0.25]}), "<Reconstruction: 1 image of 8×6, mean error 0.25, model m version 1>"),
+    "fitted": (
+        Reconstruction.parse({**COMMON, "images": [png()] * 2, "errors": [0.25, 0.75], "fitted": FITTED}),
+        "<Reconstruction: 2 images of 8×6, mean error 0.5, model m version 1; 1 of 2 images fitted, image 1 from 1456×476 RGB: to grey, "
+        "scaled and centred to <28x28>>",
+    ),
     "scores": (Scores.parse({**COMMON, "items": [SCORED], "threshold": {}}), "<Scores: 1 item, 0 anomalous, 1 undecided, model m version 1>"),
     "classes": (
         Classes.parse({**COMMON, "items": [{"class": "a", "probabilities": {"a": 0.75, "b": 0.25}}], "classification": {"class_prior": {"a": 1, "b": 1}}}),
@@ -223,8 +232,13 @@ def test_images_are_shown_as_a_grid_and_rows_as_an_escaped_table() -> None:
         for case, (result, _) in RESULTS.items()
         if hasattr(result, "_repr_png_")
     }
-    assert {case for case, (picture, _) in shown.items() if picture} == {"images", "outputs", "line", "back"}
-    assert {case for case, (_, table) in shown.items() if table} == {"rows", "imputed"}
+    assert {case for case, (picture, _) in shown.items() if picture} == {"images", "outputs", "line", "back", "fitted"}
+    assert {case for case, (_, table) in shown.items() if table} == {"rows", "imputed", "fitted"}
+    assert "scaled and centred to &lt;28x28&gt;</figcaption>" in str(shown["fitted"][1])
+    fitted = RESULTS["fitted"][0].fitted
+    assert [(each.width, each.mode, each.steps, each.warnings) for each in fitted] == [
+        (28, "L", [], []), (1456, "RGB", ["to grey", "scaled and centred to <28x28>"], []),
+    ]  # fmt: skip
     picture = shown["images"][0]
     assert picture is not None and Image.open(io.BytesIO(picture)).size == (18, 14)
     assert (

@@ -433,7 +433,7 @@ def test_a_model_without_classes_takes_none(client: TestClient) -> None:
     assert client.post("/impute", json=body).status_code == 200
     refused = client.post("/impute", json={**body, "class": "a"})
     assert refused.status_code == 422
-    assert "takes no condition" in refused.json()["error"]["message"]
+    assert "has no classes" in refused.json()["error"]["message"]
 
 
 def test_the_model_of_the_library_loads_what_the_service_answers(made: Path, client: TestClient) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import metadata
 from typing import Any
 
 import pytest
 
+import manifold
 from manifold.runtime import extras
+from tests.conftest import ROOT
 
 
 class Installed:
@@ -58,3 +62,26 @@ def test_a_source_folder_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) 
     for found in ([], [EggInfo()]):
         monkeypatch.setattr(metadata, "distributions", lambda name, found=found: found)
         assert extras.command("cpu") == "pip install -e '.[cpu]'"
+
+
+def test_a_python_without_the_packages_is_told_to_activate_the_environment() -> None:
+    run = [sys.executable, "-S", "-c", "import manifold; manifold.load('models/mnist-vae')"]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: Manifold's packages are not installed in this Python (numpy is missing); "
+        "run `source .venv/bin/activate` (or `make setup`)"
+    )
+
+
+def test_other_missing_modules_are_not_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"numpy": ImportError, "PIL": ImportError, "torch": ModuleNotFoundError, "manifold.x": ModuleNotFoundError}
+    for module, kind in kinds.items():
+
+        def missing(_: str, module: str = module) -> None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+        monkeypatch.delitem(vars(manifold.runtime), "load", raising=False)
+        monkeypatch.setitem(vars(manifold.runtime), "__getattr__", missing)
+        with pytest.raises(ImportError) as caught:
+            manifold.__getattr__("load")
+        assert type(caught.value) is kind and module in str(caught.value)

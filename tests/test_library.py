@@ -216,9 +216,9 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "ragged latents": (lambda m, t: m.sample(latents=[[1.0], [1.0, 2.0]]), "latents: .* cannot be converted"),
     "texts as latents": (lambda m, t: m.sample(latents=[["1"] * 20]), "latents: contains"),
     "a number as latents": (lambda m, t: m.sample(latents=1.0), "latents: a single number is not an array"),
-    "a class": (lambda m, t: m.sample(classes="3"), "classes: mnist-vae takes no condition; remove it"),
-    "a condition": (lambda m, t: m.sample(condition="3"), "condition: mnist-vae takes no condition; remove it"),
-    "a class of an end": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2, "class": "3"}), "stop.class: mnist-vae takes no condition"),
+    "a class": (lambda m, t: m.sample(classes="3"), "classes: mnist-vae has no classes; remove it, or use a model with classes"),
+    "a condition": (lambda m, t: m.sample(condition="3"), "condition: mnist-vae has no classes; remove it, or use a model with classes"),
+    "a class of an end": (lambda m, t: m.interpolate({"seed": 1}, {"seed": 2, "class": "3"}), "stop.class: mnist-vae has no classes"),
     "numbers": (lambda m, t: m.sample(numbers={"guidance": 2}), "numbers: mnist-vae has no input .guidance"),
     "a use case": (lambda m, t: m.classify(m.sample(1).data), "does not support classify: it has no classes; it supports sample, encode, .*anomaly_score"),
     "a task": (lambda m, t: m.run("decoder", {}), "task: mnist-vae has no task 'decoder'; did you mean decode. it has "),
@@ -268,7 +268,7 @@ def test_a_misspelt_option_is_an_error(images: Model) -> None:
 @pytest.mark.parametrize(
     ("method", "name", "hint"),
     [
-        ("sample", "class_", "mnist-vae takes no condition; remove it"),
+        ("sample", "class_", "mnist-vae has no classes; remove it"),
         ("sample", "conditions", "mnist-vae takes no condition; remove it"),
         ("reconstruct", "target_class", "mnist-vae takes no condition; remove it"),
         ("sample", "inputs", r"did you mean numbers\?"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -32,6 +33,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("reloading")
     foreign.write(root)
     return root
+
+
+def test_a_model_that_was_added_after_the_start(root: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(root, models)
+    name = next(each.name for each in sorted(root.iterdir()) if each.is_dir())
+    with app_with(models) as client:
+        client.headers = bearer(TOKEN)
+        wait_until_ready(client)
+        assert "there is no model 'late'" in client.post("/sample", json={"model": "late"}).text
+        shutil.copytree(models / name / "1", models / "late" / "1")
+        shutil.copytree(models / name / "1", models / name / "2")
+        for answer in (
+            client.post("/sample", json={"model": "late"}),
+            client.get("/models/late"),
+            client.post("/v2/models/late/infer", json={"inputs": []}),
+        ):
+            assert answer.status_code == 404
+            assert "late was added to the folder of models after the service started; load it with" in answer.text
+        version = client.post("/sample", json={"model": name, "version": 2}).json()["error"]
+        assert version["field"] == "version" and f"{name} 2 was added" in version["message"]
+        assert "there is no model" in client.post("/sample", json={"model": "../models/late"}).text
 
 
 def test_keys_are_read_again_without_a_restart(root: Path, tmp_path: Path) -> None:

@@ -160,6 +160,20 @@ def test_the_content_type_that_curl_sends_by_default(client: TestClient, path: s
     assert f"add -H 'Content-Type: {needed}'" in response.json()["error"]["message"]
 
 
+def test_a_misspelt_name_gets_the_nearest_one(client: TestClient) -> None:
+    hint = "there is no model 'mnist-vea' (did you mean 'mnist-vae'?); choose one of the valid names"
+    for answer in (
+        client.post("/sample", json={"model": "mnist-vea"}),
+        client.get("/models/mnist-vea"),
+        client.post("/v2/models/mnist-vea/infer", json={"inputs": []}),
+        client.get("/v2/models/mnist-vea/ready"),
+    ):
+        assert answer.status_code == 404 and hint in answer.text, answer.text
+    assert "did you mean" not in client.post("/sample", json={"model": "../../etc"}).text
+    prior = client.post("/sample", json={"model": "mnist-vae", "prior": "gausian"}).json()["error"]["message"]
+    assert "no prior 'gausian' (did you mean 'gaussian'?)" in prior
+
+
 def test_the_paths_that_an_error_lists_are_for_users(client: TestClient) -> None:
     near, far = (client.get(path).json()["error"] for path in ("/anomaly_score", "/xyzzy"))
     assert near["message"] == "there is no /anomaly_score; did you mean /anomaly-score?"

@@ -92,7 +92,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: no latent is drawn here; remove it"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it has no effect on mnist-vae.decode here"),
     ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: 0.0 is out of range; give a number from 0.01 to 100"),
-    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae takes no condition"),
+    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae has no classes"),
     ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is out of range; give a whole number from 0 to"),
     ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no prior 'nope'"),
     ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"condition": "3"}, "class: the condition is also given"),

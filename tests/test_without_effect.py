@@ -125,6 +125,7 @@ def test_an_option_without_effect_is_refused(
         "it has no effect, because",
         "no latent is drawn",
         "takes no condition",
+        "has no classes; remove it",
         "has no input",
         "missing values with null",
     )
@@ -226,7 +227,7 @@ def test_the_command_refuses_them_too(root: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "x.png")
     for options, said in (
         (["--temperature", "0.5"], "temperature: it has no effect, because plain"), (["--prior", "normal"], "prior: no latent is drawn"),
-        (["--class", "cat"], "class: plain takes no condition"),
+        (["--class", "cat"], "class: plain has no classes"),
     ):  # fmt: skip
         code, message = run(root, "sample", "plain", "-n", "1", "-o", out, *options)
         assert code == 1 and said in message

@@ -24,6 +24,7 @@ from manifold_client.errors import (
 from manifold_client.results import (
     Classes,
     Encoded,
+    Fitted,
     Imputed,
     Interpolation,
     Item,
@@ -39,7 +40,7 @@ from manifold_client.transport import Retry
 from manifold_client.types import Condition, Costs, End
 
 __all__ = [
-    "AsyncClient", "Busy", "Classes", "Client", "ClientClosed", "Condition", "Costs", "Encoded", "End", "Imputed", "Interpolation", "InvalidType",
+    "AsyncClient", "Busy", "Classes", "Client", "ClientClosed", "Condition", "Costs", "Encoded", "End", "Fitted", "Imputed", "Interpolation", "InvalidType",
     "InvalidValue", "Item", "Items", "ManifoldClientError", "MissingLibrary", "NotReady", "Posterior", "Reconstruction", "RequestRefused", "Retry", "Sample",
     "Samples", "ScoredItem", "Scores",
 ]  # fmt: skip

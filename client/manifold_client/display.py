@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import importlib
 from collections.abc import Mapping, Sequence
@@ -70,8 +71,8 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def html_table(table: Mapping[str, Sequence[Any]]) -> str:
-    """Return the first rows of a table as HTML. Every text is escaped."""
+def html_table(table: Mapping[str, Sequence[Any]], note: str = "") -> str:
+    """Return the first rows of a table as HTML, and a note below it. Every text is escaped."""
     count = max(map(len, table.values()), default=0)
     head = "".join(f"<th>{_escaped(name)}</th>" for name in table)
     body = "".join(
@@ -79,7 +80,13 @@ def html_table(table: Mapping[str, Sequence[Any]]) -> str:
         for place in range(min(count, ROWS))
     )
     more = f"<p>{ROWS} of {count} rows</p>" if count > ROWS else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}{f'<p>{html.escape(note)}</p>' if note else ''}"
+
+
+def html_figure(png: bytes, caption: str) -> str:
+    """Return an image with a caption as HTML. The caption is escaped."""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    return f'<figure><img src="{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
 
 
 def _escaped(value: Any) -> str:

@@ -35,6 +35,25 @@ def _reproducible(raw: Mapping[str, Any]) -> bool:
     return raw.get("reproducible") is not False
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """The steps that fitted an image to the size and channels of the model."""
+
+    width: int  # pixels of the image as it was sent
+    height: int
+    mode: str  # colour mode of the image as it was sent, such as L, RGB or RGBA
+    steps: list[str]  # empty if the image was not changed
+    warnings: list[str]  # for example that the image is blank
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> Fitted:
+        return cls(**{name: entry.get(name, []) for name in cls.__dataclass_fields__})
+
+    def __str__(self) -> str:
+        said = ", ".join([*self.steps, *(f"warning: {text}" for text in self.warnings)])
+        return f"{self.width}×{self.height} {self.mode}: {said or 'not changed'}"
+
+
 @dataclass(frozen=True, repr=False)
 class Result(Tabular):
     """The fields of every answer."""
@@ -49,13 +68,20 @@ class Result(Tabular):
         """Return whether the same request gives this answer again: false if the model draws random numbers by itself, whatever the seed."""
         return _reproducible(self.raw)
 
+    @property
+    def fitted(self) -> list[Fitted]:
+        """Return how each image of the request was fitted to the model; empty if the request had no images."""
+        return [Fitted.parse(entry) for entry in self.raw.get("fitted") or ()]
+
     @classmethod
     def common(cls, body: Mapping[str, Any]) -> dict[str, Any]:
         return {"model": body["model"], "version": body["version"], "request_id": body["request_id"], "raw": body}
 
     def __repr__(self) -> str:
         parts = [part for part in self._parts() if part]
-        return f"<{type(self).__name__}: {', '.join([*parts, f'model {self.model} version {self.version}'])}>"
+        fitted = _fitted_in_words(self.fitted)
+        end = f"; {fitted}" if fitted else ""
+        return f"<{type(self).__name__}: {', '.join([*parts, f'model {self.model} version {self.version}'])}{end}>"
 
     def _parts(self) -> list[str]:
         """Return the content for `repr`."""
@@ -63,7 +89,18 @@ class Result(Tabular):
 
     def _repr_html_(self) -> str | None:
         """Return the result as a table for notebooks. Results with items return None if these are not rows."""
-        return display.html_table(self.table())
+        return display.html_table(self.table(), _fitted_in_words(self.fitted))
+
+
+def _fitted_in_words(fitted: list[Fitted]) -> str:
+    """Return what was done to the images of a request, in a few words; empty if none was changed."""
+    changed = [each for each in fitted if each.steps or each.warnings]
+    if not changed:
+        return ""
+    if len(fitted) == 1:
+        return f"image fitted from {changed[0]}"
+    first = f"image {fitted.index(changed[0])} from {changed[0]}"
+    return f"{len(changed)} of {len(fitted)} images fitted, {first}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -155,6 +192,13 @@ class ItemsResult(Items, Result):
 
     def __repr__(self) -> str:
         return Result.__repr__(self)
+
+    def _repr_html_(self) -> str | None:
+        """Return a table for notebooks, or the grid of images if a caption says how the given ones were fitted; None if neither."""
+        note, grid = _fitted_in_words(self.fitted), self._repr_png_()
+        if grid is not None and note:
+            return display.html_figure(grid, note)
+        return display.html_table(self.table(), note) if self.rows else None
 
     def _parts(self) -> list[str]:
         if not self.items:

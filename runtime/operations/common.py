@@ -151,6 +151,10 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
     if condition is None or any(map(takes, specs)):
         return
     field = field.replace("class", {ByValues: "condition", ByClass: "class"}.get(type(tagged(condition)), "conditions"))
+    if isinstance(tagged(condition), ByClass) and not manifest.classes:
+        raise InvalidValue(
+            f"{field}: {manifest.name} has no classes; remove it, or use a model with classes", field=field
+        )
     raise InvalidValue(f"{field}: {manifest.name} takes no condition; remove it", field=field)
 
 

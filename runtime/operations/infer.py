@@ -14,7 +14,7 @@ import numpy as np
 
 from manifold.runtime import lengths, sampling
 from manifold.runtime.conditions import ByClass, Given, is_random, mask_of, tagged
-from manifold.runtime.errors import InvalidValue, TooLarge
+from manifold.runtime.errors import InvalidValue, TooLarge, near
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
 from manifold.runtime.manifest.conditions import Item
@@ -179,7 +179,7 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
         tensor = tensors.get(role)
         if tensor is None:
             raise InvalidValue(
-                f"{role}: {manifest.name}.{task} has no such input",
+                f"{role}: {manifest.name}.{task} has no such input{near(role, tensors)}; use one of the valid inputs",
                 field=role,
                 valid=list(tensors),
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, cut, near, shown
 from manifold.runtime.problems import word
 from manifold.runtime.tables import values as reading
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
@@ -62,7 +62,7 @@ def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = Fal
         for name in row:
             if name not in spec.known:
                 raise InvalidValue(
-                    f"{place}: the model has no column {shown(name)}; remove it, or correct its name",
+                    f"{place}: the model has no column {shown(name)}{near(str(name), names)}; remove it, or correct its name",
                     field=f"{place}.{name}",
                     valid=names,
                 )
@@ -197,7 +197,7 @@ def _one_hot(
     else:
         name = reading.spelling(value)
         raise InvalidValue(
-            f"{place}: unknown category {shown(name)}; send a category that occurred in training",
+            f"{place}: unknown category {shown(name)}{near(str(name), column.categories)}; send a category that occurred in training",
             field=place,
             valid=list(column.categories),
         )

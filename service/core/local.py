@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manifold.runtime.errors import NotFound, shown
+from manifold.runtime.errors import NotFound, near, shown
 from manifold.service.core import encoding, use_cases
 from manifold.service.core.handling import Handling
 from manifold.service.core.reading import Uploads
@@ -24,7 +24,7 @@ def answer(endpoint: str, fields: dict[str, Any], models: Path, device: str = "a
     case = use_cases.every.get(endpoint.removeprefix("/"))
     if case is None:
         raise NotFound(
-            f"endpoint: there is no {shown(endpoint)}; choose one of the valid endpoints",
+            f"endpoint: there is no {shown(endpoint)}{near(endpoint, use_cases.every)}; choose one of the valid endpoints",
             field="endpoint",
             valid=list(use_cases.every),
         )

@@ -34,7 +34,8 @@ EXAMPLES: dict[str, Schema] = {
         "field": "Authorization", "valid": ["admin"],
     },
     "unknown_model": {
-        "message": "model: there is no model 'mnist'; choose one of the valid names", "field": "model", "valid": ["mnist-vae", "transactions-vae"],
+        "message": "model: there is no model 'mnist' (did you mean 'mnist-vae'?); choose one of the valid names",
+        "field": "model", "valid": ["mnist-vae", "transactions-vae"],
     },
     "not_found": {"message": "there is no /samples; did you mean /sample?", "valid": ["/sample", "/models"]},
     "method_not_allowed": {"message": "/sample does not support GET; use one of the valid methods", "valid": ["POST"]},

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import texts
 from manifold.runtime.conditions import Choice
-from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
+from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, cut, near, shown
 from manifold.runtime.operations import infer
 from manifold.runtime.operations.infer import Choices
 from manifold.runtime.problems import word
@@ -141,7 +141,7 @@ class Core:
         for name in wanted:
             if name not in spec.roles:
                 raise InvalidValue(
-                    f"outputs: {target.name} has no output {shown(name)}; use one of the valid names",
+                    f"outputs: {target.name} has no output {shown(name)}{near(name, spec.roles)}; use one of the valid names",
                     field="outputs",
                     valid=spec.roles,
                 )
@@ -270,7 +270,9 @@ def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]
             )
         if name not in PARAMETERS and name not in KNOWN and name not in SEQUENCES and not name.startswith("triton_"):
             raise InvalidValue(
-                f"parameters: {cut(name)} is unknown; use one of the valid parameters", field=name, valid=PARAMETERS
+                f"parameters: {cut(name)} is unknown{near(name, PARAMETERS)}; use one of the valid parameters",
+                field=name,
+                valid=PARAMETERS,
             )
     temperature, prior = given.get("temperature"), given.get("prior")
     if temperature is not None and not _is(temperature, int, float):

@@ -17,7 +17,7 @@ MESSAGES = {  # an example for each status; a test provokes those that a single 
     400: "latent: it is float32[1, 2]; it must be float32[rows, 20]",
     401: "Authorization: an API key is needed; send the header Authorization: Bearer KEY; `manifold key NAME` makes one",
     403: "Host: 'example.com' is not a name of this service; add it to MANIFOLD_HOSTS, or use API keys (docs/explanation/security.md)",
-    404: "model: there is no model 'mnist'; choose one of the valid names; valid: mnist-vae, transactions-vae",
+    404: "model: there is no model 'mnist' (did you mean 'mnist-vae'?); choose one of the valid names; valid: mnist-vae, transactions-vae",
     413: "body: larger than the limit of 16777216 bytes; send less, or several requests",
     415: "Content-Encoding: br is not supported; use one of the valid encodings; valid: gzip, deflate",
     500: failures.OPAQUE,

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from manifold.runtime import operations, texts
-from manifold.runtime.errors import InvalidValue, UnknownModel, shown
+from manifold.runtime.errors import InvalidValue, UnknownModel, near, shown
 from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
 from manifold.runtime.operations import infer
 from manifold.runtime.runner import example_inputs, stated_example
@@ -38,7 +38,11 @@ class Target:
 
 async def find(registry: Registry, name: str, version: str, *, described: bool = False) -> Target:
     """Return the target, with a ready model or, if `described`, only its manifest. Raise UnknownModel or Unavailable."""
-    model, task = split(registry, name)
+    try:
+        model, task = split(registry, name)
+    except UnknownModel:
+        await registry.check_added(name, version_of(version))
+        raise
     entry = await registry.described(model, version_of(version)) if described else None
     if entry is None or entry.state not in SERVING:
         entry = await registry.get(model, version_of(version))
@@ -48,8 +52,9 @@ async def find(registry: Registry, name: str, version: str, *, described: bool =
         task = infer.default(manifest)
     if task not in manifest.tasks:
         why = operations.why_not_encode(manifest) if task == "encode" else ""
+        hint = why or near(task, manifest.tasks)
         raise UnknownModel(
-            f"model: {model} has no task {shown(task)}{why}; choose one of the valid names",
+            f"model: {model} has no task {shown(task)}{hint}; choose one of the valid names",
             field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)],
         )  # fmt: skip
     return Target(name, entry, manifest, task)
@@ -62,11 +67,7 @@ def split(registry: Registry, name: str) -> tuple[str, str | None]:
     model, dot, task = name.rpartition(".")
     if dot and model in registry.latest:
         return model, task
-    raise UnknownModel(
-        f"model: there is no model {shown(name)}; choose one of the valid names",
-        field="model",
-        valid=list(registry.latest),
-    )
+    raise registry.no_model(name)
 
 
 def version_of(text: str) -> int | None:

@@ -7,6 +7,7 @@ when its last request is answered. A version that cannot be loaded changes only 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from manifold.runtime import repository
-from manifold.runtime.errors import ArtifactError, Unavailable, UnknownModel, shown
+from manifold.runtime.errors import ArtifactError, Unavailable, UnknownModel, near, shown
 from manifold.runtime.manifest import NAME
 from manifold.service.aside import aside
 from manifold.service.models import versions
@@ -183,12 +184,12 @@ class Registry:
 
     async def described(self, name: str | None, version: int | None) -> Entry:
         """Return an entry with its manifest, if it can be read. The model is loaded only if its manifest has never been read."""
-        entry = self.find(name, version)
+        entry = await self._known(name, version)
         return entry if entry.manifest is not None else await self.awake(entry.name, entry.version)
 
     async def awake(self, name: str | None, version: int | None) -> Entry:
         """Return the entry in any state. An idle model is loaded first."""
-        entry = self.find(name, version)
+        entry = await self._known(name, version)
         while entry.state == "idle":
             task = self._waking.get(entry)
             if task is None:
@@ -222,9 +223,7 @@ class Registry:
             if name is None or name not in self.latest:
                 raise UnknownModel("model: the service has no default model; name a model", field="model", valid=names)
         if name not in self.latest:
-            raise UnknownModel(
-                f"model: there is no model {shown(name)}; choose one of the valid names", field="model", valid=names
-            )
+            raise self.no_model(name)
         entry = self.entries.get((name, self.latest[name] if version is None else version))
         if entry is None:
             raise UnknownModel(
@@ -233,6 +232,44 @@ class Registry:
                 valid=self.versions(name),
             )
         return entry
+
+    async def _known(self, name: str | None, version: int | None) -> Entry:
+        """Return the entry, in any state. Raise UnknownModel, which tells whether the model is on disk but was not loaded."""
+        try:
+            return self.find(name, version)
+        except UnknownModel as error:
+            await self.check_added(name, version)
+            raise error from None
+
+    def no_model(self, name: str) -> UnknownModel:
+        """Return the error for the name of a model that does not exist, with the nearest name."""
+        names = list(self.latest)
+        return UnknownModel(
+            f"model: there is no model {shown(name)}{near(name, names)}; choose one of the valid names",
+            field="model", valid=names,
+        )  # fmt: skip
+
+    async def check_added(self, name: str | None, version: int | None) -> None:
+        """Raise UnknownModel if the folder of an unknown model or version was added after the service started."""
+        if name is None or not re.fullmatch(NAME, name):  # other names could be paths
+            return
+
+        def there() -> bool:
+            with contextlib.suppress(OSError):  # then the error about the name is enough
+                present = self.allowed(name, repository.versions(self.settings.models_dir / name))
+                return bool(present) if version is None else version in present
+            return False
+
+        if not await aside(there, pool="disk"):
+            return
+        which = name if version is None else f"{name} {version}"
+        wait = f"wait {self.settings.watch_seconds:g} s, or " if self.settings.watch_seconds else ""
+        field = "model" if name not in self.latest else "version"
+        raise UnknownModel(
+            f"{field}: {which} was added to the folder of models after the service started; {wait}load it with "
+            f"POST /admin/models/{name}/load, or restart the service",
+            field=field, valid=self.versions(name) if field == "version" else list(self.latest),
+        )  # fmt: skip
 
     def names_of(self, suits: Callable[[Entry], bool]) -> list[str]:
         """Return the names of the models whose latest version is served and suits."""
@@ -283,11 +320,7 @@ class Registry:
         reason if the highest version cannot be loaded.
         """
         if not re.fullmatch(NAME, name):  # other names could be paths
-            raise UnknownModel(
-                f"model: there is no model {shown(name)}; choose one of the valid names",
-                field="model",
-                valid=list(self.latest),
-            )
+            raise self.no_model(name)
         async with self._changing[name]:
             self.unloaded.discard(name)
             return await self._refresh(name)
@@ -373,11 +406,7 @@ class Registry:
         """Take a model out of service until it is loaded again. Raise UnknownModel."""
         async with self._changing[name]:
             if name not in self.latest:
-                raise UnknownModel(
-                    f"model: there is no model {shown(name)}; choose one of the valid names",
-                    field="model",
-                    valid=list(self.latest),
-                )
+                raise self.no_model(name)
             self.unloaded.add(name)
             for version in self.versions(name):
                 old = self.entries[name, version]
@@ -422,9 +451,9 @@ def check_sections(settings: Settings, listing: repository.Listing) -> None:
     """Raise SettingsError for a section of a model that does not exist."""
     known = [*listing.versions, *listing.unreadable]
     if unknown := set(settings.models) - set(known):
-        near = nearest(min(unknown), known)
+        hint = nearest(min(unknown), known)
         raise SettingsError(
-            f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}{near}",
+            f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}{hint}",
             field="models",
             valid=sorted(known),
         )

@@ -156,9 +156,11 @@ def test_parameters(triton: Any) -> None:
 def test_errors(triton: Any) -> None:
     module, client = triton
     refused = [
-        ("nope", [], {}, "there is no model"), ("mnist-vae", [], {"parameters": {"sed": 1}}, "sed is unknown; use one of the valid parameters; valid: n, seed"),
+        ("nope", [], {}, "there is no model"),
+        ("mnist-vae", [], {"parameters": {"sed": 1}}, "sed is unknown (did you mean 'seed'?); use one of the valid parameters; valid: n, seed"),
         ("mnist-vae", [tensor(module, "latent", Z[:, :3].copy())], {}, "it must be float32"), ("mnist-vae", [], {"model_version": "9"}, "no version 9"),
-        ("mnist-vae.encode", [], {}, "data: mnist-vae.encode needs this input"), ("mnist-vae", [tensor(module, "z", Z)], {}, "no such input; valid: latent"),
+        ("mnist-vae.encode", [], {}, "data: mnist-vae.encode needs this input"),
+        ("mnist-vae", [tensor(module, "z", Z)], {}, "no such input; use one of the valid inputs; valid: latent"),
         ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("x")]}, "has no output 'x'; use one of the valid names; valid: data"),
         ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("data", class_count=3)]}, "is not supported"),
         ("mnist-vae", [], {"sequence_id": 5, "sequence_start": True}, "no state between requests"),
