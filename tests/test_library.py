@@ -73,7 +73,7 @@ def test_the_blocks_of_the_page_run(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(manifold, "load", lambda path: models[Path(path).name], raising=False)
     exec("".join(re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)), {})
-    for name, size in (("my-digits.png", (118, 118)), ("my-path.png", (88, 88))):
+    for name, size in (("my-samples.png", (118, 118)), ("my-path.png", (88, 88))):
         with Image.open(name) as picture:
             assert picture.size == size
     assert "'score', 'p_value', 'is_anomaly', 'band', 'risk'" in capsys.readouterr().out
