@@ -17,7 +17,7 @@ setup: .venv/serve.done  ## install what `make serve` needs into .venv, without 
 serve: .venv/serve.done  ## serve the shipped models at http://127.0.0.1:8000 (HOST, PORT and GRPC_PORT can be set)
 	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
-test: .venv/dev.done .venv/docs.done .venv-tritonclient/done  ## run all checks: tests, lint, types, the public client and the docs (five minutes on two cores)
+test: .venv/dev.done .venv/docs.done .venv-tritonclient/done  ## run all checks: tests, lint, types, the public client and the docs (six minutes on two cores)
 	PROCESSES=$(PROCESSES) tests/beside.sh
 
 check: .venv/dev.done  ## run lint, types and the tests that neither train nor export a model (a minute and a half)
