@@ -69,7 +69,7 @@ def endpoints(incomplete: str) -> list[str]:
 
 def formats(incomplete: str) -> list[str]:
     """Return the formats of graphs whose names begin with `incomplete`."""
-    return _beginning(incomplete, early.FORMATS)
+    return _beginning(incomplete, outlines.FORMATS)
 
 
 def precisions(incomplete: str) -> list[str]:

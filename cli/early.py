@@ -14,7 +14,6 @@ from manifold.runtime.errors import InvalidValue, near, shown
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 ENDPOINTS = ("sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute")
-FORMATS = ("onnx", "torchscript")
 
 
 def check_choice(option: str, value: str, valid: Sequence[str]) -> None:

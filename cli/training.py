@@ -146,7 +146,7 @@ def export(
 
     The exported graphs are compared with PyTorch first. If their outputs differ, nothing is published.
     """
-    early.check_choice("format", format_, early.FORMATS)
+    early.check_choice("format", format_, outlines.FORMATS)
     outlines.check_name(name)
 
     from manifold.training import export as exporting

@@ -15,7 +15,9 @@ import typer
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.cli import completion, reference, service
+from manifold.cli import completion, early, reference, service
+from manifold.evaluation import resize
+from manifold.runtime.graphs import backends
 from manifold.service.core import use_cases
 from manifold.service.settings import Settings
 from manifold.training.errors import DataError
@@ -237,6 +239,8 @@ def test_priors_versions_and_choices_are_completed() -> None:
     assert completion.formats("t") == ["torchscript"]
     assert completion.endpoints("") == sorted(use_cases.every)
     assert completion.scopes("") == ["admin", "infer"]
+    assert completion.resizes("") == sorted(resize.MODES)
+    assert early.DEVICES == backends.DEVICES
     assert "bf16-mixed" in completion.precisions("bf")
 
 

@@ -21,11 +21,10 @@ from manifold.training.exporting.draft import draft
 from manifold.training.exporting.shown import write_page, write_preview
 from manifold.training.exporting.tasks import Exports
 from manifold.training.networks.layers import fix_norms
+from manifold.training.outlines import FORMATS
 from manifold.training.outlines import check_name as check_name  # for callers of this module
 from manifold.training.runs import TrainingRun
 from manifold.training.train import trained_model
-
-FORMATS = ("onnx", "torchscript")
 
 
 def seal(context: Context) -> None:
