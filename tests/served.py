@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 import socket
 import threading
@@ -30,10 +32,37 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def free_port() -> int:
-    """Return a port of loopback that was free a moment ago."""
+    """Return a port of loopback that is free, and after which another one is free, as the service uses it for gRPC by default.
+
+    Two calls never return the same port, also in two processes of one run of the tests. The ports are below those that systems give to
+    outgoing connections (32768 and above on Linux), so that no connection takes one before its server starts.
+    """
+    return next(port for port in _ports if all(_is_free(each) for each in (port, port + 1)))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind(("127.0.0.1", port))
+        except OSError:  # a program that is not part of the tests uses it
+            return False
+        return True
+
+
+def _own_ports() -> Iterator[int]:
+    """Yield every second port of this process, each once, in random order. Every process of one run of the tests has others."""
+    place, count = (
+        int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]),
+        int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")),
+    )
+    ports = list(PORTS)[place::count]
+    random.SystemRandom().shuffle(ports)
+    yield from ports
+
+
+PORTS = range(20_000, 32_000, 2)
+_ports = _own_ports()
 
 
 def answers(url: str) -> bool:

@@ -7,6 +7,7 @@ these tests.
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import time
@@ -34,10 +35,12 @@ class Service:
 
 
 def free_ports() -> tuple[int, int]:
+    """Return two free ports. They are below those of outgoing connections (32768 and above on Linux), so that no connection takes one."""
+    port = random.SystemRandom().randrange(18_000, 20_000, 2)
     with socket.socket() as a, socket.socket() as b:
-        a.bind(("127.0.0.1", 0))
-        b.bind(("127.0.0.1", 0))
-        return a.getsockname()[1], b.getsockname()[1]
+        a.bind(("127.0.0.1", port))
+        b.bind(("127.0.0.1", port + 1))
+    return port, port + 1
 
 
 def start(root: Path, **settings: str) -> tuple[subprocess.Popen[bytes], Service]:
