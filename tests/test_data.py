@@ -36,16 +36,19 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def test_digits_are_split_once_and_for_all(digits: Data) -> None:
-    assert (len(digits.train), len(digits.calibration), len(digits.test)) == (1297, 200, 300)
+    assert digits.selection is not None
+    parts = (digits.train, digits.selection, digits.calibration, digits.test)
+    assert [len(part) for part in parts] == [1197, 100, 200, 300]
+    assert digits.chosen_on is digits.selection
     assert set(np.unique(Arrays.of(digits.train).items)) == {0, 85, 170, 255}
-    everything = np.concatenate([Arrays.of(part).items for part in (digits.train, digits.calibration, digits.test)])
+    everything = np.concatenate([Arrays.of(part).items for part in parts])
     assert len(np.unique(everything.reshape(1797, -1), axis=0)) > 1700
 
 
 def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real reader and the real checks, on a small made data set in MNIST's format."""
     generator = np.random.default_rng(0)
-    arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((6000, 28, 28), (6000,), (50, 28, 28), (50,))]
+    arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((10_100, 28, 28), (10_100,), (50, 28, 28), (50,))]
     remotes = []
     for remote, array in zip(mnist.FILES, arrays, strict=True):
         path = tmp_path / remote.path
@@ -55,8 +58,10 @@ def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
     monkeypatch.setattr(mnist, "FILES", tuple(remotes))
     data = datasets.load("mnist")
-    assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 50)
-    assert np.array_equal(Arrays.of(data.calibration).items[:, 0], arrays[0][1000:])
+    assert (len(data.train), len(data.calibration), len(data.test)) == (100, 5000, 50)
+    assert np.array_equal(Arrays.of(data.calibration).items[:, 0], arrays[0][5100:])
+    assert data.selection is not None
+    assert np.array_equal(Arrays.of(data.selection).items[:, 0], arrays[0][100:5100])
 
     path = tmp_path / remotes[2].path
     whole = path.read_bytes()

@@ -30,7 +30,7 @@ from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
-from manifold.training.networks.emissions import Mixture
+from manifold.training.networks.emissions import LogisticMixture, Mixture
 from manifold.training.networks.gated import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
@@ -85,7 +85,7 @@ def test_shifts_are_masks_a_and_b() -> None:
     assert torch.allclose(model.features(items[..., None], condition), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", ["softmax", "mixture"])
+@pytest.mark.parametrize("likelihood", ["softmax", "logistic-mixture", "mixture"])
 def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood: str) -> None:
     model = network(pictures(3, 4, 3, 8), likelihood=likelihood, layers=5)
     images = torch.rand(1, 3, 3, 4)
@@ -95,7 +95,7 @@ def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood
         for row, column, part in itertools.product(range(3), range(4), range(3)):
             changed = items.clone()
             changed[0, part, row, column] = (
-                (changed[0, part, row, column] + 3) % 8 if likelihood == "softmax" else 0.987
+                0.987 if likelihood == "mixture" else (changed[0, part, row, column] + 3) % 8
             )
             moved = (model.parameters_of(changed, condition)[0] - base).abs().amax(-1) > 1e-7
             order = torch.arange(36).view(3, 4, 3)  # raster order of pixels; R, G, B within each
@@ -104,12 +104,38 @@ def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood
             assert moved[later].all(), (row, column, part)
 
 
-def test_probabilities_of_all_colour_images_sum_to_one() -> None:
-    model = network(pictures(1, 2, 3, 3))
+@pytest.mark.parametrize("likelihood", ["softmax", "logistic-mixture"])
+def test_probabilities_of_all_colour_images_sum_to_one(likelihood: str) -> None:
+    model = network(pictures(1, 2, 3, 3), likelihood=likelihood)
     every = torch.tensor(list(itertools.product(range(3), repeat=6))).view(-1, 3, 1, 2)
     with torch.no_grad():
         total = torch.exp(-model.nll(every, torch.zeros(len(every), 3)).double().flatten(1).sum(1)).sum()
     assert float(total) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_mixture_of_levels_draws_each_level_by_its_probability() -> None:
+    """The nll of each level equals its row in `logits`, and the frequencies of drawn colours equal the probabilities."""
+    torch.manual_seed(0)
+    mixture = LogisticMixture(3, 5, 2, 4, 8).double()
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.mul_(3)
+        every = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+        features = torch.randn(1, 4, dtype=torch.float64)
+        mixture.float()
+        parameters = mixture.parameters_of(features.float().expand(len(every), -1), every)
+        nats = mixture.nll(parameters, every)
+        log_p = mixture.logits(parameters)
+        assert torch.allclose(log_p.gather(-1, every[..., None])[..., 0], -nats, atol=1e-5)
+        assert torch.allclose(log_p.logsumexp(-1), torch.zeros(len(every), 2), atol=1e-5)
+        p = torch.exp(-nats.sum(1))
+        n = 40_000
+        uniforms = torch.rand(n, 4, generator=torch.Generator().manual_seed(0))
+        drawn = mixture.pick(features.float().expand(n, -1), uniforms, torch.ones(n))
+    counts = torch.bincount(5 * drawn[:, 0] + drawn[:, 1], minlength=25)
+    likely = p > 5 / n
+    chi2 = float(((counts - n * p) ** 2 / (n * p))[likely].sum())
+    assert chi2 < float(likely.sum()) + 4 * math.sqrt(2 * float(likely.sum()))
 
 
 # --- densities ---
@@ -199,11 +225,13 @@ def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor) -> Tensor:
     return values
 
 
-@pytest.mark.parametrize(("channels", "likelihood"), [(3, "softmax"), (1, "mixture"), (3, "mixture")])
+@pytest.mark.parametrize(
+    ("channels", "likelihood"), [(3, "softmax"), (1, "mixture"), (3, "mixture"), (3, "logistic-mixture")]
+)
 def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     tmp_path: Path, channels: int, likelihood: str
 ) -> None:
-    """Sampling is tested in torch, and of the last kind, which contains the steps of the others, as an ONNX graph."""
+    """Sampling is tested in torch, and of the mixtures of colours also as an ONNX graph."""
     model = network(pictures(4, 3, channels, 16), likelihood=likelihood)
     uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(1))
     condition = torch.eye(3)[[0, 1, 2, 0, 1]]
@@ -213,7 +241,7 @@ def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
         codes, items = sampler(uniforms, condition, torch.ones(5))
     assert torch.allclose(codes.view(expected.shape).double(), expected.double(), atol=1e-5)
     assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # the values are levels
-    if (channels, likelihood) != (3, "mixture"):
+    if (channels, likelihood) not in ((3, "mixture"), (3, "logistic-mixture")):
         return
     graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "sample.onnx"))

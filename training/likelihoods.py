@@ -24,9 +24,10 @@ from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training.data import Part
 from manifold.training.data.parts import batches
 from manifold.training.errors import TrainingError
+from manifold.training.networks import logistic
+from manifold.training.networks.logistic import softplus
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-LEAST_LOG_SCALE = -7.0  # smallest log scale of the logistic: a quarter of one of 256 levels
 COUNTED = 5000  # number of training rows that are counted at a time
 
 
@@ -190,18 +191,7 @@ class Logistic(_Continuous):
         return torch.round(x * (self.levels - 1)) / (self.levels - 1)
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        rate, half = torch.exp(-self.log_scale.clamp(min=LEAST_LOG_SCALE)), 0.5 / (self.levels - 1)
-        centred = x - self.mean(parameters)
-        upper, lower = (centred + half) * rate, (centred - half) * rate
-        # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)); at the ends one side is open, and only the other side's factor remains
-        below, above = (x < 1 - half).to(x.dtype), (x > half).to(x.dtype)
-        between = -torch.log1p(-torch.exp(-2 * half * rate))
-        return below * softplus(-upper) + above * softplus(lower) + below * above * between
-
-
-def softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x)). torch's own softplus is not used, as it is exported as log(1 - sigmoid), which overflows."""
-    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
+        return logistic.nll(x, self.mean(parameters), self.log_scale, self.levels)
 
 
 class Columns(nn.Module):
