@@ -60,6 +60,7 @@ def save_figures(state: State) -> None:
     with state.average.applied():
         state.bare.eval()
         round_weights(state.bare, state.config.stored)  # the context restores the model's own weights
+        state.family.finish(state.bare, state.config, state.data)
         metrics = [
             metric.model_dump(mode="json") for metric in state.family.report(state.bare, state.config, state.data)
         ]

@@ -131,7 +131,8 @@ class LogisticMixture(Emission):
         return logistic.mixture_nll(values / float(self.levels - 1), logits, means, log_scales, self.levels)
 
     def logits(self, parameters: Tensor) -> Tensor:
-        return logistic.level_logits(*exact(parameters).chunk(3, -1), self.levels)
+        logits, means, log_scales = exact(parameters).chunk(3, -1)
+        return logistic.level_logits(logits, means, log_scales, self.levels)
 
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         h, picked = self.trunk(features), []
