@@ -30,7 +30,7 @@ from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
-from manifold.training.networks.emissions import LogisticMixture, Mixture
+from manifold.training.networks.emissions import Mixture
 from manifold.training.networks.gated import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
@@ -111,31 +111,6 @@ def test_probabilities_of_all_colour_images_sum_to_one(likelihood: str) -> None:
     with torch.no_grad():
         total = torch.exp(-model.nll(every, torch.zeros(len(every), 3)).double().flatten(1).sum(1)).sum()
     assert float(total) == pytest.approx(1, abs=1e-5)
-
-
-def test_a_mixture_of_levels_draws_each_level_by_its_probability() -> None:
-    """The nll of each level equals its row in `logits`, and the frequencies of drawn colours equal the probabilities."""
-    torch.manual_seed(0)
-    mixture = LogisticMixture(3, 5, 2, 4, 8).double()
-    with torch.no_grad():
-        for parameter in mixture.parameters():
-            parameter.mul_(3)
-        every = torch.cartesian_prod(torch.arange(5), torch.arange(5))
-        features = torch.randn(1, 4, dtype=torch.float64)
-        mixture.float()
-        parameters = mixture.parameters_of(features.float().expand(len(every), -1), every)
-        nats = mixture.nll(parameters, every)
-        log_p = mixture.logits(parameters)
-        assert torch.allclose(log_p.gather(-1, every[..., None])[..., 0], -nats, atol=1e-5)
-        assert torch.allclose(log_p.logsumexp(-1), torch.zeros(len(every), 2), atol=1e-5)
-        p = torch.exp(-nats.sum(1))
-        n = 40_000
-        uniforms = torch.rand(n, 4, generator=torch.Generator().manual_seed(0))
-        drawn = mixture.pick(features.float().expand(n, -1), uniforms, torch.ones(n))
-    counts = torch.bincount(5 * drawn[:, 0] + drawn[:, 1], minlength=25)
-    likely = p > 5 / n
-    chi2 = float(((counts - n * p) ** 2 / (n * p))[likely].sum())
-    assert chi2 < float(likely.sum()) + 4 * math.sqrt(2 * float(likely.sum()))
 
 
 # --- densities ---

@@ -1,8 +1,9 @@
-"""Likelihoods of levels: probabilities that sum to one, log p of all levels, means, histograms fitted after training, and their graphs."""
+"""Distributions of levels: probabilities that sum to one, log p of all levels, means, histograms fitted after training, and their graphs."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from manifold.training.families import vae
 from manifold.training.likelihoods import Histogram, LogisticByMean, LogisticMixture, build
 from manifold.training.likelihoods import levels as levels_file
 from manifold.training.likelihoods.levels import Levels
+from manifold.training.networks import emissions
 from tests import shared
 from tests.conftest import tiny_run
 
@@ -154,3 +156,28 @@ def test_the_graph_of_the_score_equals_torch(
     names = {metric.name: metric for metric in model.manifest.metrics}
     if family == "vqvae":
         assert names["bits_per_dim"].value > 0
+
+
+def test_a_mixture_of_levels_draws_each_level_by_its_probability() -> None:
+    """The nll of each level equals its row in `logits`, and the frequencies of drawn colours equal the probabilities."""
+    torch.manual_seed(0)
+    mixture = emissions.LogisticMixture(3, 5, 2, 4, 8).double()
+    with torch.no_grad():
+        for parameter in mixture.parameters():
+            parameter.mul_(3)
+        every = torch.cartesian_prod(torch.arange(5), torch.arange(5))
+        features = torch.randn(1, 4, dtype=torch.float64)
+        mixture.float()
+        parameters = mixture.parameters_of(features.float().expand(len(every), -1), every)
+        nats = mixture.nll(parameters, every)
+        log_p = mixture.logits(parameters)
+        assert torch.allclose(log_p.gather(-1, every[..., None])[..., 0], -nats, atol=1e-5)
+        assert torch.allclose(log_p.logsumexp(-1), torch.zeros(len(every), 2), atol=1e-5)
+        p = torch.exp(-nats.sum(1))
+        n = 40_000
+        uniforms = torch.rand(n, 4, generator=torch.Generator().manual_seed(0))
+        drawn = mixture.pick(features.float().expand(n, -1), uniforms, torch.ones(n))
+    counts = torch.bincount(5 * drawn[:, 0] + drawn[:, 1], minlength=25)
+    likely = p > 5 / n
+    chi2 = float(((counts - n * p) ** 2 / (n * p))[likely].sum())
+    assert chi2 < float(likely.sum()) + 4 * math.sqrt(2 * float(likely.sum()))

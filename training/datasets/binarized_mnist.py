@@ -81,7 +81,9 @@ def _of_npz(path: Path) -> dict[str, Array]:
 def _of_text(part: str) -> Array:
     """Download the official text file of a part, with one line of 784 zeros and ones for each image, and pack its bits."""
     name = f"binarized_mnist_{part}.amat"
-    path = download(NAME, URL + name, None, Path("binarized_mnist"), f"set {ROOT_VARIABLE} to a folder that holds {FILE}")
+    path = download(
+        NAME, URL + name, None, Path("binarized_mnist"), f"set {ROOT_VARIABLE} to a folder that holds {FILE}"
+    )
     try:
         return np.packbits(np.loadtxt(path, dtype=np.uint8).reshape(-1, SIDE * SIDE), axis=1)
     except ValueError as error:
