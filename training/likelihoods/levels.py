@@ -101,7 +101,7 @@ class LogisticLearned(Levels):
 class LogisticByMean(Levels):
     """A discretised logistic distribution whose log scale is a learned, piecewise linear function of the predicted mean.
 
-    Where an autoencoder predicts black or white it is nearly always right, so the scale is smaller there than for grey.
+    An autoencoder that predicts black or white is nearly always right, so the scale is smaller there than for grey.
     """
 
     def __init__(self, dimensions: int, levels: int, scale: float) -> None:

@@ -24,7 +24,7 @@ MONITORED = 2**28  # largest number of values in the one batch for `monitor`: 1 
 def test_record(state: State) -> dict[str, Any]:
     """Return the losses on held-out items (at most `test_items`) as `selection/NAME`, and the family's other figures.
 
-    The items are those on which options are chosen (`Data.chosen_on`), so that nobody chooses a recipe by the test split. If a small data set
+    The items are those on which options are chosen (`Data.chosen_on`), so that recipes are not chosen by the test split. If a small data set
     has no such split, they are those of the test split, and the losses are `test/NAME`. The other figures use the same items, or only the
     first ones if all have more than MONITORED values together. All figures use a separate generator, so that they do not change the
     training's generator.
