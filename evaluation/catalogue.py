@@ -15,6 +15,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import repository, shipped
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, Metric
+from manifold.runtime.manifest import figures as naming
 from manifold.runtime.operations import endpoints
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
@@ -186,26 +187,35 @@ def _is_default(manifest: Manifest, metric: Metric) -> bool:
 
 
 def _likelihood(manifest: Manifest) -> str:
-    elbo = _first(manifest, "elbo")
-    iwae = next((metric for metric in manifest.metrics if metric.name.startswith("iwae_")), None)
-    nll, bits = _first(manifest, "nll"), _first(manifest, "bits_per_dim")
-    stated = elbo or nll
-    if stated is None:
-        return ""
-    observed = stated.protocol.get("binarisation") or stated.protocol.get("observed")
-    parts = [f"ELBO {elbo.value:.1f} nats ↑"] if elbo else []
-    parts += [f"{iwae.name.upper().replace('_', '-')} {iwae.value:.1f} nats ↑"] if elbo and iwae else []
-    if not elbo and nll is not None:
-        exact = nll.protocol.get("bound") == "exact"
-        parts.append(f"NLL {'' if exact else '≤ '}{nll.value:.1f} nats{' (exact)' if exact else ''} ↓")
-    if bits is not None and (elbo is None or "logistic" in str(elbo.protocol.get("likelihood"))):
+    bounds = ("nll", "elbo", "iwae")
+    found = [
+        metric
+        for metric in manifest.metrics
+        if naming.is_likelihood(metric.name) and metric.name.endswith(naming.FORMS)
+    ]
+    by_bound = {bound: next((each for each in found if each.name.startswith(bound)), None) for bound in bounds}
+    parts = [_nats(metric) for metric in by_bound.values() if metric is not None]
+    bits = _first(manifest, "bits_per_dim")
+    if bits is not None and any(metric.name.endswith(("levels", "density", "static")) for metric in found):
         parts.append(f"{bits.value:.2f} bits/dim ↓")
-    return ", ".join(parts) + (f" ({observed})" if observed else "")
+    observed = next(
+        (metric.protocol[key] for metric in found for key in ("binarisation", "observed") if key in metric.protocol),
+        None,
+    )
+    return ", ".join(parts) + (f" ({observed})" if parts and observed else "")
+
+
+def _nats(metric: Metric) -> str:
+    """Return a likelihood in nats as text, with its standard error if it is known."""
+    error = f" ± {metric.se:.2g}" if metric.se is not None else ""
+    bound = "NLL" if metric.name.startswith("nll") else metric.name.rpartition("_")[0].upper().replace("_", "-")
+    direction = "(exact) ↓" if bound == "NLL" else "↑"
+    return f"{bound} {metric.value:.1f}{error} nats {direction}"
 
 
 def _reconstruction(manifest: Manifest) -> str:
     alone = _first(manifest, "reconstruction")
-    if alone is None or _first(manifest, "elbo") or _first(manifest, "nll"):
+    if alone is None or any(naming.is_likelihood(metric.name) for metric in manifest.metrics):
         return ""
     return f"reconstruction {alone.value:.1f} nats ↓"
 

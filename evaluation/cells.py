@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from manifold.evaluation.report import Values
+from manifold.runtime.manifest import figures
 
 # units by metric; other metrics have none
-UNITS = {"nll": "nats", "nll_se": "nats", "class_divergence": "nats", "bits_per_dim": "bits", "psnr": "dB"}
-PAIRED = {"kid": "kid_se", "is_marginal": "is_marginal_sd", "is_prior": "is_prior_sd", "nll": "nll_se"}
-LIKELIHOODS = ("nll", "bits_per_dim")
+UNITS = {"class_divergence": "nats", "bits_per_dim": "bits", "bits_per_dim_se": "bits", "psnr_mean": "dB"}
+PAIRED = {
+    "is_marginal": "is_marginal_sd",
+    "is_prior": "is_prior_sd",
+}  # the deviation of a figure; its standard error is NAME_se
 DISTANCES = ("fid", "fd_classifier")
 LOWER = (
-    "kid", "class_divergence", "duplicates", "nll", "bits_per_dim", "reconstruction_mse", "continuity", "continuity_95", "largest_step",
+    "kid", "class_divergence", "duplicates", "bits_per_dim", "reconstruction_mse", "continuity", "continuity_95", "largest_step",
     *DISTANCES, *(f"{name}_infinity" for name in DISTANCES),
 )  # fmt: skip
 HIGHER = (
-    "precision", "recall", "confident", "is_marginal", "is_prior", "class_accuracy", "least_class_share", "psnr", "code_usage",
+    "precision", "recall", "confident", "is_marginal", "is_prior", "class_accuracy", "least_class_share", "psnr_mean", "code_usage",
     "code_perplexity", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness",
 )  # fmt: skip
 DIRECTIONS = {
@@ -34,30 +37,49 @@ def title(report: Values) -> str:
     return f"{report['model']}{version}{prior}"
 
 
+def unit_of(name: str) -> str:
+    """Return the unit of a metric; empty if it has none."""
+    return "nats" if figures.is_likelihood(name) else UNITS.get(name, "")
+
+
+def error_of(name: str) -> str:
+    """Return the name of the metric that is the error of another one."""
+    return PAIRED.get(name, name + figures.SE)
+
+
+def direction_of(name: str) -> str | None:
+    """Return the direction in which a metric is better; None if there is none."""
+    if figures.is_likelihood(name):
+        return "lower is better" if name.startswith("nll") else "higher is better"
+    return DIRECTIONS.get(name)
+
+
 def directed(name: str) -> str:
     """Return the name of a metric with the direction in which it is better, such as "kid (lower is better)"."""
-    return f"{name} ({DIRECTIONS[name]})" if name in DIRECTIONS else name
+    direction = direction_of(name)
+    return f"{name} ({direction})" if direction else name
 
 
 def shown(name: str, metrics: Values) -> str:
     """Return a figure as text, with its error if it has one."""
-    text = f"{metrics[name]:.4g}"
-    return f"{text} ± {metrics[PAIRED[name]]:.2g}" if PAIRED.get(name) in metrics else text
+    text, error = f"{metrics[name]:.4g}", error_of(name)
+    return f"{text} ± {metrics[error]:.2g}" if error in metrics else text
 
 
 def bounded(name: str, report: Values) -> str:
     """Return a figure as text, with ≤ if it is an upper bound."""
-    bound = report["details"].get(name, {}).get("bound", "exact") if name in LIKELIHOODS else "exact"
+    bound = report["details"].get(name, {}).get("bound", "exact") if name == "bits_per_dim" else "exact"
     return ("" if bound == "exact" else "≤ ") + shown(name, report["metrics"])
 
 
 def metric_rows(report: Values) -> list[tuple[str, str, str]]:
     """Return for each metric its name with its direction, its value with unit, and the figure of real images (empty if unknown)."""
     anchors = _anchors(report["anchors"])
+    errors = {error_of(name) for name in report["metrics"]}
     return [
-        (directed(name), " ".join([bounded(name, report), UNITS.get(name, "")]).strip(), anchors.get(name, ""))
+        (directed(name), " ".join([bounded(name, report), unit_of(name)]).strip(), anchors.get(name, ""))
         for name in report["metrics"]
-        if name not in PAIRED.values()
+        if name not in errors
     ]
 
 

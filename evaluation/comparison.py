@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from manifold.evaluation import markdown
-from manifold.evaluation.cells import DISTANCES, LIKELIHOODS, bounded, directed, title
+from manifold.evaluation.cells import DISTANCES, bounded, directed, title
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.report import Values
+from manifold.runtime.manifest import figures
 
 # keys of a protocol that must agree before two numbers are compared, as errors call them; seeds may differ
 COMPARABLE = {
@@ -21,7 +22,7 @@ COMPARABLE = {
     "resize": "rules of resizing",
 }
 RANKS = ("kid", "fid_infinity", "fd_classifier_infinity")  # neither depends on how many images there were
-OTHERS = ("kid", "is_marginal", "is_prior", "precision", "recall", "confident", "class_accuracy", "nll", "bits_per_dim", "psnr")  # fmt: skip
+OTHERS = ("kid", "is_marginal", "is_prior", "precision", "recall", "confident", "class_accuracy", "bits_per_dim", "psnr_mean")  # fmt: skip
 TEST_ANCHORS = {name: f"test_{name}" for name in ("is_marginal", "is_prior", "class_accuracy", "confident")}
 
 
@@ -94,21 +95,33 @@ def ranked(reports: Sequence[Values]) -> list[Values]:
 def to_markdown(reports: Sequence[Values]) -> str:
     """Return a Markdown table of several reports, best first, with the anchor rows that they share."""
     distance = next(name for name in DISTANCES if name in reports[0]["metrics"])
-    names = [
-        name
-        for name in (distance, f"{distance}_infinity", *OTHERS)
-        if any(name in report["metrics"] for report in reports)
-    ]
+    wanted = (distance, f"{distance}_infinity", *OTHERS)
+    names = [name for name in wanted if any(name in report["metrics"] for report in reports)]
     note = ""
-    observed = {report["details"].get("nll", {}).get("observed") for report in reports if "nll" in report["metrics"]}
+    likelihoods = _likelihoods(reports)
+    observed = {observed for found in likelihoods for observed in found.values()}
     if len(observed) > 1:
-        names = [name for name in names if name not in LIKELIHOODS]
-        note = f"\n\nnll is omitted, as the models' x differs: {'; '.join(sorted(map(str, observed)))}"
+        names = [name for name in names if name != "bits_per_dim"]
+        note = f"\n\nlikelihoods are omitted, as the models' x differs: {'; '.join(sorted(observed))}"
+    else:
+        names[-1:-1] = dict.fromkeys(name for found in likelihoods for name in found)
     metrics = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
     places = list(zip(*(ranks(reports, name) for name in metrics), strict=True)) or [()] * len(reports)
     rows = [_row(report, place, names) for report, place in zip(reports, places, strict=True)]
     rows += _anchor_rows(reports[0]["anchors"], distance, names)
     return markdown.table((f"rank by {', '.join(metrics)}", "model", *map(directed, names)), rows) + note
+
+
+def _likelihoods(reports: Sequence[Values]) -> list[dict[str, str]]:
+    """Return for each report the names of its likelihoods in nats, with the description of x."""
+    return [
+        {
+            name: str(report["details"].get(name, {}).get("observed"))
+            for name in report["metrics"]
+            if figures.is_likelihood(name) and not name.endswith(figures.SE)
+        }
+        for report in reports
+    ]
 
 
 def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> list[str]:

@@ -13,22 +13,23 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import latent, metrics
 from manifold.evaluation.extractors import BATCH, Extractor, Stage, map_batches
-from manifold.evaluation.images import RealImages, pixels_of
+from manifold.evaluation.images import RealImages, batch_size, pixels_of
 from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
-from manifold.runtime.manifest import Likelihood
+from manifold.runtime.manifest import Likelihood, figures
 from manifold.runtime.operations import PATHS, supports
 
 Array = NDArray[Any]
 
 ENCODED = 5000  # largest number of test images whose latents define the unit of latent distance
 PAIRS = 16  # number of images that are shown with their reconstructions
-BOUNDS = {"exact": "exact", "elbo": "upper bound: -ELBO", "iwae": "upper bound: importance-weighted"}
+BOUNDS = {"exact": "exact", "elbo": "lower bound on log p(x)", "iwae": "importance-weighted lower bound on log p(x)"}
+BITS = {"exact": "exact", "elbo": "upper bound: from the ELBO", "iwae": "upper bound: importance-weighted"}
 
 
 def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
-    """Add the mean of -log p(x) over the test images, or of its bound, if the artifact states that its score is one of them."""
+    """Add the mean of -log p(x) over the test images, or of the lower bound on log p(x), if the artifact states that its score is one of them."""
     scoring = model.manifest.scoring
     term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
     if term is None or term.likelihood is None:
@@ -39,16 +40,32 @@ def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> 
         test.n, BATCH, stage("likelihood of the test images"),
     )  # fmt: skip
     nats = np.concatenate(batches)
-    protocol = _likelihood_protocol(model, term.likelihood, test.n)
+    stated, form = term.likelihood, term.likelihood.named
+    if form == "threshold" and _are_binary(test):
+        form = "static"
+    name = figures.name_of(stated.bound, form or "levels", stated.k)
+    protocol = _likelihood_protocol(model, stated, test.n)
+    error = float(nats.std(ddof=1) / math.sqrt(len(nats)))
     report.metrics |= {
-        "nll": rounded(float(nats.mean())),
-        "nll_se": rounded(float(nats.std(ddof=1) / math.sqrt(len(nats)))),
+        name: rounded(float(nats.mean() if stated.bound == "exact" else -nats.mean())),
+        name + figures.SE: rounded(error),
     }
-    report.details["nll"] = protocol
-    if term.likelihood.discrete:
-        dimensions = math.prod(model.manifest.spec.shape)
-        report.metrics["bits_per_dim"] = rounded(float(nats.mean()) / dimensions / math.log(2))
-        report.details["bits_per_dim"] = {**protocol, "unit": "bits", "dimensions": dimensions}
+    report.details[name] = protocol
+    if stated.discrete:
+        values = math.prod(model.manifest.spec.shape) * math.log(2)
+        report.metrics |= {
+            "bits_per_dim": rounded(float(nats.mean()) / values),
+            "bits_per_dim" + figures.SE: rounded(error / values),
+        }
+        bound = {"bound": BITS[stated.bound], "unit": "bits", "dimensions": math.prod(model.manifest.spec.shape)}
+        report.details["bits_per_dim"] = {**protocol, **bound}
+
+
+def _are_binary(images: RealImages) -> bool:
+    """Return whether all pixels are black or white."""
+    size = batch_size(images, BATCH)
+    starts = range(0, images.n, size)
+    return all(np.isin(np.asarray(images.batch(at, min(at + size, images.n)).pixels), (0, 255)).all() for at in starts)
 
 
 def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, Any]:
@@ -76,10 +93,10 @@ def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pic
         test.n, BATCH, stage("reconstructions"),
     )  # fmt: skip
     errors = np.concatenate(batches)
-    report.metrics |= {"reconstruction_mse": rounded(float(errors.mean())), "psnr": rounded(metrics.psnr(errors))}
+    report.metrics |= {"reconstruction_mse": rounded(float(errors.mean())), "psnr_mean": rounded(metrics.psnr(errors))}
     part = {"part": "test", "n": test.n}
     report.details["reconstruction_mse"] = {**part, "unit": "squared, of values in [0, 1]", "latent": "posterior mean"}
-    report.details["psnr"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
+    report.details["psnr_mean"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     n = min(PAIRS, test.n)
     back = model.reconstruct(inputs(model, test, 0, n), **given(0, n)).data
     pictures.originals, pictures.reconstructions = test.at(np.arange(n)), pixels_of(model, back)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from manifold.evaluation.cells import DISTANCES, UNITS, title
+from manifold.evaluation.cells import DISTANCES, title, unit_of
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.report import Values
 from manifold.runtime import manifest as manifests
@@ -65,5 +65,5 @@ def _metrics(report: Values, common: dict[str, Any]) -> list[Metric]:
         detail = {"detail": report["details"][name]} if name in report["details"] else {}
         anchors = {"anchors": report["anchors"]} if name in DISTANCES else {}
         protocol = {**common, **detail, **anchors}
-        metrics.append(Metric(name=name, value=value, unit=UNITS.get(name, ""), protocol=protocol))
+        metrics.append(Metric(name=name, value=value, unit=unit_of(name), protocol=protocol))
     return metrics

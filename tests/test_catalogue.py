@@ -61,11 +61,11 @@ def test_figures_come_from_the_metrics_with_their_protocol() -> None:
 
     assert of() == []
     exact: dict[str, object] = {"bound": "exact", "observed": "pixels at 2 levels"}
-    assert of(("nll", 80.04, exact), ("bits_per_dim", 0.147, exact)) == [
+    assert of(("nll_static", 80.04, exact), ("bits_per_dim", 0.147, exact)) == [
         "NLL 80.0 nats (exact) ↓, 0.15 bits/dim ↓ (pixels at 2 levels)"
     ]
-    assert of(("nll", 80.04, {"bound": "upper bound"})) == ["NLL ≤ 80.0 nats ↓"]
-    assert of(("elbo", -93.5, {"binarisation": "dynamic"}), ("iwae_500", -89.6, {})) == [
+    assert of(("elbo_levels", -80.04, {}), ("bits_per_dim", 5.5, {})) == ["ELBO -80.0 nats ↑, 5.50 bits/dim ↓"]
+    assert of(("elbo_dynamic", -93.5, {"observed": "dynamic"}), ("iwae_500_dynamic", -89.6, {})) == [
         "ELBO -93.5 nats ↑, IWAE-500 -89.6 nats ↑ (dynamic)"
     ]
     by_prior: tuple[tuple[str, float, dict[str, object]], ...] = (

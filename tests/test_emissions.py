@@ -30,6 +30,7 @@ from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
+from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Mixture
 from manifold.training.networks.gated import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
@@ -150,10 +151,15 @@ def test_a_density_of_two_colours_integrates_to_one() -> None:
 
 def test_bits_of_levels_and_of_densities_are_comparable() -> None:
     """A density that is constant within each level's interval has the same bits as the levels."""
-    levels, density = network(pictures(2, 2, 1, 16)), network(pictures(2, 2, 1, 16), likelihood="mixture")
-    nats = 5.0
-    even = nats - 4 * math.log(16)  # -log of a density that is 16 times a level's probability, at each of 4 pixels
-    assert density.bits_per_dim(even) == pytest.approx(levels.bits_per_dim(nats))
+    levels, density, nats = Means(), Means(), torch.tensor([5.0, 6.0])
+    levels.add({"nll": nats})
+    density.add(
+        {"nll": nats - 4 * math.log(16)}
+    )  # a density that is 16 times a level's probability, at each of 4 pixels
+    found = [bits_per_dim(levels, "nll", 4, {}), bits_per_dim(density, "nll", 4, {}, more=4.0)]
+    assert found[0].value == pytest.approx(5.5 / 4 / math.log(2), abs=1e-4)
+    assert found[1].value == pytest.approx(found[0].value, abs=1e-4)
+    assert found[0].se == found[1].se == pytest.approx(0.5 / 4 / math.log(2), abs=1e-4)
 
 
 def test_dequantised_values_lie_in_their_levels_interval() -> None:
@@ -285,8 +291,8 @@ def test_artifacts_sample_score_and_say_what_they_are(made: Path) -> None:
     (term,) = density.manifest.scoring.terms  # type: ignore[union-attr]
     assert term.likelihood is not None and not term.likelihood.discrete
     names = {metric.name: metric for metric in density.manifest.metrics}
-    assert names["bits_per_dim"].value == pytest.approx(names["nll"].value / 64 / math.log(2) + 2, abs=1e-3)
-    assert "dequantised" in names["nll"].protocol["observed"]
+    assert names["bits_per_dim"].value == pytest.approx(names["nll_density"].value / 64 / math.log(2) + 2, abs=1e-3)
+    assert "dequantised" in names["nll_density"].protocol["observed"]
 
 
 def test_a_completed_image_follows_the_exact_conditional(made: Path) -> None:

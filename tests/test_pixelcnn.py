@@ -173,7 +173,7 @@ def test_unconditional() -> None:
     assert model.classes == 0
     drawn = pixelcnn.draw(model, 3, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, 1, 4, 4)
-    assert [metric.name for metric in pixelcnn.report(model, Config(), data)] == ["nll", "bits_per_dim"]
+    assert [metric.name for metric in pixelcnn.report(model, Config(), data)] == ["nll_levels", "bits_per_dim"]
     sampler, uniforms, temperature = Sampler(model, AssembleImages(model)), torch.rand(3, model.uniforms), torch.ones(3)
     with torch.no_grad():
         free, told = FreeSampler(sampler)(uniforms, temperature), sampler(uniforms, torch.zeros(3, 1), temperature)

@@ -92,7 +92,7 @@ def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
     )  # the binarisation is drawn again
     assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
     names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}
-    assert {"elbo", "iwae_5", "kl", "active_units"} <= names
+    assert {"elbo_dynamic", "iwae_5_dynamic", "kl", "active_units"} <= names
 
 
 def drawings(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> list[int]:

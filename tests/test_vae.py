@@ -149,16 +149,18 @@ def test_a_figure_is_the_mean_over_the_test_part_to_four_digits(digits: Data) ->
     (found,) = vae.report(model, model.config, digits)
     assert (found.name, found.unit) == ("reconstruction", "nats")
     assert found.value == pytest.approx(exact, abs=1e-4)
-    assert "binarisation" not in found.protocol
+    assert found.protocol["observed"] == "values in [0, 1], a density"
 
 
 def test_figures_say_that_pixels_were_binarised(digits: Data) -> None:
     model = small(digits, likelihood="bernoulli", iwae_k=2)
     found = {metric.name: metric for metric in vae.report(model, model.config, digits)}
-    assert {metric.protocol["binarisation"] for metric in found.values()} == {"dynamic, one draw an item"}
-    assert found["elbo"].value == pytest.approx(-found["reconstruction"].value - found["kl"].value, abs=2e-4)
+    assert {metric.protocol["observed"] for metric in found.values()} == {
+        "grey values binarised at random, one draw an item"
+    }
+    assert found["elbo_dynamic"].value == pytest.approx(-found["reconstruction"].value - found["kl"].value, abs=2e-4)
     assert found["kl"].value == pytest.approx(sum(found["active_units"].protocol["kl_by_dimension"]), abs=2e-4)
-    assert "k = 2" in found["iwae_2"].protocol["bound"]
+    assert "k = 2" in found["iwae_2_dynamic"].protocol["bound"]
 
 
 def test_trimmed_items_place_nothing(digits: Data) -> None:

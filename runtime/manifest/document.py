@@ -10,10 +10,10 @@ from collections.abc import Collection
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from manifold.runtime.kinds import DataSpec, Kind
-from manifold.runtime.manifest import problems
+from manifold.runtime.manifest import figures, problems
 from manifold.runtime.manifest.conditions import Classes, Condition, Item, Several, Text, Values
 from manifold.runtime.manifest.latents import CodesSpec, LatentSpec
 from manifold.runtime.manifest.scoring import Classification, Scoring
@@ -30,6 +30,9 @@ class Metric(Record):
 
     name: str
     value: float
+    se: float | None = Field(
+        default=None, ge=0, description="standard error of the value over items and random draws, if it is known"
+    )
     unit: str = ""
     protocol: dict[str, Any] = Field(default_factory=dict)
 
@@ -147,6 +150,14 @@ class Manifest(Record):
     files: dict[str, FileRecord] = Field(
         default_factory=dict, description="checksum and size of every file except the manifest"
     )
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _renamed(cls, metrics: Any) -> Any:
+        """Give the figures of earlier manifests their present names."""
+        if isinstance(metrics, list | tuple) and all(isinstance(each, dict) for each in metrics):
+            return tuple(figures.renamed(metrics))
+        return metrics
 
     # --- items ---
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from manifold.runtime.manifest.figures import Form, form_of
 from manifold.runtime.records import Record
 
 
@@ -19,10 +20,19 @@ class Likelihood(Record):
     observed: str = Field(
         description="the definition of x: how grey values were binarised, the number of levels, or the units of a density"
     )
+    form: Form | None = Field(
+        default=None,
+        description="the form of x in the names of figures: static, dynamic or threshold (how pixels were binarised), levels, density, or columns",
+    )
     discrete: bool = Field(
         default=True,
         description="true if p(x) is a probability and not a density, so that bits per dimension can be stated",
     )
+
+    @property
+    def named(self) -> Form | None:
+        """The form of x; for an earlier manifest, that which the text states."""
+        return self.form or form_of(self.observed)
 
 
 class Term(Record):

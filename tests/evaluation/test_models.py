@@ -41,18 +41,20 @@ def test_a_report_of_a_vae(tiny_models: Path, tmp_path: Path) -> None:
     assert set(found["protocol"]) == {"extractor", "extractor_sha256", "reference", "n", "resize", "seed"}
     wanted = {
         "fd_classifier", "fd_classifier_infinity", "kid", "kid_se", "is_marginal", "is_prior", "precision", "recall", "duplicates",
-        "nll", "bits_per_dim", "reconstruction_mse", "psnr", "nearest_train_distance",
+        "elbo_threshold", "elbo_threshold_se", "bits_per_dim", "bits_per_dim_se", "reconstruction_mse", "psnr_mean", "nearest_train_distance",
     }  # fmt: skip
     assert wanted <= set(found["metrics"])
     assert {"train_vs_test", "test_is_marginal", "test_is_prior", "perfect_generator"} <= set(found["anchors"])
     assert found["anchors"]["train_vs_test"] < found["metrics"]["fd_classifier"]
-    detail = found["details"]["nll"]
+    detail = found["details"]["elbo_threshold"]
     assert (detail["bound"], detail["k"], detail["observed"]) == (
-        "upper bound: -ELBO",
+        "lower bound on log p(x)",
         8,
         "grey values binarised at 1/2",
     )
-    assert found["metrics"]["bits_per_dim"] == pytest.approx(found["metrics"]["nll"] / 64 / np.log(2), rel=1e-5)
+    assert found["metrics"]["bits_per_dim"] == pytest.approx(
+        -found["metrics"]["elbo_threshold"] / 64 / np.log(2), rel=1e-5
+    )
     assert [row["class"] for row in found["by_class"]] == list("0123456789")
     assert sum(row["share"] for row in found["by_class"]) == pytest.approx(1, abs=1e-3)
     text = page.read_text()
@@ -75,8 +77,8 @@ def test_a_conditional_model_is_asked_for_classes(tiny_models: Path) -> None:
     found = json.loads(run("evaluate", "pixelcnn", "--n", "100", "--json", models=tiny_models))
     assert 0 <= found["metrics"]["class_accuracy"] <= 1
     assert found["anchors"]["test_class_accuracy"] > 0.98
-    assert "psnr" not in found["metrics"]  # it cannot reconstruct
-    assert found["details"]["nll"]["bound"] == "exact"
+    assert "psnr_mean" not in found["metrics"]  # it cannot reconstruct
+    assert found["details"]["nll_levels"]["bound"] == "exact"
 
 
 def test_codes_are_counted(extractor: Extractor, real: RealArrays) -> None:

@@ -32,7 +32,7 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     engine.load(folder, device="cpu")  # the checksums still hold
     directions = dict(row[0].partition(" (")[::2] for row in cells.metric_rows(found))
     assert directions["kid"] == "lower is better)"
-    assert directions["psnr"] == "higher is better)"
+    assert directions["psnr_mean"] == "higher is better)"
     assert all(directions.values())  # every figure of a report says which direction is better
     (recorded,) = recording.recorded(after)
     for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
@@ -56,10 +56,15 @@ def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) ->
         json.loads(run("evaluate", name, "--n", "100", "--json", models=tiny_models)) for name in ("vae", "pixelcnn")
     ]
     alone, together = comparison.to_markdown(both[:1]), comparison.to_markdown(both)
-    assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound is marked as one
+    assert f"| {both[0]['metrics']['elbo_threshold']:.4g} ± " in alone
+    assert f"≤ {both[0]['metrics']['bits_per_dim']:.4g} ± " in alone  # a bound is marked as one
+    assert "nll_levels (lower is better)" in comparison.to_markdown(both[1:])
     assert "≤" not in comparison.to_markdown(both[1:])  # an exact likelihood is not marked
     assert "bits_per_dim" not in together
-    assert "nll is omitted, as the models' x differs: grey values binarised at 1/2; pixels at 4 levels" in together
+    assert (
+        "likelihoods are omitted, as the models' x differs: grey values binarised at 1/2; pixels at 4 levels"
+        in together
+    )
 
 
 def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:

@@ -25,11 +25,13 @@ from manifold.runtime.manifest import (
     Scoring,
     TensorSpec,
     Term,
+    figures,
 )
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Emission, Levels, LogisticMixture, Mixture
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, imputing, nothing, sampling
 from manifold.training.networks.layers import per_item
@@ -113,11 +115,6 @@ class GatedPixelCNN(GatedNetwork):
     def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
         return torch.rand(like.shape, generator=generator, device=like.device)
 
-    def bits_per_dim(self, nats: float) -> float:
-        """Return the bits per dimension of an item's -log p. For a density on [0, 1], log2 of the number of levels is added."""
-        bits = nats / (math.log(2) * self.parts * self.height * self.width)
-        return bits if self.emission.integers else bits + math.log2(self.levels)
-
     def loss(self, batch: Batch) -> Losses:
         """Return -log p in nats, averaged over the batch."""
         items = self.observe(batch.items, batch.generator)
@@ -167,20 +164,17 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
     """Return the exact NLL of the test split, given the true class and marginalised over classes, in nats and bits/dim."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
-    sums: dict[str, float] = {}
+    name, means = figures.name_of("exact", _form(model, by_chance=model.by_chance)), Means()
     for batch in in_order(data.test, 500, generator):
         items = model.observe(batch.items, generator)
-        figures = {}
         if model.classes:
             every = torch.stack([
                 per_item(model.nll(items, model.to_condition(torch.full_like(batch.labels, y)))) for y in range(model.classes)
             ], 1).double()  # fmt: skip
-            figures["nll_given_class"] = every.gather(1, batch.labels[:, None])
-            figures["nll"] = math.log(model.classes) - (-every).logsumexp(1)
+            means.add({f"{name}_given_class": every.gather(1, batch.labels[:, None])[:, 0]})
+            means.add({name: math.log(model.classes) - (-every).logsumexp(1)})
         else:
-            figures["nll"] = per_item(model.nll(items, model.to_condition(batch.labels))).double()
-        for name, nats in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(nats.sum()) / len(data.test)
+            means.add({name: per_item(model.nll(items, model.to_condition(batch.labels)))})
     protocol = {
         **data.protocol,
         "bound": "exact",
@@ -189,9 +183,18 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
         "n": len(data.test),
         "seed": config.seed,
     }
-    metrics = [Metric(name=name, value=round(nats, 4), unit="nats", protocol=protocol) for name, nats in sums.items()]
-    bits = model.bits_per_dim(sums["nll"])
-    return [*metrics, Metric(name="bits_per_dim", value=round(bits, 4), unit="bits/dim", protocol=protocol)]
+    metrics = list(means.metrics({key: protocol for key in (f"{name}_given_class", name) if key in means}))
+    more = 0.0 if model.emission.integers else math.log2(model.levels)
+    return [*metrics, bits_per_dim(means, name, model.parts * model.height * model.width, protocol, more)]
+
+
+def _form(model: GatedPixelCNN, *, by_chance: bool) -> figures.Form:
+    """Return the form of x in the names of figures. `by_chance`: whether values are rounded at random, or to the nearest level as in graphs."""
+    if not model.emission.integers:
+        return "density"
+    if model.levels > 2:
+        return "levels"
+    return "static" if not model.rounds else "dynamic" if by_chance else "threshold"
 
 
 def _observed(model: GatedPixelCNN) -> str:
@@ -264,9 +267,12 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
         kind="nll",
         description="exact -log p(x) in nats, marginalised over classes unless one is given",
         likelihood=Likelihood(
-            bound="exact", observed=settled if integers else f"{settled}, in the middle of their intervals: a density on [0, 1]", discrete=integers
+            bound="exact",
+            form=_form(model, by_chance=False),
+            observed=settled if integers else f"{settled}, in the middle of their intervals: a density on [0, 1]",
+            discrete=integers,
         ),
-    )  # fmt: skip
+    )
     codes = (
         TensorSpec(role="codes", dtype="int64", shape=grid)
         if integers

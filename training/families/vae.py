@@ -24,6 +24,7 @@ from manifold.runtime.manifest import (
     Prior,
     TensorSpec,
     Term,
+    figures,
 )
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
@@ -32,6 +33,7 @@ from manifold.training.data import Data, Part
 from manifold.training.data.parts import subset
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
+from manifold.training.means import Means
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
 from manifold.training.networks.layers import mlp, per_item
@@ -247,54 +249,46 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     """Return test ELBO, IWAE-k, KL by dimension and active units; for the autoencoder only the reconstruction."""
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(config.seed)
-    binarised = {"binarisation": "dynamic, one draw an item"} if config.likelihood == "bernoulli" else {}
-    protocol = {**data.protocol, **binarised, "likelihood": config.likelihood, "n": len(data.test), "seed": config.seed}
-    sums: dict[str, float] = {}
-    means = []
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
+    form = likelihoods.form_of(config.likelihood, data.spec, by_chance=True)
+    protocol = {
+        **data.protocol, "likelihood": config.likelihood, "observed": likelihoods.SEEN[form], "n": len(data.test), "seed": config.seed
+    }  # fmt: skip
+    elbo, tight = figures.name_of("elbo", form), figures.name_of("iwae", form, config.iwae_k)
+    means, by_dimension, places = Means(), Means(), []
     size = max(1, min(1000, 50_000 // config.iwae_k))
     for batch in in_order(data.test, size, generator):
         x = model.likelihood.observe(batch.items.flatten(1), generator)
         c = model.condition(batch.labels, batch.factors)
-        noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=device)
+        noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=x.device)
         reconstruction, kl = model.terms(x, noise, c)
-        figures = {"reconstruction": reconstruction}
+        means.add({"reconstruction": reconstruction})
         if config.variational:
             mean, log_variance = model.encode(x, c)
             assert log_variance is not None
-            means.append(mean)
-            many = torch.randn((config.iwae_k, len(x), config.latent_dim), generator=generator, device=device)
-            figures |= {"kl": kl, "elbo": -(reconstruction + kl), f"iwae_{config.iwae_k}": iwae(model, x, many, c)}
-            figures |= {f"kl_{i:02d}": column for i, column in enumerate(gaussian_kl(mean, log_variance).T)}
-        for name, values in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)
-    per_dimension = [round(sums.pop(name), 4) for name in sorted(sums) if name.startswith("kl_")]
-    metrics = [
-        Metric(name=name, value=round(value, 4), unit="nats", protocol={**protocol, "bound": _bound(name)})
-        for name, value in sums.items()
-    ]
-    if config.variational:
-        active = active_units(torch.cat(means))
-        rule = f"variance of the posterior mean over the test split above {ACTIVE}"
-        metrics.append(
-            Metric(
-                name="active_units",
-                value=active,
-                unit=f"of {config.latent_dim}",
-                protocol={**protocol, "rule": rule, "kl_by_dimension": per_dimension},
-            )
-        )
-    return metrics
-
-
-def _bound(name: str) -> str:
-    k = name.removeprefix("iwae_")
-    return {
-        "elbo": "lower bound on log p(x), one draw, analytic KL",
-        "reconstruction": "-E log p(x | z)",
+            places.append(mean)
+            many = torch.randn((config.iwae_k, len(x), config.latent_dim), generator=generator, device=x.device)
+            means.add({"kl": kl, elbo: -(reconstruction + kl), tight: iwae(model, x, many, c)})
+            by_dimension.add({str(i): column for i, column in enumerate(gaussian_kl(mean, log_variance).T)})
+    bounds = {"reconstruction": "-E log p(x | z), one draw"}
+    if not config.variational:
+        return list(means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}))
+    bounds |= {
         "kl": "KL(q(z | x) || p(z))",
-    }.get(name, f"importance-weighted lower bound on log p(x), k = {k}")
+        elbo: "lower bound on log p(x), one draw, analytic KL",
+        tight: f"importance-weighted lower bound on log p(x), k = {config.iwae_k}",
+    }
+    active = Metric(
+        name="active_units",
+        value=active_units(torch.cat(places)),
+        unit=f"of {config.latent_dim}",
+        protocol={
+            **protocol,
+            "rule": f"variance of the posterior mean over the test split above {ACTIVE}",
+            "kl_by_dimension": [round(by_dimension[str(i)], 4) for i in range(config.latent_dim)],
+        },
+    )
+    return [*means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}), active]
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
@@ -455,6 +449,7 @@ def _terms(config: Config, spec: Kind) -> list[Term]:
         bound="elbo",
         k=SCORE_DRAWS,
         observed=likelihoods.OBSERVED[config.likelihood],
+        form=likelihoods.form_of(config.likelihood, spec, by_chance=False),
         discrete=config.likelihood in likelihoods.DISCRETE,
     )
     first = terms.reconstruction("-log p(x | z) in nats, over draws fixed in the artifact")

@@ -18,13 +18,24 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
+from manifold.runtime.manifest import (
+    CodesSpec,
+    InputSpec,
+    LatentSpec,
+    Likelihood,
+    Metric,
+    Scoring,
+    TensorSpec,
+    Term,
+    figures,
+)
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
+from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Levels
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
 from manifold.training.networks.layers import per_item
@@ -113,6 +124,7 @@ class VQVAE(nn.Module):
             )
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
         self.observed, self.discrete = likelihoods.OBSERVED[name], name in likelihoods.DISCRETE
+        self.form = likelihoods.form_of(name, spec, by_chance=False)
         self.likelihood = likelihoods.build(
             name, spec, noise=config.noise, floor=1e-3, components=config.components, train=data.train
         )
@@ -261,38 +273,44 @@ def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
     """Return the bound with the uniform and the learned prior, its parts, and the codebook's usage over the training split."""
-    device = next(model.parameters()).device
-    generator = torch.Generator(device).manual_seed(config.seed)
-    binarised = {"binarisation": "dynamic, one draw an item"} if model.config.likelihood == "bernoulli" else {}
-    protocol = {**data.protocol, **binarised, "n": len(data.test), "seed": config.seed}
-    sums: dict[str, float] = {}
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
+    form = likelihoods.form_of(config.likelihood, data.spec, by_chance=True)
+    elbo = figures.name_of("elbo", form)
+    protocol = {
+        **data.protocol, "likelihood": config.likelihood, "observed": likelihoods.SEEN[form], "n": len(data.test), "seed": config.seed
+    }  # fmt: skip
+    means = Means()
     for batch in in_order(data.test, 500, generator):
         x, labels = model.see(batch), batch.labels
         codes = model.codes_of(model.vectors(x))
         reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
-        figures = {"reconstruction": reconstruction, "nll_uniform_prior": reconstruction + model.uniform_nats}
+        means.add({"reconstruction": reconstruction, f"{elbo}_uniform_prior": -reconstruction - model.uniform_nats})
         if model.classes:
             each = [
                 per_item(model.prior.nll(codes, model.prior.to_condition(torch.full_like(labels, y))))
                 for y in range(model.classes)
             ]
             by_class = -torch.stack(each, 1)
-            figures["nll_given_class"] = reconstruction - by_class.gather(1, labels[:, None])[:, 0]
-            figures["nll"] = reconstruction - by_class.logsumexp(1) + math.log(model.classes)
+            means.add({
+                f"{elbo}_given_class": by_class.gather(1, labels[:, None])[:, 0] - reconstruction,
+                elbo: by_class.logsumexp(1) - math.log(model.classes) - reconstruction,
+            })  # fmt: skip
         else:
-            figures["nll"] = reconstruction + per_item(model.prior.nll(codes, model.prior.to_condition(labels)))
-        for name, values in figures.items():
-            sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)
+            means.add({elbo: -reconstruction - per_item(model.prior.nll(codes, model.prior.to_condition(labels)))})
     used, perplexity = usage(training_codes(model, data.train), config.levels)
-    bound = "upper bound on -log p(x): -log p(x | z_q) - log p(codes)"
-    metrics = [
-        Metric(name=name, value=round(value, 4), unit="nats", protocol={**protocol, "bound": bound})
-        for name, value in sums.items()
-    ]
+    bound = {"bound": "lower bound on log p(x): log p(x | z_q) + log p(codes)"}
+    protocols = {
+        "reconstruction": {**protocol, "bound": "-log p(x | z_q)"},
+        **{
+            name: {**protocol, **bound}
+            for name in (f"{elbo}_uniform_prior", f"{elbo}_given_class", elbo)
+            if name in means
+        },
+    }
+    metrics = list(means.metrics(protocols))
     if model.discrete:
-        bits = sums["nll"] / math.prod(model.shape) / math.log(2)
         metrics.append(
-            Metric(name="bits_per_dim", value=round(bits, 4), unit="bits/dim", protocol={**protocol, "bound": bound})
+            bits_per_dim(means, elbo, math.prod(model.shape), {**protocol, "bound": "upper bound: from the ELBO"})
         )
     over = {"part": "train", "n": len(data.train), "levels": config.levels}
     return [
@@ -414,7 +432,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
         InputSpec(role="latent", source="latent", shape=(size,)),
         TensorSpec(role="codes", dtype="int64", shape=model.grid),
     )
-    likelihood = Likelihood(bound="elbo", observed=model.observed, discrete=model.discrete)
+    likelihood = Likelihood(bound="elbo", observed=model.observed, form=model.form, discrete=model.discrete)
     terms = (
         Term(name="reconstruction", kind="nll", description="-log p(x | z_q) in nats"),
         Term(name="prior", kind="nll", description="-log p(codes) in nats"),

@@ -16,6 +16,7 @@ from manifold.runtime.errors import shown
 from manifold.runtime.kinds import DataSpec
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.manifest.figures import Form
 from manifold.training.data import Part
 from manifold.training.data.parts import count, first
 from manifold.training.errors import TrainingError
@@ -26,8 +27,8 @@ from manifold.training.likelihoods.pixels import Bernoulli, Gaussian, GaussianLe
 from manifold.training.likelihoods.unseen import Unseen, filled, pick, unseen_nats
 
 __all__ = [
-    "DISCRETE", "FITTED", "NAMES", "OBSERVED", "Bernoulli", "Columns", "DecoderLikelihood", "Gaussian", "GaussianLearned", "Histogram", "Laplace",
-    "Logistic", "LogisticByMean", "LogisticLearned", "LogisticMixture", "Unseen", "build", "filled", "pick", "start_at_mean",
+    "DISCRETE", "FITTED", "NAMES", "OBSERVED", "SEEN", "Bernoulli", "Columns", "DecoderLikelihood", "Gaussian", "GaussianLearned", "Histogram", "Laplace",
+    "Logistic", "LogisticByMean", "LogisticLearned", "LogisticMixture", "Unseen", "build", "filled", "form_of", "pick", "start_at_mean",
     "unseen_nats",
 ]  # fmt: skip
 
@@ -46,7 +47,24 @@ OBSERVED = {
     "columns": "encoded columns, in scaled units",
 }
 FITTED = 20_000  # number of training items to which histograms are fitted
+# the form of x in figures of a test split, as a protocol states it
+SEEN = {
+    "static": "pixels of two levels",
+    "dynamic": "grey values binarised at random, one draw an item",
+    "threshold": "grey values binarised at 1/2",
+    "levels": "levels",
+    "density": "values in [0, 1], a density",
+    "columns": "encoded columns, in scaled units",
+}
 DISCRETE = ("bernoulli", *OF_LEVELS)
+
+
+def form_of(name: str, spec: DataSpec, *, by_chance: bool) -> Form:
+    """Return the form of x in the names of figures. `by_chance`: whether grey pixels are binarised at random, or at 1/2 as in graphs."""
+    if name == "bernoulli":
+        static = isinstance(spec, ImageSpec) and spec.levels == 2
+        return "static" if static else "dynamic" if by_chance else "threshold"
+    return "columns" if name == "columns" else "levels" if name in OF_LEVELS else "density"
 
 
 def build(

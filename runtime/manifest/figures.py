@@ -1,0 +1,107 @@
+"""The names of likelihood figures. A name states the bound and the form of x, as two figures with other bounds or forms are not comparable.
+
+    nll_FORM           exact -log p(x) in nats; lower is better
+    elbo_FORM          a lower bound on log p(x) in nats; higher is better
+    iwae_K_FORM        the importance-weighted lower bound with K draws; higher is better
+    bits_per_dim       -log2 p(x), or its upper bound, divided by the number of values; lower is better
+
+The forms are static (pixels that were binarised once and for all), dynamic (binarised at random for each evaluation), threshold (binarised at
+1/2), levels (grey or colour levels), density (real values) and columns (encoded rows of a table).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+Form = Literal["static", "dynamic", "threshold", "levels", "density", "columns"]
+FORMS: tuple[str, ...] = get_args(Form)
+SE = "_se"  # suffix of the standard error of a figure
+BOUNDS = {"exact": "nll", "elbo": "elbo", "iwae": "iwae"}
+EARLIER = re.compile(r"nll|nll_se|elbo|iwae_\d+|nll_given_class|nll_uniform_prior|psnr")  # names without a form
+# the forms of earlier texts about x, by a part of the text; the first that occurs counts
+TEXTS: tuple[tuple[str, Form], ...] = (
+    ("dynamic", "dynamic"), ("rounded by chance", "dynamic"), ("binarised at 1/2", "threshold"), ("pixels at 2 levels, the nearest", "threshold"),
+    ("pixels at 2 levels, rounded to the nearest", "threshold"), ("pixels at 2 levels", "static"), ("density", "density"), ("levels", "levels"),
+    ("columns", "columns"),
+)  # fmt: skip
+LIKELIHOODS: dict[str, Form] = {
+    "columns": "columns",
+    "gaussian": "density",
+    "gaussian-learned": "density",
+    "laplace": "density",
+}
+
+
+def name_of(bound: str, form: str, k: int = 1) -> str:
+    """Return the name of a likelihood figure. `bound` is exact, elbo or iwae."""
+    return f"iwae_{k}_{form}" if bound == "iwae" else f"{BOUNDS[bound]}_{form}"
+
+
+def is_likelihood(name: str) -> bool:
+    """Return whether a figure is a likelihood in nats, or its standard error."""
+    return (
+        re.fullmatch(rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})(_given_class|_uniform_prior)?({SE})?", name) is not None
+    )
+
+
+def form_of(observed: str) -> Form | None:
+    """Return the form of x that a text describes, as earlier manifests only contain the text; None if it describes none."""
+    return next((form for part, form in TEXTS if part in observed), None)
+
+
+def renamed(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the metrics of a manifest with the names that state their protocol. Metrics of earlier manifests are renamed.
+
+    An upper bound on -log p(x) that was called nll becomes an ELBO, with the opposite sign.
+    """
+    found = [dict(metric) for metric in metrics]
+    forms = {_group(metric): metric for metric in found if metric.get("name") == "nll"}
+    for metric in found:
+        name = metric.get("name")
+        if not isinstance(name, str) or EARLIER.fullmatch(name) is None:
+            continue
+        if name == "psnr":
+            metric["name"] = "psnr_mean"
+            continue
+        stated = _stated(forms.get(_group(metric), metric) if name == "nll_se" else metric)
+        form = _form(stated)
+        if form is None:
+            continue
+        exact = stated.get("bound") == "exact"
+        if name == "nll_se":
+            metric["name"] = ("nll_" if exact else "elbo_") + form + SE
+        elif name.startswith("nll"):
+            metric["name"] = ("nll_" if exact else "elbo_") + form + name.removeprefix("nll")
+            if not exact and isinstance(metric.get("value"), int | float):
+                metric["value"] = -metric["value"]
+        else:
+            metric["name"] = f"{name}_{form}"
+    return found
+
+
+def _group(metric: Mapping[str, Any]) -> str:
+    """Return a key that the figures of one evaluation share."""
+    protocol = metric.get("protocol")
+    return str([protocol.get(key) for key in ("by", "prior", "common")]) if isinstance(protocol, Mapping) else ""
+
+
+def _stated(metric: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the protocol of a figure; that of an evaluation is below `detail`."""
+    protocol = metric.get("protocol")
+    if not isinstance(protocol, Mapping):
+        return {}
+    detail = protocol.get("detail")
+    return detail if isinstance(detail, Mapping) else protocol
+
+
+def _form(stated: Mapping[str, Any]) -> Form | None:
+    """Return the form of x that the protocol of an earlier figure states."""
+    if isinstance(text := stated.get("binarisation") or stated.get("observed"), str):
+        return form_of(text)
+    likelihood = stated.get("likelihood")
+    if isinstance(likelihood, str):
+        return LIKELIHOODS.get(likelihood, "levels")
+    # earlier reports of VQ-VAEs state neither; those of binarised pixels state `binarisation`
+    return "levels" if "z_q" in str(stated.get("bound")) else None
