@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifold.training.likelihoods import LEAST_LOG_SCALE, softplus
+from manifold.training.networks.layers import exact
 
 EDGE = 1e-6  # uniforms are clamped to [EDGE, 1 - EDGE] before a quantile is computed
 
@@ -86,11 +87,6 @@ class Levels(Emission):
             if part + 1 < self.parts:
                 h = h + self.told(level + part * self.levels)
         return torch.stack(picked, 1)
-
-
-def exact(x: Tensor) -> Tensor:
-    """Convert to single precision at least. Nats are summed over hundreds of positions, for which half precision (in training) is too coarse."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Mixture(Emission):
