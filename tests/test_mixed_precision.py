@@ -21,7 +21,7 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.loop import checkpoints
 from manifold.training.loop.steps import Loop
-from manifold.training.networks import dcgan
+from manifold.training.networks import adversarial, dcgan
 from manifold.training.train import fabric_of, train
 from tests.conftest import ROOT
 from tests.two_processes import OPTIONS
@@ -91,7 +91,7 @@ def test_nats_of_a_network_in_half_precision_are_computed_in_single_precision(tm
     """The loss equals that of the rounded outputs of the networks. Nats that are computed in half precision differ in the third digit."""
     loop = loop_of(tmp_path, "vae", digits, "bf16-mixed")
     outputs: list[Tensor] = []
-    loop.bare.decoder[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))  # type: ignore[index, operator, union-attr]
+    loop.bare.decoder[-1].register_forward_hook(lambda module, inputs, output: outputs.append(output))  # type: ignore[index, union-attr]
     batch = loop.batch()
     state = loop.generator.get_state()
     losses = loop.losing(partial(loop.phases[0].players[0].loss, batch))
@@ -107,7 +107,7 @@ def test_spectral_norms_and_unrolled_steps_use_single_precision(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, set[bool]] = {"norm": set(), "steps": set()}
-    power, unrolled = dcgan.SpectralNorm._power_method, families.gan.adversarial.unrolled
+    power, unrolled = dcgan.SpectralNorm._power_method, adversarial.unrolled
 
     def spy(self: Any, *arguments: Any) -> None:
         seen["norm"].add(torch.is_autocast_enabled("cpu"))
@@ -118,7 +118,7 @@ def test_spectral_norms_and_unrolled_steps_use_single_precision(
         return unrolled(*arguments)
 
     monkeypatch.setattr(dcgan.SpectralNorm, "_power_method", spy)
-    monkeypatch.setattr(families.gan.adversarial, "unrolled", steps)
+    monkeypatch.setattr(adversarial, "unrolled", steps)
     loop = loop_of(tmp_path, "gan", digits, "bf16-mixed", unrolled=1, spectral=True)
     losses_and_dtypes(loop)
     assert seen == {"norm": {False}, "steps": {False}}

@@ -122,7 +122,8 @@ class State:
 
     def _scaling(self) -> dict[str, Any]:
         """Return the state of the loss scaling of 16-mixed. It is empty for other precisions."""
-        return self.fabric.strategy.precision.state_dict()
+        state: dict[str, Any] = self.fabric.strategy.precision.state_dict()
+        return state
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self.position = Position(**state["position"])

@@ -108,8 +108,11 @@ class Loop(State):
             logged |= {prefix + name: value.detach() for name, value in losses.items()}
             if phase.watch and norm is not None:
                 logged[f"{prefix}gradient_norm"] = norm.detach()
-        if self.fabric.world_size > 1:  # if a loss of one process is not finite, neither is the mean, and all processes stop
+        if (
+            self.fabric.world_size > 1
+        ):  # if a loss of one process is not finite, neither is the mean, and all processes stop
             means = self.fabric.all_reduce(torch.stack(list(logged.values())), reduce_op="mean")
+            assert isinstance(means, Tensor)
             logged = dict(zip(logged, means.unbind(), strict=True))
         self.unread.add(self.position.step, logged)
         self.average.update(self.position.step)
