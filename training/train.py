@@ -36,6 +36,9 @@ def train(
 ) -> Path:
     """Train the run to its end, or for `stop_after` steps. Return its folder.
 
+    With the precisions bf16-mixed and 16-mixed, losses are computed under torch's autocast; evaluations are always in float32. Several
+    `devices` have one process each, whose gradients are averaged.
+
     Without `watch` only checkpoints are written, but no log, curves, samples or figures. This is for temporary models. Raises Diverged if a
     loss is not finite, and Interrupted on Ctrl-C. The last checkpoint is readable after both.
     """
