@@ -15,6 +15,7 @@ from manifold.training.errors import Diverged
 from manifold.training.families import gan, vae
 from manifold.training.loop import checkpoints, steps
 from manifold.training.loop.unread import Unread
+from manifold.training.networks.quantiser import _apart
 from manifold.training.train import train
 from tests import test_watching
 from tests.test_train import flat, make_run
@@ -90,6 +91,12 @@ def test_a_later_failure_does_not_hide_the_loss(tmp_path: Path, digits: Data, mo
     with pytest.raises(Diverged, match="at step 3,"):
         train(make_run(tmp_path / "run"), digits, device="cpu", quiet=True)
     assert len(calls) == 6
+
+
+def test_vectors_that_are_not_finite_do_not_stop_a_codebook() -> None:
+    """An error of torch.multinomial on a GPU would end the process before the loss is read."""
+    z = torch.tensor([[NAN, 0.0], [0.0, 0.0], [float("inf"), 1.0]])
+    assert _apart(z, torch.zeros(1, 2), 2, torch.Generator().manual_seed(0)).shape == (2, 2)
 
 
 def test_the_first_player_is_named(tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,8 +123,9 @@ def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Te
     least = torch.cdist(z, entries).square().amin(1) if len(entries) else torch.ones_like(z[:, 0])
     chosen = []
     for _ in range(n):
-        # if all vectors equal an entry, they are chosen uniformly
-        one = z[torch.multinomial(least.clamp(min=TIED), 1, generator=generator)]
+        # if all vectors equal an entry, they are chosen uniformly. NaN would stop a GPU before the loop reports the loss that is not finite
+        weights = least.nan_to_num(nan=TIED, posinf=TIED).clamp(min=TIED)
+        one = z[torch.multinomial(weights, 1, generator=generator)]
         least = torch.minimum(least, (z - one).square().sum(1))
         chosen.append(one)
     return torch.cat(chosen) if chosen else z[:0]
