@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -140,6 +142,28 @@ def test_a_run_in_mixed_precision_is_evaluated_in_single_precision(tmp_path: Pat
     other = checkpoints.load(parts.checkpoint)
     for part in ("model", "average"):
         assert [name for name, value in state[part].items() if not torch.equal(value, other[part][name])] == []
+
+
+def test_scaled_losses_are_clipped_and_resumed(tmp_path: Path, digits: Data) -> None:
+    """With 16-mixed, gradients are unscaled before they are clipped, and a checkpoint has the state of the scaling."""
+    run = loop_of(tmp_path / "run", "vae", digits, "32-true", clip_norm=1.0).run
+
+    def loop() -> Loop:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
+        return Loop(run, digits, Fabric(accelerator="cpu", plugins=[MixedPrecision("16-mixed", "cpu", scaler)]))
+
+    whole = loop()
+    whole.begin(False)
+    whole.run_phases(6)
+    resumed = loop()
+    resumed.begin(True)
+    for each in (whole, resumed):
+        each.step(each.batch())
+    scaling = whole.fabric.strategy.precision.state_dict()
+    assert (scaling["scale"], scaling["_growth_tracker"]) == (2.0**11, 3)
+    assert resumed.fabric.strategy.precision.state_dict() == scaling
+    for one, other in zip(whole.bare.parameters(), resumed.bare.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("precision", ["12", "bf16-true", "64-true", "16-true", "32"])
