@@ -74,7 +74,7 @@ def formats(incomplete: str) -> list[str]:
 
 def precisions(incomplete: str) -> list[str]:
     """Return the precisions whose names begin with `incomplete`."""
-    return _beginning(incomplete, early.PRECISIONS)
+    return _beginning(incomplete, outlines.PRECISIONS)
 
 
 def resizes(incomplete: str) -> list[str]:

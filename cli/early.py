@@ -12,7 +12,6 @@ from pathlib import Path
 from manifold.runtime.errors import InvalidValue, near, shown
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 ENDPOINTS = ("sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute")
 
 
@@ -26,10 +25,12 @@ def check_choice(option: str, value: str, valid: Sequence[str]) -> None:
         )
 
 
-def check_device(device: str, precision: str = PRECISIONS[0]) -> None:
+def check_device(device: str, precision: str = "32-true") -> None:
     """Raise InvalidValue for an unknown device or precision."""
+    from manifold.training import outlines
+
     check_choice("device", device, DEVICES)
-    check_choice("precision", precision, PRECISIONS)
+    check_choice("precision", precision, outlines.PRECISIONS)
 
 
 def check_recipe(family: str, preset: str, settings: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ def train(
     settings: Changes = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make. By default runs/FAMILY-DATA.")] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="Precision: 32-true, or bf16-mixed on a GPU.", autocompletion=completion.precisions)] = "32-true",
+    precision: Annotated[str, typer.Option(help="Precision: 32-true; or bf16-mixed or 16-mixed, for a GPU.", autocompletion=completion.precisions)] = "32-true",
     devices: Annotated[int, typer.Option(min=1, max=64, help="Number of devices.")] = 1,
     size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Folder of images: size that the images are resized to.")

@@ -296,9 +296,9 @@ def test_options_are_read_as_they_are_meant() -> None:
     assert (config.hidden, config.lr, config.variational, config.likelihood) == ((3, 4), 1.0, False, "laplace")  # type: ignore[attr-defined]
 
 
-def test_unknown_family_device_and_precision(tmp_path: Path, digits: Data) -> None:
+def test_unknown_family_and_devices(tmp_path: Path, digits: Data) -> None:
     with pytest.raises(TrainingError, match="valid are cgan, classifier, cvae, gan, pixelcnn"):
         families.get("gan9")
-    for options in ({"device": "tpu9"}, {"precision": "12"}, {"devices": 0}):
+    for options in ({"device": "tpu9"}, {"devices": 0}):
         with pytest.raises(TrainingError, match="device, devices, precision"):
             train(make_run(tmp_path / "run"), digits, quiet=True, **{"device": "cpu", **options})  # type: ignore[arg-type]

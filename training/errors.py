@@ -12,4 +12,11 @@ class DataError(TrainingError):
 
 
 class Diverged(TrainingError):
-    """The error for a loss that is not finite. The message states the step, the phase and the last good checkpoint."""
+    """The error for a loss that is not finite. The message states the step, the phase, the player and the last good checkpoint.
+
+    `step` is the number of steps that were completed before the first such loss.
+    """
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step

@@ -20,6 +20,11 @@ from manifold.training.errors import TrainingError
 PACKAGE = Path(__file__).parent
 ITEMS = ("images", "rows")  # the items that a family learns, if it does not declare them
 PRESETS = ("smoke", "cpu", "gpu")  # the presets of every family
+PRECISIONS = (
+    "32-true",
+    "bf16-mixed",
+    "16-mixed",
+)  # float32, or mixed precision, whose losses are computed under autocast
 FORMATS = ("onnx", "torchscript")  # the formats of exported graphs
 CHECKPOINT = "checkpoint.safetensors"  # the file of a run folder that shows that training began
 MODULE = "manifold.training"  # modules below it can hold a base class of a family's options

@@ -15,7 +15,12 @@ Losses = dict[str, Tensor]  # scalars in nats; "loss" is minimised
 
 @dataclass(frozen=True)
 class Player:
-    """A set of parameters with its own optimiser and loss. The players of a phase take turns in each step (an adversarial pair has two)."""
+    """A set of parameters with its own optimiser and loss. The players of a phase take turns in each step (an adversarial pair has two).
+
+    With mixed precision the loop calls the loss under torch's autocast: matrix products and convolutions have half precision. The outputs of
+    networks are converted to single precision before nats are computed (`networks.layers.exact`), and computations that need it throughout,
+    such as the choice of a codebook's entries, turn autocast off. Batches, weights, averages and optimisers always have single precision.
+    """
 
     name: str
     parameters: tuple[nn.Parameter, ...]

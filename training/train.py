@@ -11,8 +11,8 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import nn
 
-from manifold.runtime.errors import command, reason
-from manifold.training import datasets, families
+from manifold.runtime.errors import command, reason, shown
+from manifold.training import datasets, families, outlines
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.loop import checkpoints
@@ -35,6 +35,9 @@ def train(
     watch: bool = True,
 ) -> Path:
     """Train the run to its end, or for `stop_after` steps. Return its folder.
+
+    With the precisions bf16-mixed and 16-mixed, losses are computed under torch's autocast; evaluations are always in float32. Several
+    `devices` have one process each, whose gradients are averaged.
 
     Without `watch` only checkpoints are written, but no log, curves, samples or figures. This is for temporary models. Raises Diverged if a
     loss is not finite, and Interrupted on Ctrl-C. The last checkpoint is readable after both.
@@ -66,9 +69,17 @@ def check_new(run: TrainingRun) -> None:
 
 
 def fabric_of(device: str, devices: int, precision: Any) -> Fabric:
-    """Return Lightning's Fabric for these devices. Raises TrainingError if this machine lacks them."""
+    """Return Lightning's Fabric for these devices. Raises TrainingError for an unknown precision, or if this machine lacks the devices."""
+    if precision not in outlines.PRECISIONS:
+        raise TrainingError(
+            f"precision: unknown {shown(precision)}; valid are {', '.join(outlines.PRECISIONS)}",
+            field="precision",
+            valid=outlines.PRECISIONS,
+        )
     try:
-        return Fabric(accelerator=device, devices=devices, precision=precision)
+        # a loss has gradients for some of the weights: those of one player, in the current phase
+        strategy = "ddp_find_unused_parameters_true" if devices > 1 else "auto"
+        return Fabric(accelerator=device, devices=devices, precision=precision, strategy=strategy)
     except (RuntimeError, ValueError, TypeError) as error:
         raise TrainingError(f"device, devices, precision: {reason(error)}") from error
 

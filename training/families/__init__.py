@@ -4,7 +4,7 @@ A family file exposes
 
     Config                       the options, a subclass of training.recipes.Recipe
     build(config, data)          the model, an nn.Module
-    phases(model, config)        the phases to train; losses are methods of the model with "loss" in their names
+    phases(model, config)        the phases to train; their losses are called with a batch, and may be any callables
     evaluate(model, batch)       test figures of each item {name: (B,)}, which include "loss"
     exports(model, config, data) the tasks: training.exporting.tasks.Exports
 

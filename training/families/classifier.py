@@ -24,6 +24,7 @@ from manifold.training.data import Data, Part
 from manifold.training.data.parts import count, first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.layers import exact
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Size
 
@@ -104,7 +105,7 @@ class Classifier(nn.Module):
         """Return the cross-entropy on augmented items, in nats, averaged over the batch."""
         x = augment(batch.items, self.config, self.mean, batch.generator)
         logits, _ = self(x)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
+        loss = F.cross_entropy(exact(logits), batch.labels, label_smoothing=self.config.label_smoothing)
         return {"loss": loss, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
 

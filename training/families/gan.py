@@ -19,7 +19,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils import parametrizations
 
 from manifold.runtime import repository
 from manifold.runtime.engine import Model, load
@@ -161,7 +160,7 @@ class Discriminator(nn.Module):
         return self._normed(layer)
 
     def _normed(self, layer: nn.Linear) -> nn.Module:
-        return parametrizations.spectral_norm(layer) if self.config.spectral else layer
+        return dcgan.spectral_norm(layer) if self.config.spectral else layer
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features h (B, F)."""
@@ -233,7 +232,10 @@ class GAN(nn.Module):
         return {"loss": adversarial.generator_loss(self.config.loss, fake)}
 
     def _ahead(self, batch: Batch, c: Tensor | None) -> dict[str, Tensor]:
-        """Return the discriminator's weights after the unrolled steps on this batch. Gradients pass through them."""
+        """Return the discriminator's weights after the unrolled steps on this batch. Gradients pass through them.
+
+        Autocast is off, because Adam divides by the size of a gradient, so that rounding errors of small gradients would become large steps.
+        """
         targets = adversarial.targets(self.config.targets, len(batch.items), batch.generator)
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
@@ -244,7 +246,8 @@ class GAN(nn.Module):
 
         weights = dict(self.discriminator.named_parameters())
         lr = self.config.discriminator_lr
-        return adversarial.unrolled(weights, loss, self.config.unrolled, lr, (self.config.beta1, 0.999))
+        with torch.autocast(batch.items.device.type, enabled=False):
+            return adversarial.unrolled(weights, loss, self.config.unrolled, lr, (self.config.beta1, 0.999))
 
 
 def build(config: Config, data: Data) -> GAN:

@@ -36,7 +36,7 @@ from manifold.training.likelihoods import FITTED, Histogram
 from manifold.training.means import Means
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
-from manifold.training.networks.layers import mlp, per_item
+from manifold.training.networks.layers import exact, mlp, per_item
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Size, WithoutBlanks
 from manifold.training.scores import rules, terms
@@ -136,15 +136,14 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Map x (B, D) to mean and log_variance (B, L), which is None if not variational. Missing values (NaN) have no influence."""
-        mean = self.encoder(joined(self.down(self.likelihood.evidence(x)), c))
+        mean = exact(self.encoder(joined(self.down(self.likelihood.evidence(x)), c)))
         if not self.config.variational:
             return mean, None
         return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Map z (B, L) to the parameters of p(x | z)."""
-        parameters: Tensor = self.up(self.decoder(joined(z, c)))
-        return parameters
+        return exact(self.up(self.decoder(joined(z, c))))
 
     def settled(self, data: Tensor) -> Tensor:
         """Convert items (B, *shape) to the networks' input (B, D), as in graphs, without random numbers."""

@@ -38,7 +38,7 @@ from manifold.training.likelihoods import FITTED, Histogram
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Levels
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
-from manifold.training.networks.layers import per_item
+from manifold.training.networks.layers import exact, per_item
 from manifold.training.networks.quantiser import Quantiser, usage
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
@@ -162,8 +162,7 @@ class VQVAE(nn.Module):
 
     def parameters_of(self, z: Tensor) -> Tensor:
         """Map vectors (B, d, h, w) to the parameters of p(x | z), (B, D)."""
-        parameters: Tensor = self.decoder(z)
-        return parameters.flatten(1)
+        return exact(self.decoder(z)).flatten(1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
         """Map codes (B, h, w) to the parameters of p(x | codes), (B, D)."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from manifold.runtime.manifest import InputSpec
 from manifold.training.likelihoods.pixels import Pixels
 from manifold.training.networks import logistic
-from manifold.training.networks.logistic import exact
+from manifold.training.networks.layers import exact
 
 KNOTS = 33  # number of predicted means in [0, 1] with a scale of their own
 REACH = 8.0  # histograms are fitted for predicted means whose logits are in [-REACH, REACH]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from manifold.runtime.errors import reason
 from manifold.training import batches, families
@@ -18,7 +19,7 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.loop import checkpoints
 from manifold.training.loop.average import Average
-from manifold.training.phases import Phase
+from manifold.training.phases import Losses, Phase
 from manifold.training.runs import CONFIG, TrainingRun
 
 
@@ -32,6 +33,22 @@ class Position:
     rolled_back: int = 0  # number of rollbacks; each one changes the seed of the following steps
 
 
+class Losing(nn.Module):
+    """The model as Fabric wraps it. Its forward pass computes a loss of any form: a method, inherited or not, a partial or a lambda.
+
+    Fabric turns on autocast and the exchange of gradients between processes only around the forward pass of the module that it wraps. The
+    items of the loss's batch are not arguments of this pass, because Fabric would round them to the lower precision.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss: Callable[[], Losses]) -> Losses:
+        """Return the losses. Only the one that is minimised has a gradient."""
+        return {name: value if name == "loss" else value.detach() for name, value in loss().items()}
+
+
 class State:
     """The model, average, optimisers, random generators and position of a training."""
 
@@ -40,13 +57,10 @@ class State:
         self.family, self.config = families.get(run.family), self.run.config
         torch.manual_seed(self.config.seed)
         self.bare = self.family.build(self.config, data)
-        self.model = fabric.setup_module(self.bare)
-        for name in vars(type(self.bare)):
-            if "loss" in name and callable(getattr(self.bare, name)):
-                self.model.mark_forward_method(name)
+        self.losing = fabric.setup_module(Losing(self.bare))
         self.average = Average(self.bare, self.config.ema)
         self.generator = torch.Generator(fabric.device).manual_seed(self.seed(fabric.global_rank))
-        self.phases: list[Phase] = self.family.phases(self.model, self.config)
+        self.phases: list[Phase] = self.family.phases(self.bare, self.config)
         if fabric.world_size > 1 and any(phase.watch and phase.watch.rollbacks for phase in self.phases):
             raise TrainingError(
                 "rollbacks: they only work with one process; train on one device, or set rollbacks=0", field="rollbacks"
@@ -67,7 +81,8 @@ class State:
 
     def enter_phase(self) -> None:
         """Create new optimisers for the players of the current phase."""
-        fused = self.fabric.device.type in ("cpu", "cuda")
+        # fused optimisers undo the scaling of 16-mixed themselves, but gradients are clipped before that
+        fused = self.fabric.device.type in ("cpu", "cuda") and not self._scaling()
         self.optimizers = []
         for player in self.phases[self.position.phase].players:
             optimizer = torch.optim.AdamW(
@@ -101,8 +116,14 @@ class State:
             "model": self.bare.state_dict(),
             "average": self.average.shadow,
             "optimizers": [o.optimizer.state_dict() for o in self.optimizers],
+            **({"scaling": scaling} if (scaling := self._scaling()) else {}),
             "rng": rng,
         }
+
+    def _scaling(self) -> dict[str, Any]:
+        """Return the state of the loss scaling of 16-mixed. It is empty for other precisions."""
+        state: dict[str, Any] = self.fabric.strategy.precision.state_dict()
+        return state
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self.position = Position(**state["position"])
@@ -111,6 +132,8 @@ class State:
         self.average.shadow = {name: value.to(self.fabric.device) for name, value in state["average"].items()}
         if self.position.phase < len(self.phases):
             self._take_phase(state)
+        if "scaling" in state and self._scaling():
+            self.fabric.strategy.precision.load_state_dict(state["scaling"])
         if self.fabric.is_global_zero:
             self.generator.set_state(state["rng"]["generator"])
         else:  # other processes get a new seed, as resuming is exact only for one process

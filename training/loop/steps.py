@@ -3,6 +3,10 @@
 Training resumes exactly. The checkpoint contains everything on which the next step depends (weights, average, optimiser, states of the
 generator and the global RNG, position), and the order of an epoch is a function of seed, phase and epoch. On a CPU, N steps therefore equal
 k steps, a stop, a resume and N - k steps bit for bit.
+
+Losses are checked for finite values every CHECKED steps, and before an inspection, an evaluation or a checkpoint. Reading them at each step
+would make a GPU wait. The error of a loss that is not finite names the step at which it first occurred, and nothing computed since then is
+written.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,9 +33,12 @@ from manifold.training.loop.evaluation import save_figures, save_sheet, test_rec
 from manifold.training.loop.interrupts import Interrupted, finish_step
 from manifold.training.loop.progress import Progress
 from manifold.training.loop.state import State
+from manifold.training.loop.unread import Unread
 from manifold.training.loop.watching import Alarm
 from manifold.training.phases import Phase, Player
 from manifold.training.runs import ALARMS, LOG, TrainingRun, read_log
+
+CHECKED = 20  # steps between two checks that losses are finite
 
 
 class Loop(State):
@@ -39,6 +48,9 @@ class Loop(State):
         super().__init__(run, data, fabric)
         self.quiet, self.watched = quiet, watch and fabric.is_global_zero
         self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
+        self.unread = Unread()
+        self.sums: dict[str, float] = {}  # sums of the losses that were read in this epoch
+        self.counted = 0  # number of steps in these sums
 
     def begin(self, resume: bool) -> None:
         """Restore the checkpoint, or create the folder of a new run."""
@@ -81,16 +93,28 @@ class Loop(State):
     _order: Tensor
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Train each player for one step. Return the losses by name, not yet copied from the device."""
+        """Train each player for one step. Return the losses by name, not yet copied from the device.
+
+        Several processes return the means over all of them. Raises Diverged if a loss of an earlier step was not finite.
+        """
+        if len(self.unread) >= CHECKED:
+            self.check()
         logged: dict[str, Tensor] = {}
         phase = self.phases[self.position.phase]
         rate = self._rate(phase)
         for player, optimizer in zip(phase.players, self.optimizers, strict=True):
             losses, norm = self._turn(phase, player, optimizer, rate, batch)
-            prefix = f"{player.name}/" if len(phase.players) > 1 else ""
+            prefix = _prefix(phase, player)
             logged |= {prefix + name: value.detach() for name, value in losses.items()}
             if phase.watch and norm is not None:
                 logged[f"{prefix}gradient_norm"] = norm.detach()
+        if (
+            self.fabric.world_size > 1
+        ):  # if a loss of one process is not finite, neither is the mean, and all processes stop
+            means = self.fabric.all_reduce(torch.stack(list(logged.values())), reduce_op="mean")
+            assert isinstance(means, Tensor)
+            logged = dict(zip(logged, means.unbind(), strict=True))
+        self.unread.add(self.position.step, logged)
         self.average.update(self.position.step)
         self.position.step += 1
         self.position.in_phase += 1
@@ -100,15 +124,13 @@ class Loop(State):
         self, phase: Phase, player: Player, optimizer: Any, rate: float, batch: Batch
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Train one player for one step. Return its losses, and the norm of the gradient if it is computed."""
-        losses = player.loss(batch)
-        if not math.isfinite(losses["loss"].item()):
-            raise self._diverged(phase, player, losses)
-        self.model.zero_grad()  # for all players, as a loss also leaves gradients in the other players' weights
+        losses = self.losing(partial(player.loss, batch))
+        self.bare.zero_grad()  # for all players, as a loss also leaves gradients in the other players' weights
         self.fabric.backward(losses["loss"])
         norm = None
         if self.config.clip_norm or phase.watch:
             norm = self.fabric.clip_gradients(
-                self.model, optimizer, max_norm=self.config.clip_norm or math.inf, error_if_nonfinite=False
+                self.losing, optimizer, max_norm=self.config.clip_norm or math.inf, error_if_nonfinite=False
             )
         for group in optimizer.param_groups:
             group["lr"] = player.lr * rate
@@ -121,12 +143,40 @@ class Loop(State):
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
         return 1.0
 
-    def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:
-        values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-        return Diverged(
-            f"loss: not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r} ({values}); {self._kept()}. "
-            "Try a smaller lr or clip_norm."
+    # --- checks ---
+
+    def check(self) -> None:
+        """Read the losses of the steps since the last check. Raises Diverged for the first one that is not finite."""
+        for step, losses in self.unread.read():
+            phase = self.phases[self.position.phase]
+            for player in phase.players:
+                if not math.isfinite(losses[f"{_prefix(phase, player)}loss"]):
+                    raise self._diverged(step, phase, player, losses)
+            self.counted += 1
+            _add(self.sums, losses)
+            if phase.watch and self.watched:
+                _add(self.window, losses)
+
+    def _diverged(self, step: int, phase: Phase, player: Player, losses: Mapping[str, float]) -> Diverged:
+        prefix = _prefix(phase, player)
+        values = ", ".join(
+            f"{name.removeprefix(prefix)} {value:g}" for name, value in losses.items() if name.startswith(prefix)
         )
+        return Diverged(
+            f"loss: not finite at step {step}, phase {phase.name!r}, player {player.name!r} ({values}); {self._kept()}. "
+            "Try a smaller lr or clip_norm.",
+            step,
+        )
+
+    def checkpoint(self, path: Path | None = None) -> None:
+        """Write the state to a file, by default the run's checkpoint. Raises Diverged if a loss since the last check is not finite."""
+        self.check()
+        super().checkpoint(path)
+
+    def restore(self, path: Path | None = None) -> None:
+        """Restore the state from a file, by default the run's checkpoint. Losses that were not read are forgotten."""
+        super().restore(path)
+        self.unread.steps.clear()
 
     # --- all steps ---
 
@@ -156,32 +206,41 @@ class Loop(State):
 
     def _epoch(self, phase: Phase, progress: Progress, stop: Callable[[], bool]) -> None:
         """Train to the end of the epoch, or until `stop` returns true. Write a checkpoint in both cases."""
-        sums: dict[str, Tensor] = {}
-        counted, began = 0, time.perf_counter()
+        self.sums, self.counted = {}, 0
+        began = time.perf_counter()
         size = self.batch_size * self.fabric.world_size
         while True:
             try:
-                losses = self.step(self.batch())
+                losses = self._whole_step()
+                inspected, ended = self._is_inspected(phase), self.position.in_phase % self.steps_per_epoch == 0
+                stopped = not ended and stop()
+                if inspected or ended or stopped:
+                    self.check()
             except Diverged as error:
-                if not self._roll_back(phase, [Alarm("not finite", str(error), True)], progress):
+                if not self._roll_back(phase, [Alarm("not finite", str(error), True)], error.step, progress):
                     raise
                 continue
-            counted += 1
-            for name, value in losses.items():
-                sums[name] = sums[name] + value if name in sums else value
             progress.advance(size, losses)
-            if self._inspect(phase, losses, progress):
+            if inspected and self._inspect(phase, progress):
                 continue
-            if self.position.in_phase % self.steps_per_epoch == 0:
+            if ended:
                 seconds = time.perf_counter() - began
                 self.seconds += seconds
-                means = {name: float(value) / counted for name, value in sums.items()}
-                self._end_epoch(phase, means, counted * size / seconds, progress)
+                means = {name: value / self.counted for name, value in self.sums.items()}
+                self._end_epoch(phase, means, self.counted * size / seconds, progress)
                 return
-            if stop():
+            if stopped:
                 self.seconds += time.perf_counter() - began
                 self.checkpoint()
                 return
+
+    def _whole_step(self) -> dict[str, Tensor]:
+        """Train for one step. If it fails because an earlier loss was not finite, Diverged is raised instead."""
+        try:
+            return self.step(self.batch())
+        except Exception:
+            self.check()
+            raise
 
     def _next_phase(self) -> None:
         self.position.phase += 1
@@ -212,22 +271,21 @@ class Loop(State):
 
     # --- watching ---
 
-    def _inspect(self, phase: Phase, losses: Mapping[str, Tensor], progress: Progress) -> bool:
-        """Let the phase's watch inspect the training every `every` steps, and log its figures. Return whether training was rolled back."""
-        watch = phase.watch
-        if watch is None or not self.watched:
-            return False
-        for name, value in losses.items():
-            self.window[name] = self.window.get(name, 0.0) + float(value)
-        if self.position.in_phase % watch.every:
-            return False
-        inspection = watch.look(self.position.step, {name: value / watch.every for name, value in self.window.items()})
+    def _is_inspected(self, phase: Phase) -> bool:
+        """Return whether the phase's watch inspects the training after this step, which it does every `every` steps."""
+        return phase.watch is not None and self.watched and self.position.in_phase % phase.watch.every == 0
+
+    def _inspect(self, phase: Phase, progress: Progress) -> bool:
+        """Let the phase's watch inspect the training, and log its figures. Return whether training was rolled back."""
+        watch, step = phase.watch, self.position.step
+        assert watch is not None
+        inspection = watch.look(step, {name: value / watch.every for name, value in self.window.items()})
         self.window = {}
-        self._log({"step": self.position.step, "phase": phase.name, "watch": inspection.record})
-        if self._roll_back(phase, [alarm for alarm in inspection.alarms if alarm.severe], progress):
+        self._log({"step": step, "phase": phase.name, "watch": inspection.record})
+        if self._roll_back(phase, [alarm for alarm in inspection.alarms if alarm.severe], step, progress):
             return True
         for alarm in inspection.alarms:
-            self._alarm(self.position.step, alarm, progress)
+            self._alarm(step, alarm, progress)
         if watch.rollbacks and not inspection.alarms:
             self.checkpoint(self.run.good)
         return False
@@ -240,9 +298,12 @@ class Loop(State):
         back = "" if gone_back_to is None else f"; rolled back to step {gone_back_to}"
         progress.say(f"step {step}: {alarm.name}: {alarm.detail}{back}")
 
-    def _roll_back(self, phase: Phase, alarms: Sequence[Alarm], progress: Progress) -> bool:
-        """Restore the last good state and continue with another seed. Return False if there is no alarm, no such state or no rollback left."""
-        step, times = self.position.step, self.position.rolled_back
+    def _roll_back(self, phase: Phase, alarms: Sequence[Alarm], step: int, progress: Progress) -> bool:
+        """Restore the last good state and continue with another seed. Return False if there is no alarm, no such state or no rollback left.
+
+        `step` is the step of the alarms, which can be earlier than the current one.
+        """
+        times = self.position.rolled_back
         if not alarms or phase.watch is None or times >= phase.watch.rollbacks or not self.run.good.exists():
             return False
         self.restore(self.run.good)
@@ -267,3 +328,13 @@ class Loop(State):
             records = [record for record in read_log(log) if record["step"] <= self.position.step]
             with replacing(log) as path:
                 path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def _prefix(phase: Phase, player: Player) -> str:
+    """Return the first part of the names of a player's losses. It is empty if the phase has one player."""
+    return f"{player.name}/" if len(phase.players) > 1 else ""
+
+
+def _add(sums: dict[str, float], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        sums[name] = sums.get(name, 0.0) + value

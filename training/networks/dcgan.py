@@ -68,6 +68,22 @@ class Up(nn.Module):
         return x
 
 
+class SpectralNorm(parametrizations._SpectralNorm):
+    """torch's spectral norm in single precision, also under autocast."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            normed: Tensor = super().forward(weight)
+        return normed
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """Divide the weight of a linear layer or a convolution by its spectral norm, which one power iteration per pass estimates. Return the layer."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return parametrize.register_parametrization(layer, "weight", SpectralNorm(weight))
+
+
 def down(channels: int, widths: Sequence[int], rules: Sequence[str] = RULES, spectral: bool = False) -> nn.Sequential:
     """Map images (B, channels, H, W) to features (B, widths[-1], H / 2^n, W / 2^n).
 
@@ -77,7 +93,7 @@ def down(channels: int, widths: Sequence[int], rules: Sequence[str] = RULES, spe
     for place, (before, after) in enumerate(pairwise([channels, *widths])):
         strided = "strides" in rules
         convolution = nn.Conv2d(before, after, 4, 2, 1) if strided else nn.Conv2d(before, after, 3, padding=1)
-        layers.append(parametrizations.spectral_norm(convolution) if spectral else convolution)
+        layers.append(spectral_norm(convolution) if spectral else convolution)
         if place and not spectral:
             layers.append(_norm(after, rules, 0))
         layers.append(nn.LeakyReLU(SLOPE) if "activations" in rules else nn.ReLU())

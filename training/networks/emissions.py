@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifold.training.networks import logistic
-from manifold.training.networks.logistic import LEAST_LOG_SCALE, exact, softplus
+from manifold.training.networks.layers import exact
+from manifold.training.networks.logistic import LEAST_LOG_SCALE, softplus
 
 EDGE = 1e-6  # uniforms are clamped to [EDGE, 1 - EDGE] before a quantile is computed
 

@@ -29,6 +29,14 @@ def per_item(values: Tensor) -> Tensor:
     return nn.functional.pad(flat, (0, -flat.shape[1] % LINE)).sum(1)
 
 
+def exact(x: Tensor) -> Tensor:
+    """Convert to single precision at least.
+
+    With mixed precision the outputs of networks have half precision. Nats are summed over hundreds of values, for which it is too coarse.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Affine(nn.Module):
     """A batch normalisation with fixed statistics: x scale + shift for each channel."""
 

@@ -17,11 +17,6 @@ def softplus(x: Tensor) -> Tensor:
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
-def exact(x: Tensor) -> Tensor:
-    """Convert to single precision at least. Nats are summed over hundreds of values, for which half precision (in training) is too coarse."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def nll(x: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
     """Return -log p in nats of the levels x in [0, 1], for means and log scales in the same units. The shapes are broadcast."""
     rate, half = torch.exp(-log_scale.clamp(min=LEAST_LOG_SCALE)), 0.5 / (levels - 1)

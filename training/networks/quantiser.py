@@ -13,7 +13,7 @@ start at one point, and rounding would decide which of them a vector is assigned
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 LLOYD_STEPS = 10
 TIED = 1e-20  # squared distance below which vectors count as equal
@@ -46,7 +46,8 @@ class Quantiser(nn.Module):
     def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantise for one training step: vectors with straight-through gradient (N, d), codes (N,), codebook loss and commitment (N,) each.
 
-        This also updates a codebook that follows moving averages, and restarts unused entries. Random numbers come from the generator.
+        This also updates a codebook that follows moving averages, and restarts unused entries. Random numbers come from the generator. If
+        several processes train, counts and sums are those of all, and new entries come from the first process: the codebooks stay equal.
         """
         with torch.autocast(z.device.type, enabled=False):  # in half precision, other entries would be nearest
             return self._learn(z.float(), generator)
@@ -74,6 +75,8 @@ class Quantiser(nn.Module):
             self.codebook[kept] = sums[kept] / counts[kept, None]
         self.counts.copy_(self._totals(z, self.nearest(z))[0])
         self.sums.copy_(self.codebook * self.counts[:, None])
+        for state in (self.codebook, self.counts, self.sums):
+            _of_first_process(state)
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor, generator: torch.Generator) -> None:
@@ -81,7 +84,7 @@ class Quantiser(nn.Module):
         self.started += 1
         steps = int(self.started)
         decay = min(self.decay, steps / (9 + steps))  # smaller at first, as the encoder then changes fastest
-        counts, sums = self._totals(z, codes)
+        counts, sums = (_over_processes(total) for total in self._totals(z, codes))
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
         if self.moving:
@@ -89,7 +92,7 @@ class Quantiser(nn.Module):
             self.codebook[alive] = self.sums[alive] / self.counts[alive, None]
         dead = self.counts < self.restart
         if self.restart and dead.any():
-            fresh = _apart(z, self.codebook[~dead], int(dead.sum()), generator)
+            fresh = _of_first_process(_apart(z, self.codebook[~dead], int(dead.sum()), generator))
             self.codebook[dead] = fresh
             # an average count, so that the entry is not restarted at once
             share = max(self.restart, float(counts.sum()) / self.levels)
@@ -101,13 +104,28 @@ class Quantiser(nn.Module):
         return counts, torch.zeros_like(self.sums).index_add(0, codes, z)
 
 
+def _over_processes(x: Tensor) -> Tensor:
+    """Return the sum of x over all training processes. It replaces the values of x."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(x)
+    return x
+
+
+def _of_first_process(x: Tensor) -> Tensor:
+    """Return x of the first training process. It replaces the values of x."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(x, 0)
+    return x
+
+
 def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """Choose n of the vectors z (N, d) in turn, by their squared distance from the nearest entry (K, d) or vector that was chosen before."""
     least = torch.cdist(z, entries).square().amin(1) if len(entries) else torch.ones_like(z[:, 0])
     chosen = []
     for _ in range(n):
-        # if all vectors equal an entry, they are chosen uniformly
-        one = z[torch.multinomial(least.clamp(min=TIED), 1, generator=generator)]
+        # if all vectors equal an entry, they are chosen uniformly. NaN would stop a GPU before the loop reports the loss that is not finite
+        weights = least.nan_to_num(nan=TIED, posinf=TIED).clamp(min=TIED)
+        one = z[torch.multinomial(weights, 1, generator=generator)]
         least = torch.minimum(least, (z - one).square().sum(1))
         chosen.append(one)
     return torch.cat(chosen) if chosen else z[:0]
