@@ -54,7 +54,7 @@ def test_the_error_names_the_first_step_and_the_checkpoint_stays(
 ) -> None:
     """An epoch has 10 steps. The loss of step 13 is read after step 20, or when training stops after step 16."""
     calls = broken_at(monkeypatch, vae.VAE, "loss", 13)
-    run = make_run(tmp_path / "run", epochs=4)
+    run = make_run(tmp_path / "run", epochs=4, epoch_steps=10)
     with pytest.raises(
         Diverged, match=r"not finite at step 13, phase 'vae', player 'vae' \(loss nan, reconstruction \d"
     ) as found:

@@ -132,7 +132,7 @@ def test_a_run_in_mixed_precision_is_evaluated_in_single_precision(tmp_path: Pat
     for precision in ("32-true", "bf16-mixed"):
         run = loop_of(tmp_path / precision, "vae", digits, precision, epochs=4).run
         train(run, digits, device="cpu", precision=precision, quiet=True)
-        losses.append(runs.read_log(run.folder / runs.LOG)[-1]["test/loss"])
+        losses.append(runs.read_log(run.folder / runs.LOG)[-1]["selection/loss"])
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     state = checkpoints.load(run.checkpoint)
     assert {value.dtype for part in ("model", "average") for value in state[part].values()} == {torch.float32}

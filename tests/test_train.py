@@ -153,7 +153,7 @@ def test_nan_names_step_phase_and_checkpoint(tmp_path: Path, digits: Data) -> No
     broken = runs.TrainingRun(
         tmp_path / "broken", *[getattr(run, name) for name in ("family", "data", "preset", "config")]
     )
-    broken.save()
+    broken.save(digits)
     checkpoints.save(broken.checkpoint, state)
     saved = broken.checkpoint.read_bytes()
     with pytest.raises(Diverged, match=r"step 12, phase 'vae'.*checkpoint\.safetensors"):
