@@ -63,7 +63,9 @@ def by_libjxl(picture: Any, distance: float) -> Coded:
     return len(content), imagecodecs.jpegxl_decode(content).reshape(picture.shape)
 
 
-LOSSY: dict[str, tuple[Callable[[Any, float], Coded], tuple[float, ...]]] = {  # by codec: how it codes, and its qualities
+LOSSY: dict[
+    str, tuple[Callable[[Any, float], Coded], tuple[float, ...]]
+] = {  # by codec: how it codes, and its qualities
     "JPEG": (by_pillow("JPEG", optimize=True), (0, 3, 8, 18, 35, 60, 80, 90, 95)),
     "WebP": (by_pillow("WebP", method=6), (0, 3, 8, 18, 35, 60, 80, 90, 95)),
     "JPEG XL": (by_libjxl, (25, 16, 10, 7, 5, 3, 2, 1, 0.5)),
@@ -177,9 +179,7 @@ def measure(name: str, artifact: Path, asked: argparse.Namespace) -> dict[str, A
     alone, together, quality = ours(model, images, asked.decoded)
     found: dict[str, Any] = {"data": name, "model": model.manifest.name, "images": len(images), "psnr": quality}
     for kind, rate, way, side in (("file", alone, one_by_one, None), ("sheet", together, by_sheet, SIDE)):
-        curves = {
-            codec: [way(images, codec, each) for each in qualities] for codec, (_, qualities) in LOSSY.items()
-        }
+        curves = {codec: [way(images, codec, each) for each in qualities] for codec, (_, qualities) in LOSSY.items()}
         lossless = {codec: codecs.bits_per_dim(images, codec, side=side)[0] for codec in codecs.CODECS}
         found[kind] = {"ours": rate, "lossy": curves, "lossless": lossless}
     return found

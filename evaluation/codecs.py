@@ -81,7 +81,9 @@ def _jxl(pixels: Pixels, levels: int, options: dict[str, Any]) -> bytes:
 
     depth = _depth(len(pixels), levels)
     values = pixels // (255 // (2**depth - 1))
-    return bytes(imagecodecs.jpegxl_encode(_picture(values), lossless=True, bitspersample=depth, numthreads=1, **options))
+    return bytes(
+        imagecodecs.jpegxl_encode(_picture(values), lossless=True, bitspersample=depth, numthreads=1, **options)
+    )
 
 
 def _libjxl() -> str:

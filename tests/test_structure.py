@@ -29,7 +29,11 @@ MAY_NOT_IMPORT = {
     "service/telemetry": TRANSPORTS,
 }
 ONLY_IN = {
-    "PIL": {"runtime/imaging.py", "runtime/pictures.py", "evaluation/codecs.py"},  # the last one measures Pillow's codecs
+    "PIL": {
+        "runtime/imaging.py",
+        "runtime/pictures.py",
+        "evaluation/codecs.py",
+    },  # the last one measures Pillow's codecs
     "onnxruntime": {"runtime/graphs/backends.py"},
 }
 

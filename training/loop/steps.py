@@ -7,6 +7,7 @@ k steps, a stop, a resume and N - k steps bit for bit.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -51,11 +52,12 @@ class Loop(State):
                 (self.run.folder / name).unlink(missing_ok=True)
 
     def stopped_by(self, error: OSError) -> TrainingError:
-        """Return the error for a file that could not be written, usually because the disk is full."""
+        """Return the error for a file that could not be written."""
         again = f"then `{command('resume', self.run.folder)}`" if self.run.checkpoint.exists() else "and start it again"
+        remedy = "Free some disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Make the file writable"
         return TrainingError(
             f"{error.filename or self.run.folder}: {error.strerror or error}; training stopped at step {self.position.step}; {self._kept()}. "
-            f"Free some disk space, {again}."
+            f"{remedy}, {again}."
         )
 
     def _kept(self) -> str:
