@@ -87,23 +87,31 @@ def remake(
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Make a picture again from the recipe in its PNG."""
-    from manifold.runtime import imaging, recipes
+    """Make a picture again from the recipe in its PNG.
+
+    The command measures how the pixels differ from those of PICTURE. The exit status is 0 if the picture was made, whether it differs or not.
+    """
+    from manifold.runtime import extras, imaging, recipes
 
     content = picture.read_bytes()
     recipe = recipes.check(_recipe_of(picture, content))
     out = out or picture.with_suffix(".remade.png")
     check_writable(out)
     check_suffix(out, "pictures", ".png")
-    remade = recipes.remake(load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
+    model = load(f"{recipe['model']}/{recipe['version']}", models, device)
+    remade = recipes.remake(model, recipe)
     write(out, remade)
+    typer.echo(f"{out}: {recipes.difference(content, remade)}")
     if imaging.read_recipe(remade).get("reproducible") is False:
-        same = f"the picture differs: {recipe.get('model')} draws random numbers inside its graph, so its recipes are not reproducible"
-    elif remade == content:
-        same = "the same bytes"
-    else:
-        same = "the same recipe; the bytes of the file differ, as it was made with another version of ONNX Runtime or Pillow or on another CPU"
-    typer.echo(f"{out}: {same}")
+        typer.echo(
+            f"note: the graph of {model.manifest.name} draws random numbers, so its recipes are not reproducible"
+        )
+    if remade != content:
+        here = extras.surroundings(model.manifest.backend, model.device)
+        typer.echo(
+            f"artifact: {model.manifest.name} {model.manifest.version}, checksum {model.checksum[:12]}…, as in the recipe"
+        )
+        typer.echo(f"made here with: {here}; the recipe does not record with what the original was made")
 
 
 def _recipe_of(picture: Path, content: bytes) -> dict[str, Any]:

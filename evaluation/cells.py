@@ -14,6 +14,12 @@ PAIRED = {
     "is_marginal": "is_marginal_sd",
     "is_prior": "is_prior_sd",
 }  # the deviation of a figure; its standard error is NAME_se
+BITS = "bits_per_dim"
+STORED = {
+    "png_sheets": "PNG",
+    "webp_sheets": "WebP",
+    "jxl_sheets": "JPEG XL",
+}  # the anchors of BITS: lossless codecs, on sheets of images
 DISTANCES = ("fid", "fd_classifier")
 LOWER = (
     "kid", "class_divergence", "duplicates", "bits_per_dim", "reconstruction_mse", "continuity", "continuity_95", "largest_step",
@@ -91,7 +97,9 @@ def _anchors(anchors: Values) -> dict[str, str]:
         _anchor(anchors, "train_vs_test", "training images against test images"),
         f"perfect generator {floor:.4g}" if floor is not None else "",
     ]
+    stored = of_codecs(anchors)
     return {
+        BITS: f"lossless, on sheets: {stored}" if stored else "",
         "kid": _anchor(anchors, "train_vs_test_kid", "training images against test images"),
         "is_marginal": _anchor(anchors, "test_is_marginal", "test images"),
         "is_prior": _anchor(anchors, "test_is_prior", "test images"),
@@ -100,6 +108,11 @@ def _anchors(anchors: Values) -> dict[str, str]:
         "nearest_train_distance": _anchor(anchors, "test_nearest_train_distance", "test images"),
         **dict.fromkeys(DISTANCES, ", ".join(text for text in distances if text)),
     }
+
+
+def of_codecs(anchors: Values) -> str:
+    """Return the bits per dimension of lossless codecs as text, such as "PNG 1.67, WebP 1.51, JPEG XL 1.47"; empty if they are unknown."""
+    return ", ".join(f"{title} {anchors[name][BITS]:.3g}" for name, title in STORED.items() if name in anchors)
 
 
 def _anchor(anchors: Values, key: str, label: str) -> str:

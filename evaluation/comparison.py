@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifold.evaluation import markdown
-from manifold.evaluation.cells import DISTANCES, bounded, directed, title
+from manifold.evaluation.cells import BITS, DISTANCES, STORED, bounded, directed, title
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.report import Values
 from manifold.runtime.manifest import figures
@@ -130,7 +130,7 @@ def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> 
 
 
 def _anchor_rows(anchors: Values, distance: str, names: Sequence[str]) -> list[list[str]]:
-    """Return rows with the figures of real images and of a perfect generator."""
+    """Return rows with the figures of real images, of a perfect generator, and of lossless codecs if the table has bits per dimension."""
     rows = []
     if "train_vs_test" in anchors:
         pairs = {distance: "train_vs_test", "kid": "train_vs_test_kid"}
@@ -139,6 +139,10 @@ def _anchor_rows(anchors: Values, distance: str, names: Sequence[str]) -> list[l
     if floor := anchors.get("perfect_generator", {}):
         value = floor.get("resampled", floor["closed_form"])
         rows.append(["", "*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])
+    for key, title_ in STORED.items():
+        if key in anchors and BITS in names:
+            figure = f"{anchors[key][BITS]:.4g}"
+            rows.append(["", f"*{title_}, lossless, on sheets*", *[figure if name == BITS else "" for name in names]])
     return rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from manifold.evaluation import frechet, held_out, metrics
+from manifold.evaluation import codecs, frechet, held_out, metrics
 from manifold.evaluation.copies import copies
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.evaluate_images import CONFIDENT, evaluate_images
@@ -19,6 +19,7 @@ from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask, cut, near
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
 from manifold.runtime.operations.capabilities import abilities
@@ -37,7 +38,7 @@ def evaluate(
 ) -> tuple[Report, Pictures]:
     """Evaluate an artifact's samples with `evaluate_images`.
 
-    With `data`, also evaluate its likelihood, reconstructions and codes, find copies, and add the figures of real images.
+    With `data`, also evaluate its likelihood (beside lossless codecs), reconstructions and codes, find copies, and add the figures of real images.
 
     Raises UnsupportedTask for a model that generates no images, and EvaluationError for invalid options.
     """
@@ -52,6 +53,7 @@ def evaluate(
     )  # fmt: skip
     if data is not None:
         held_out.likelihood(report, model, data.test, stage)
+        codecs.beside_bits(report, ImageSpec.of(manifest.spec, manifest.name), data.test, stage)
         held_out.reconstruction(report, model, data.test, pictures, stage)
         held_out.codes(report, model, data.test, stage)
         held_out.continuity(report, model, extractor, data.test, seed, stage)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from manifold.evaluation.cells import DISTANCES, title, unit_of
+from manifold.evaluation.cells import BITS, DISTANCES, STORED, title, unit_of
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.report import Values
 from manifold.runtime import manifest as manifests
@@ -59,11 +59,13 @@ def record(folder: Path, report: Values) -> Manifest:
 
 
 def _metrics(report: Values, common: dict[str, Any]) -> list[Metric]:
-    """Return the report's figures, each with its protocol. Distances also carry the anchors."""
+    """Return the report's figures, each with its protocol. Distances also carry the anchors, and bits per dimension those of codecs."""
     metrics = []
+    of_codecs = {key: value for key, value in report["anchors"].items() if key in STORED}
+    others = {key: value for key, value in report["anchors"].items() if key not in STORED}
     for name, value in report["metrics"].items():
         detail = {"detail": report["details"][name]} if name in report["details"] else {}
-        anchors = {"anchors": report["anchors"]} if name in DISTANCES else {}
-        protocol = {**common, **detail, **anchors}
+        anchors = others if name in DISTANCES else of_codecs if name == BITS else {}
+        protocol = {**common, **detail, **({"anchors": anchors} if anchors else {})}
         metrics.append(Metric(name=name, value=value, unit=unit_of(name), protocol=protocol))
     return metrics

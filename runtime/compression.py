@@ -82,8 +82,7 @@ def decompress(model: Model, content: bytes) -> tuple[Array, Codes]:
         codes[:, *place] = decoder.decode(family, tables)
     if _crc(labels, codes) != checksum:
         raise Malformed(
-            "file: the decoded codes do not match the checksum: the file is damaged, or was written on a machine with different arithmetic; "
-            "decompress it on the machine that wrote it"
+            "file: the decoded codes do not match the checksum in the file; use an intact copy of it, or decompress it on the machine that wrote it"
         )
     return model.sample(count, codes=codes).data, codes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -128,6 +129,13 @@ def version(distribution: str) -> str | None:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
+
+
+def surroundings(backend: str, device: str) -> str:
+    """Return what a graph runs with here, on which the last bits of its outputs can depend: library, device and type of CPU, and Pillow."""
+    library = "torch" if backend == "torchscript" else "onnxruntime"
+    installed = version(library) or version(GPU_RUNTIME)
+    return f"{library} {installed}, device {device}, CPU {platform.machine()}, pillow {version('pillow')}"
 
 
 def versions() -> list[str]:

@@ -26,7 +26,7 @@ from manifold.runtime.conditions import (
     of_items,
     shortest,
 )
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, ManifoldError, cut, shown
 from manifold.runtime.inputs import TEMPERATURES
 from manifold.runtime.manifest import NAME, ROLE, Manifest
 from manifold.runtime.operations import Samples, is_reproducible, takes_temperature
@@ -194,7 +194,7 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     if recipe.get("checksum") != model.checksum:
         raise InvalidValue(
             f"the recipe belongs to {recipe.get('model')} {recipe.get('version')} with checksum {str(recipe.get('checksum'))[:12]}…, but this "
-            f"artifact has {model.checksum[:12]}…; use the artifact that made the picture, since other weights make another picture"
+            f"artifact has {model.checksum[:12]}…; use the artifact that made the picture"
         )
     try:
         options = _options(recipe, manifest)
@@ -214,6 +214,31 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     own = {"output": role} if role != manifest.main else {}
     recipes = [{**each, **own} for each in for_samples(manifest, model.checksum, samples, options)]
     return spec.sheet(made, recipes) if "n" in recipe else spec.write_file(made, PNG, lambda: recipes)
+
+
+def difference(original: bytes, made: bytes) -> str:
+    """Return how the PNG `made` differs from `original`, as measured: the bytes of the files, and their pixels if the bytes differ.
+
+    The mean difference is over all values of all pixels. A grey picture and a coloured one are compared in RGB.
+    """
+    if made == original:
+        return "the same bytes"
+    try:
+        before, after = (imaging.read_unscaled(content, 3)[0].astype(np.int16) for content in (original, made))
+    except ManifoldError as error:
+        return f"the original cannot be compared: {error.message}"
+    if before.shape != after.shape:
+        return f"{_size(after)} pixels, but the original has {_size(before)}"
+    distance = np.abs(before - after)
+    if not distance.any():
+        return f"the same pixels; the files differ: {len(made)} bytes, and {len(original)} of the original"
+    changed, pixels = int(distance.any(axis=0).sum()), distance[0].size
+    return f"{changed} of {pixels} pixels differ; largest difference {distance.max()} of 255, mean difference {distance.mean():.3g}"
+
+
+def _size(pixels: Array) -> str:
+    """Return the size of pixels (C, H, W)."""
+    return f"{pixels.shape[2]}x{pixels.shape[1]}"
 
 
 def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:

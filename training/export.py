@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from manifold.evaluation import codecs
+from manifold.evaluation.cells import BITS
 from manifold.runtime import lineage, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import load
@@ -19,6 +21,7 @@ from manifold.training.exporting.checked import pad, prove, write_golden, write_
 from manifold.training.exporting.context import Context, Step, examples
 from manifold.training.exporting.draft import draft
 from manifold.training.exporting.shown import write_page, write_preview
+from manifold.training.exporting.stored import compare_codecs
 from manifold.training.exporting.tasks import Exports
 from manifold.training.networks.layers import fix_norms
 from manifold.training.outlines import FORMATS
@@ -46,6 +49,7 @@ STEPS: dict[Step, str] = {  # in order, with the text of the progress
     fit_priors: "fit priors to the latents",
     calibrate_scores: "calibrate the anomaly score",
     calibrate_classes: "calibrate the classes",
+    compare_codecs: "compare the bits per dimension with lossless codecs",
     write_preview: "draw the preview",
     write_page: "write the files of the page",
     seal: "write the manifest with the checksums",
@@ -86,6 +90,8 @@ def export(
         for step, text in STEPS.items():
             tell(text)
             step(context)
+        if any(metric.name == BITS for metric in context.manifest.metrics) and (note := codecs.missing()):
+            tell(note)
         return repository.publish_next(folder, root, context.manifest)
 
 

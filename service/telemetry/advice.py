@@ -10,7 +10,7 @@ ACTIONS = {
     "Version 0: the model's folder cannot be read.",
     "manifold_model_device": "",
     "manifold_device_fallback": "If it is 1: repair the GPU driver or toolkit, or set the device to `cpu`.",
-    "manifold_requests": "5xx: search the log for the request id. 499: clients disconnected, often because they had to wait.",
+    "manifold_requests": "5xx: search the log for the request id. 499: clients disconnected before the response.",
     "manifold_request_seconds": "If it is high: the metrics of queue, compute and encode show which part takes the time.",
     "manifold_queue_seconds": "If it is high: add replicas, or allow a shorter queue (MANIFOLD_QUEUE_MS).",
     "manifold_compute_seconds": "If it is high: use a GPU or a smaller model, or lower MANIFOLD_MAX_ROWS.",

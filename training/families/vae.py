@@ -33,7 +33,7 @@ from manifold.training.data import Data, Part
 from manifold.training.data.parts import subset
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
-from manifold.training.means import Means
+from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
 from manifold.training.networks.layers import exact, mlp, per_item
@@ -287,7 +287,11 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
             "kl_by_dimension": [round(by_dimension[str(i)], 4) for i in range(config.latent_dim)],
         },
     )
-    return [*means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}), active]
+    found = [*means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}), active]
+    if config.likelihood in likelihoods.DISCRETE:
+        bound = {"bound": "upper bound: from the ELBO"}
+        found.append(bits_per_dim(means, elbo, math.prod(data.spec.shape), {**protocol, **bound}))
+    return found
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------

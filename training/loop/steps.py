@@ -11,6 +11,7 @@ written.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import time
@@ -63,11 +64,12 @@ class Loop(State):
                 (self.run.folder / name).unlink(missing_ok=True)
 
     def stopped_by(self, error: OSError) -> TrainingError:
-        """Return the error for a file that could not be written, usually because the disk is full."""
+        """Return the error for a file that could not be written."""
         again = f"then `{command('resume', self.run.folder)}`" if self.run.checkpoint.exists() else "and start it again"
+        remedy = "Free some disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Make the file writable"
         return TrainingError(
             f"{error.filename or self.run.folder}: {error.strerror or error}; training stopped at step {self.position.step}; {self._kept()}. "
-            f"Free some disk space, {again}."
+            f"{remedy}, {again}."
         )
 
     def _kept(self) -> str:
