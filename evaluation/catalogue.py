@@ -10,16 +10,19 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from manifold.evaluation import rates
 from manifold.evaluation.cells import DISTANCES
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository, shipped
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, Metric
 from manifold.runtime.operations import endpoints
+from manifold.runtime.scores import measured
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
 MIB = 1024 * 1024
 PREVIEW = "preview.png"
+STATED_RATE = 0.01  # the requested false positive rate in the table
 
 
 def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
@@ -82,6 +85,8 @@ LEGEND = {
     "recognisable ↑": "Share of samples that a classifier puts into some class with probability above 0.9.",
     "codes used ↑": "Share of a codebook that is used.",
     "accuracy ↑, calibration error ↓": "Classification of test items, and the expected calibration error of its probabilities.",
+    "false alarms at 1%": "Share of normal test items that is flagged if 1% is requested. In brackets: its 95% interval if test items and calibration "
+    "items are exchangeable. The sections of the models say why they are not.",
     "AUROC ↑, recall at 1% FPR ↑": "How well the anomaly score separates known anomalies, or images of another data set, from test items; "
     "recall at a false positive rate of 1%.",
 }
@@ -132,7 +137,7 @@ def _section(folder: Path, manifest: Manifest, beside: Path) -> str:
     ]
     lines = [f"### {manifest.name}", manifest.description, *(f"- {fact}" for fact in facts if fact)]
     lines[2:] = ["\n".join(lines[2:])]
-    if known := figures(manifest):
+    if known := [*figures(manifest), *_all_rates(manifest)]:
         lines[-1] += "\n" + "\n".join(f"- {figure}" for figure in known)
     if (folder / PREVIEW).exists():
         lines.append(f"![{manifest.name}]({os.path.relpath(folder / PREVIEW, beside)})")
@@ -258,8 +263,32 @@ def _anomalies(manifest: Manifest) -> str:
     return f"{against}: AUROC {area.value:.3f} ↑{share}"
 
 
+def _false_alarms(manifest: Manifest) -> str:
+    """Return the measured false positive rate for a requested 1%, with its interval; empty if it was not measured."""
+    found = measured.of(manifest)
+    rate = next((rate for rate in found.rates if rate.requested == STATED_RATE), None)
+    if rate is None:
+        return ""
+    low, high = rate.interval
+    outside = ": outside" if rate.outside else ""
+    return f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({low:.2%} to {high:.2%}{outside}){', not exchangeable' if found.shift else ''}"
+
+
+def _all_rates(manifest: Manifest) -> list[str]:
+    """Return all measured false positive rates, and the reason why calibration and test items are not exchangeable."""
+    found, noun = measured.of(manifest), manifest.spec.noun
+    each = [
+        "{:.2%} (requested {:.3g}%, {:.2%} to {:.2%}{})".format(
+            rate.measured, 100 * rate.requested, *rate.interval, ": outside" if rate.outside else ""
+        )
+        for rate in found.rates
+    ]
+    told = [f"false alarm rates on {found.rates[0].n} normal test {noun}: {', '.join(each)}"] if each else []
+    return [*told, *([rates.not_exchangeable(found.shift, noun)] if found.shift else [])]
+
+
 _requested = _share("class_accuracy", "requested class recognised {} ↑")
 RULES: tuple[Callable[[Manifest], str], ...] = (
     _likelihood, _reconstruction, _distance, _requested, _share("least_class_share", "rarest class {} ↑"),
-    _share("confident", "recognisable {} ↑"), _share("code_usage", "codes used {} ↑"), _accuracy, _anomalies,
+    _share("confident", "recognisable {} ↑"), _share("code_usage", "codes used {} ↑"), _accuracy, _anomalies, _false_alarms,
 )  # fmt: skip
