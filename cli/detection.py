@@ -116,8 +116,5 @@ def _each(measured: Sequence[Mapping[str, Any]]) -> str:
     from manifold.evaluation import rates
 
     return ", ".join(
-        "{:.2%} (requested {:.3g}%) [{:.2%} to {:.2%}{}]".format(
-            rate["met"], 100 * rate["asked"], *rate["expected"], ": outside" if rates.outside(rate) else ""
-        )
-        for rate in measured
+        f"{rate['met']:.2%} (requested {100 * rate['asked']:.3g}%) [{rates.interval_of(rate)}]" for rate in measured
     )

@@ -131,13 +131,12 @@ def judge(
     normal: NDArray[np.bool_] | None = None,
     *,
     shift: str = "",
-    folds: bool = False,
     numbers: NDArray[np.int64] | None = None,
 ) -> Judgement:
     """Evaluate a model as a detector on held-out items and known anomalies. Without training items there are no baselines.
 
     `normal` (n,) marks the held-out items that are known to be normal. By default these are all if anomalies are given, and none otherwise.
-    `shift` is the reason why the held-out items and the calibration items are not exchangeable. `folds`: the model was calibrated by folds.
+    `shift` is the reason why the held-out items and the calibration items are not exchangeable.
     `numbers` (n,) are the numbers of the held-out items in a file. Raises UnsupportedTask for a model without a calibration.
     """
     scoring, calibrated = model.manifest.scoring, model.calibrated
@@ -163,7 +162,7 @@ def judge(
     judgement.comparison = rates.comparison(calibrated, scoring.score, own_scores)
     judgement.order = None if numbers is None else rates.order(own_scores, numbers[compared])
     judgement.warnings += rates.warnings(
-        model.manifest.spec.noun, shift=shift, folds=folds, compared=judgement.comparison, ordered=judgement.order,
+        model.manifest.spec.noun, shift=shift, compared=judgement.comparison, ordered=judgement.order,
         labelled=bool(normal.any()),
     )  # fmt: skip
     if not len(judged.anomalies):

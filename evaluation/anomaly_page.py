@@ -122,12 +122,7 @@ def _exchangeable(judgement: Judgement) -> list[str]:
 
 def _table_of(measured: Sequence[Mapping[str, Any]], met: str) -> str:
     return table(("requested rate", met, "95% interval for rows that are exchangeable with the calibration rows"), [
-        (
-            f"{rate['asked']:.1%}",
-            f"{rate['met']:.2%}",
-            "{:.2%} to {:.2%}{}".format(*rate["expected"], ": outside" if rates.outside(rate) else ""),
-        )
-        for rate in measured
+        (f"{rate['asked']:.1%}", f"{rate['met']:.2%}", rates.interval_of(rate)) for rate in measured
     ])  # fmt: skip
 
 

@@ -269,20 +269,18 @@ def _false_alarms(manifest: Manifest) -> str:
     rate = next((rate for rate in found.rates if rate.requested == STATED_RATE), None)
     if rate is None:
         return ""
+    return f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({_interval(rate)}){', not exchangeable' if found.shift else ''}"
+
+
+def _interval(rate: measured.MeasuredRate) -> str:
     low, high = rate.interval
-    outside = ": outside" if rate.outside else ""
-    return f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({low:.2%} to {high:.2%}{outside}){', not exchangeable' if found.shift else ''}"
+    return f"{low:.2%} to {high:.2%}{': outside' if rate.outside else ''}"
 
 
 def _all_rates(manifest: Manifest) -> list[str]:
     """Return all measured false positive rates, and the reason why calibration and test items are not exchangeable."""
     found, noun = measured.of(manifest), manifest.spec.noun
-    each = [
-        "{:.2%} (requested {:.3g}%, {:.2%} to {:.2%}{})".format(
-            rate.measured, 100 * rate.requested, *rate.interval, ": outside" if rate.outside else ""
-        )
-        for rate in found.rates
-    ]
+    each = [f"{rate.measured:.2%} (requested {100 * rate.requested:.3g}%, {_interval(rate)})" for rate in found.rates]
     told = [f"false alarm rates on {found.rates[0].n} normal test {noun}: {', '.join(each)}"] if each else []
     return [*told, *([rates.not_exchangeable(found.shift, noun)] if found.shift else [])]
 

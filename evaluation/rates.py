@@ -58,6 +58,12 @@ def interval(n: int, m: int, k: int, level: float = LEVEL) -> tuple[float, float
     return float(low), float(high)
 
 
+def interval_of(rate: Mapping[str, Any]) -> str:
+    """Return the interval of a rate as text, with a mark if the rate lies outside."""
+    low, high = rate["expected"]
+    return f"{low:.2%} to {high:.2%}{': outside' if outside(rate) else ''}"
+
+
 def outside(rate: Mapping[str, Any]) -> bool:
     """Return whether a measured rate lies outside its interval."""
     low, high = rate["expected"]
@@ -67,8 +73,8 @@ def outside(rate: Mapping[str, Any]) -> bool:
 def not_exchangeable(shift: str, noun: str) -> str:
     """Return the sentence that explains a `shift` beside measured rates."""
     return (
-        f"The test {noun} and the calibration {noun} are not exchangeable: {shift}. The requested rates hold for {noun} like the calibration {noun}; on "
-        f"{noun} like the test {noun}, the measured rates are to be expected."
+        f"The scores of test {noun} and calibration {noun} are not exchangeable: {shift}. A measured rate may therefore differ from the requested one by "
+        "more than the interval says."
     )
 
 
@@ -87,22 +93,19 @@ def order(scores: Float64, numbers: NDArray[np.int64]) -> Distance | None:
 
 
 def warnings(
-    noun: str, *, shift: str, folds: bool, compared: Distance | None, ordered: Distance | None, labelled: bool
+    noun: str, *, shift: str, compared: Distance | None, ordered: Distance | None, labelled: bool
 ) -> list[str]:
     """Return warnings about the two tests. A stated `shift` explains a difference from the calibration, so there is no warning about it.
 
-    `folds`: the calibration is by folds. `labelled`: the items are known to be normal, so that they contain no anomalies.
+    `labelled`: the items are known to be normal, so that they contain no anomalies.
     """
     found = []
     if compared is not None and compared.p_value < UNLIKELY and not shift:
-        reasons = [
-            *([] if labelled else ["they contain anomalies"]),
-            "they come from another source or time",
-            *(["the models of the folds, which calibrate, differ from the final model"] if folds else []),
-        ]
+        why = "they come from another source or time"
+        why = why if labelled else f"they contain anomalies, or {why}"
         found.append(
             f"the scores of the held-out {noun} differ from those of the calibration {noun} ({_said(compared)}), so the requested rates do not hold for "
-            f"them: {', or '.join(reasons)}"
+            f"them: {why}"
         )
     if ordered is not None and ordered.p_value < UNLIKELY:
         found.append(

@@ -161,7 +161,6 @@ def judge(
         anomalies,
         None if rows is None else rows.normal,
         shift=shift(model.manifest, data),
-        folds=bool(data.folds) and "recalibrated" not in model.manifest.provenance,
         numbers=None if rows is None else rows.test,
     )
     judgement.warnings += data.notes
@@ -195,7 +194,7 @@ def shift(manifest: Manifest, data: Data) -> str:
     changed = [name for name in SPLITTING if name in data.protocol and data.protocol[name] != fitted.get(name)]
     if changed:
         return f"the splits of {data.name} have changed since the model was trained, so test {noun} may have been used in training; train it again"
-    return data.shift
+    return data.differs
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -23,6 +23,11 @@ class MeasuredRate:
         float, float
     ]  # 95% interval of the measured rate for items that are exchangeable with the calibration items
 
+    @property
+    def outside(self) -> bool:
+        """Whether the measured rate lies outside the interval."""
+        return not self.interval[0] <= self.measured <= self.interval[1]
+
 
 @dataclass(frozen=True)
 class Measured:

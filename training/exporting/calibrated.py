@@ -43,7 +43,7 @@ def calibrate_scores(context: Context) -> None:
     else:
         scores, n, source = _held_out(context), len(data.calibration), _source(context)
     written = calibration.write(
-        scoring, scores, context.folder, n=n, source=source, spec=data.spec, shift=data.shift or None
+        scoring, scores, context.folder, n=n, source=source, spec=data.spec, shift=data.differs or None
     )
     context.update(scoring=written)
 
