@@ -85,8 +85,8 @@ LEGEND = {
     "recognisable ↑": "Share of samples that a classifier puts into some class with probability above 0.9.",
     "codes used ↑": "Share of a codebook that is used.",
     "accuracy ↑, calibration error ↓": "Classification of test items, and the expected calibration error of its probabilities.",
-    "false alarms at 1%": "Share of normal test items that is flagged if 1% is requested. In brackets: its 95% interval if test items and calibration "
-    "items are exchangeable. The sections of the models say why they are not.",
+    "false alarms at 1%": "Share of normal test items that is flagged if 1% is requested; close to 1% is best. In brackets: its 95% interval if test items and calibration "
+    "items are exchangeable. The sections of the models list the other rates, and say why the items are not exchangeable if they are not.",
     "AUROC ↑, recall at 1% FPR ↑": "How well the anomaly score separates known anomalies, or images of another data set, from test items; "
     "recall at a false positive rate of 1%.",
 }
@@ -269,7 +269,13 @@ def _false_alarms(manifest: Manifest) -> str:
     rate = next((rate for rate in found.rates if rate.requested == STATED_RATE), None)
     if rate is None:
         return ""
-    return f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({_interval(rate)}){', not exchangeable' if found.shift else ''}"
+    beyond = sum(each.outside for each in found.rates)
+    parts = [
+        f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({_interval(rate)})",
+        *([f"{beyond} of {len(found.rates)} rates outside"] if beyond else []),
+        *(["not exchangeable"] if found.shift else []),
+    ]
+    return ", ".join(parts)
 
 
 def _interval(rate: measured.MeasuredRate) -> str:

@@ -48,9 +48,7 @@ def test_digits_are_split_once_and_for_all(digits: Data) -> None:
 def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real reader and the real checks, on a small made data set in MNIST's format."""
     generator = np.random.default_rng(0)
-    arrays = [
-        generator.integers(0, 255, shape, np.uint8) for shape in ((10_100, 28, 28), (10_100,), (50, 28, 28), (50,))
-    ]
+    arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((10_100, 28, 28), (10_100,), (50, 28, 28), (50,))]
     remotes = []
     for remote, array in zip(mnist.FILES, arrays, strict=True):
         path = tmp_path / remote.path

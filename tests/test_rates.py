@@ -258,8 +258,8 @@ def test_the_library_and_the_catalogue_state_the_shift(models: Path) -> None:
         in shifted
     )
     table = catalogue.table(models)
-    assert "false alarms at 1%: 3.00% (0.40% to 2.00%: outside) |" in table
-    assert "false alarms at 1%: 3.00% (0.40% to 2.00%: outside), not exchangeable |" in table
+    assert "false alarms at 1%: 3.00% (0.40% to 2.00%: outside), 1 of 2 rates outside |" in table
+    assert "false alarms at 1%: 3.00% (0.40% to 2.00%: outside), 1 of 2 rates outside, not exchangeable |" in table
 
 
 def test_judge_prints_and_records_the_shift(models: Path, tmp_path: Path) -> None:
