@@ -86,8 +86,8 @@ LEGEND = {
     "codes used ↑": "Share of a codebook that is used.",
     "accuracy ↑, calibration error ↓": "Classification of test items, and the expected calibration error of its probabilities.",
     "false alarms at 1%": "Share of normal test items that is flagged if 1% is requested; close to 1% is best. In brackets: its 95% interval "
-    "if test items and calibration "
-    "items are exchangeable. The sections of the models list the other rates, and say why the items are not exchangeable if they are not.",
+    "if test items and calibration items are exchangeable. "
+    "The sections of the models list the other rates, and say why the items are not exchangeable if they are not.",
     "AUROC ↑, recall at 1% FPR ↑": "How well the anomaly score separates known anomalies, or images of another data set, from test items; "
     "recall at a false positive rate of 1%.",
 }

@@ -300,6 +300,9 @@ def test_figures_of_an_earlier_calibration_are_not_those_of_the_present_one(mode
     )  # fmt: skip
     older = stored.model_copy(update={"metrics": unnamed})
     assert len(measured.of(older).rates) == 2
+    shares = tuple(metric.model_copy(update={"name": "flagged_unlabelled_at_0.01"}) for metric in stored.metrics)
+    unlabelled = measured.of(stored.model_copy(update={"metrics": shares}))
+    assert unlabelled == measured.Measured((), stored.scoring.score, SHIFT)
     recalibrated = older.model_copy(update={"provenance": {**older.provenance, "recalibrated": {"version": 1}}})
     assert measured.of(recalibrated).rates == ()
 

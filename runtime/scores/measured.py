@@ -50,20 +50,21 @@ NOTHING = Measured()
 def of(manifest: Manifest) -> Measured:
     """Return the rates that the manifest records for its present calibration.
 
-    Figures of an earlier calibration are left out: those that name another calibration, or name none in an artifact that was calibrated again.
+    A reason for a shift is also read from the flagged shares of unlabelled items. Figures of an earlier calibration are left out: those that name
+    another calibration, or name none in an artifact that was calibrated again.
     """
     calibration = manifest.scoring.calibration if manifest.scoring else None
     if manifest.scoring is None or calibration is None:
         return NOTHING
     unnamed = None if "recalibrated" in manifest.provenance else calibration.id
-    found = [
-        (metric, rate)
+    current = [
+        metric
         for metric in of_calibration(manifest.metrics)
-        if metric.protocol.get("calibration", unnamed) == calibration.id and (rate := _rate(metric)) is not None
+        if metric.protocol.get("calibration", unnamed) == calibration.id
     ]
-    stated = next(
-        (metric.protocol["shift"] for metric, _ in found if isinstance(metric.protocol.get("shift"), str)), None
-    )
+    found = [(metric, rate) for metric in current if (rate := _rate(metric)) is not None]
+    reasons = (metric.protocol.get("shift") for metric in current)
+    stated = next((reason for reason in reasons if isinstance(reason, str)), None)
     scores = {metric.protocol.get("score", manifest.scoring.score) for metric, _ in found}
     rates = tuple(rate for _, rate in found) if scores == {manifest.scoring.score} else ()
     return Measured(rates, manifest.scoring.score, stated or calibration.shift)
