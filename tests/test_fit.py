@@ -25,7 +25,7 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import Calibration, Metric, Scoring, Term
 from manifold.runtime.operations import Scores
-from manifold.runtime.scores import calibration
+from manifold.runtime.scores import calibration, measured
 from manifold.runtime.scores.scoring import Calibrated
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.training import runs
@@ -197,6 +197,8 @@ def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None
     before = np.mean(pa.parquet.read_table(tmp_path / "o.parquet")["is_anomaly"].to_numpy())
     said = run("calibrate", "mine", tmp_path / "own.csv", "--models", models)
     assert "mine/2" in said
+    old, new = (measured.of_calibration(manifest.read(models / "mine" / version).metrics) for version in ("1", "2"))
+    assert old and not new  # the figures of the old calibration do not apply to the new one
     assert "1000 rows of own.csv" in said
     run(*scores, "--model", "mine")
     after = np.mean(pa.parquet.read_table(tmp_path / "o.parquet")["is_anomaly"].to_numpy())
