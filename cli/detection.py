@@ -77,23 +77,44 @@ def _certainty(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[st
 
 
 def _rates(judgement: Judgement, noun: str) -> Iterator[str]:
-    """Yield a sentence on the false positive rates of normal items, and one on the flagged share of unlabelled items."""
+    """Yield the measured rates of normal items, the flagged shares of unlabelled items, and what is known about their exchangeability."""
     normal = int(judgement.normal.sum())
     if judgement.rates:
         yield (
-            f"False positive rate on {normal} held-out {noun} that are known to be normal: {_each(judgement.rates)}. In brackets: the range of "
-            f"the rate in 95 of 100 samples of {normal} {noun} if the calibration is correct. A rate above this range suggests that these {noun} "
-            f"differ from the calibration {noun}."
+            f"False positive rate on {normal} held-out {noun} that are known to be normal: {_each(judgement.rates)}. In brackets: the 95% interval of "
+            f"the measured rate if these {noun} and the calibration {noun} are exchangeable (drawn at random from the same {noun})."
         )
     if judgement.unlabelled:
         yield (
-            f"Share of {judgement.n - normal} unlabelled held-out {noun} that is flagged: {_each(judgement.unlabelled)}. In brackets: the range "
-            f"of the share in 95 of 100 samples if the calibration is correct and none of these {noun} is an anomaly."
+            f"Share of {judgement.n - normal} unlabelled held-out {noun} that is flagged: {_each(judgement.unlabelled)}. In brackets: the 95% interval "
+            f"of the share if these {noun} and the calibration {noun} are exchangeable, which implies that none of them is an anomaly."
+        )
+    yield from _exchangeable(judgement, noun)
+
+
+def _exchangeable(judgement: Judgement, noun: str) -> Iterator[str]:
+    """Yield a sentence on the reason for a shift, or on rates outside their intervals, and one on the comparison of scores."""
+    from manifold.evaluation import rates
+
+    if judgement.shift:
+        yield f"{rates.not_exchangeable(judgement.shift, noun)}"
+    else:
+        measured = [*judgement.rates, *judgement.unlabelled]
+        if beyond := sum(map(rates.outside, measured)):
+            yield (
+                f"{beyond} of {len(measured)} rates {'lies' if beyond == 1 else 'lie'} outside {'its interval' if beyond == 1 else 'their intervals'}. "
+                "By chance, one of 20 does."
+            )
+    if (compared := judgement.comparison) is not None:
+        yield (
+            f"Scores of these {noun} and of the calibration {noun}: Kolmogorov-Smirnov distance {compared.statistic:.3f}, p = {compared.p_value:.2g}. "
+            f"A p-value near 0 means that they are not exchangeable."
         )
 
 
-def _each(rates: Sequence[Mapping[str, Any]]) -> str:
+def _each(measured: Sequence[Mapping[str, Any]]) -> str:
+    from manifold.evaluation import rates
+
     return ", ".join(
-        "{:.2%} (requested {:.3g}%) [{:.2%} to {:.2%}]".format(rate["met"], 100 * rate["asked"], *rate["expected"])
-        for rate in rates
+        f"{rate['met']:.2%} (requested {100 * rate['asked']:.3g}%) [{rates.interval_of(rate)}]" for rate in measured
     )

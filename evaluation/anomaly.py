@@ -1,7 +1,8 @@
 """The evaluation of a model as an anomaly detector: measured false positive rates, detected anomalies, and two baselines.
 
 All figures are measured on items that were not used in training. A false positive is a flagged item that is known to be normal. For
-unlabelled items only the flagged share is stated. If anomalies are known, there are four figures:
+unlabelled items only the flagged share is stated. evaluation.rates compares the rates with the requested ones. If anomalies are known, there are
+four figures:
 
 - AUROC.
 - Average precision, which depends on the share of anomalies among the evaluated items.
@@ -24,20 +25,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.evaluation import rates
 from manifold.evaluation.report import rounded
 from manifold.runtime import imaging, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
+from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest, Metric
-from manifold.runtime.scores.scoring import Calibrated
+from manifold.runtime.scores.drift import Distance
+from manifold.runtime.scores.measured import RATE, RECORDED
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 Peer = Callable[[Array], Float64]  # returns the scores (n,) of items
 
 CHANCE = 0.5  # AUROC of random scores
-RATES = (0.001, 0.01, 0.05, 0.1)
 NEIGHBOURS = 5
 BASELINES = {
     "IForest": "isolation forest",
@@ -48,7 +51,6 @@ FITTED = 60_000  # largest number of training items for the forest
 FITTED_VALUES = 2**28  # largest number of values in these items: 1 GiB as float32
 SCORED = 2048  # number of items in a batch
 SCORED_VALUES = 2**24  # largest number of values in a batch, unless one item has more
-RECORDED = "manifold fit"
 
 
 class InputItems(Protocol):
@@ -99,7 +101,7 @@ def _size(items: InputItems, most: int, values: int) -> int:
 class Judgement:
     """The figures of a detector. `terms` and `peers` are empty if no anomalies are known."""
 
-    # for n items known to be normal: requested rate, measured rate, 95% interval of Beta-Binomial(n; k, n_cal + 1 - k) / n
+    # for items known to be normal: requested rate, measured rate, and the interval of evaluation.rates
     rates: list[dict[str, Any]]
     terms: dict[str, dict[str, float]] = field(default_factory=dict)
     peers: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -109,6 +111,11 @@ class Judgement:
     unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the figures of `rates` for other items
     scores: Float64 | None = None  # scores of all evaluated items, known anomalies last
     warnings: list[str] = field(default_factory=list)
+    shift: str = (
+        ""  # the reason why the held-out items and the calibration items are not exchangeable; empty if they are
+    )
+    comparison: Distance | None = None  # the scores of held-out items against the calibration scores
+    order: Distance | None = None  # the scores of the first half of a file against those of the second half
 
     @property
     def n(self) -> int:
@@ -122,61 +129,69 @@ def judge(
     test: InputItems,
     anomalies: InputItems | None = None,
     normal: NDArray[np.bool_] | None = None,
+    *,
+    shift: str = "",
+    numbers: NDArray[np.int64] | None = None,
 ) -> Judgement:
     """Evaluate a model as a detector on held-out items and known anomalies. Without training items there are no baselines.
 
     `normal` (n,) marks the held-out items that are known to be normal. By default these are all if anomalies are given, and none otherwise.
+    `shift` is the reason why the held-out items and the calibration items are not exchangeable.
+    `numbers` (n,) are the numbers of the held-out items in a file. Raises UnsupportedTask for a model without a calibration.
     """
     scoring, calibrated = model.manifest.scoring, model.calibrated
     assert scoring is not None
+    if not calibrated.n:
+        raise UnsupportedTask(
+            f"model: {model.name} has no calibration, so it has no false positive rates to measure; calibrate it with `manifold calibrate`",
+            field="model",
+        )
     judged = JudgedItems(test, anomalies)
     normal = np.full(len(test), anomalies is not None) if normal is None else normal
     peers = _peers(train) if len(judged.anomalies) and len(train) else {}
     by_term, by_peer = _scores(judged, lambda items: model.score(items).terms, peers)
     placed = calibrated.place(by_term)
-    p = calibrated.p_values(scoring.score, placed[scoring.score])[: len(test)]
+    scores = placed[scoring.score]
+    p = calibrated.p_values(scoring.score, scores)[: len(test)]
     judgement = Judgement(
-        _rates(calibrated, scoring.score, p[normal]), normal=normal, anomalies=len(judged.anomalies), scores=placed[scoring.score],
-        unlabelled=_rates(calibrated, scoring.score, p[~normal]),
+        rates.measure(calibrated, scoring.score, p[normal]), normal=normal, anomalies=len(judged.anomalies), scores=scores,
+        unlabelled=rates.measure(calibrated, scoring.score, p[~normal]), shift=shift,
+    )  # fmt: skip
+    compared = normal if normal.any() else ~normal
+    own_scores = scores[: len(test)][compared]
+    judgement.comparison = rates.comparison(calibrated, scoring.score, own_scores)
+    judgement.order = None if numbers is None else rates.order(own_scores, numbers[compared])
+    judgement.warnings += rates.warnings(
+        model.manifest.spec.noun, shift=shift, compared=judgement.comparison, ordered=judgement.order,
+        labelled=bool(normal.any()),
     )  # fmt: skip
     if not len(judged.anomalies):
         return judgement
     labels = np.arange(len(judged)) >= len(test)
     # normal items, then anomalies
-    compared = np.concatenate([normal if normal.any() else ~normal, labels[len(test) :]])
+    ranked = np.concatenate([compared, labels[len(test) :]])
     for name, values in placed.items():
         flagged = calibrated.p_values(name, values[labels]) <= 0.01
         judgement.terms[name] = {
-            **figures(labels[compared], values[compared]),
+            **figures(labels[ranked], values[ranked]),
             "flagged_at_1%": rounded(float(flagged.mean())),
         }
-    judgement.peers = {name: figures(labels[compared], values[compared]) for name, values in by_peer.items()}
-    own = judgement.terms[scoring.score]["auroc"]
+    judgement.peers = {name: figures(labels[ranked], values[ranked]) for name, values in by_peer.items()}
+    judgement.warnings += _weak(judgement, scoring.score)
+    return judgement
+
+
+def _weak(judgement: Judgement, score: str) -> Iterator[str]:
+    """Yield warnings about a score that ranks anomalies worse than chance, or worse than a baseline."""
+    own = judgement.terms[score]["auroc"]
     if own < CHANCE:
-        judgement.warnings.append(
+        yield (
             f"the AUROC {own:.3f} is below {CHANCE}: known anomalies have lower scores than other items, so this detector is not usable. Check that the "
             "truth marks the anomalies and not the normal items, and that no important column is left out"
         )
     for name, numbers in judgement.peers.items():
         if numbers["auroc"] > max(own, CHANCE):
-            judgement.warnings.append(
-                f"the baseline {BASELINES.get(name, name)} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
-            )
-    return judgement
-
-
-def _rates(calibrated: Calibrated, term: str, p: Float64) -> list[dict[str, Any]]:
-    """Return for each rate the share of p-values (n,) that its threshold flags; empty if there are no p-values."""
-    from scipy.stats import betabinom
-
-    found: list[dict[str, Any]] = []
-    for rate in RATES if len(p) else ():
-        line = calibrated.threshold(term, rate)
-        if line.score is not None and line.p_value is not None:
-            met, k = float((p <= line.p_value).mean()), round(line.p_value * (calibrated.n + 1))
-            low, high = betabinom(len(p), k, calibrated.n + 1 - k).ppf([0.025, 0.975]) / len(p)
-            found.append({"asked": rate, "met": rounded(met), "expected": [rounded(float(low)), rounded(float(high))]})
-    return found
+            yield f"the baseline {BASELINES.get(name, name)} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
 
 
 def _scores(
@@ -243,18 +258,38 @@ def fitted(items: Array, spec: ImageSpec) -> Array:
     return imaging.from_uint8(np.stack([imaging.read_image(imaging.to_png(item), spec)[0] for item in items]), spec)
 
 
+def _doubts(judgement: Judgement) -> dict[str, Any]:
+    """Return what says whether the held-out items and the calibration items are exchangeable, for the protocol of a rate."""
+    found: dict[str, Any] = {"shift": judgement.shift} if judgement.shift else {}
+    for name, distance in (("kolmogorov_smirnov", judgement.comparison), ("kolmogorov_smirnov_order", judgement.order)):
+        if distance is not None:
+            found[name] = {"distance": rounded(distance.statistic), "p_value": rounded(distance.p_value)}
+    return found
+
+
 def record(model: Model, judgement: Judgement, against: str | None = None) -> Manifest:
     """Write the figures into the artifact's manifest. They replace earlier figures. `against` names the data set of the anomalies."""
     manifest = manifests.read(model.folder)
     assert manifest.scoring is not None
-    common = {"by": RECORDED, "n": judgement.n, "anomalies": judgement.anomalies, "score": manifest.scoring.score}
+    common: dict[str, Any] = {"by": RECORDED, "anomalies": judgement.anomalies, "score": manifest.scoring.score}
+    if manifest.scoring.calibration is not None:
+        common["calibration"] = manifest.scoring.calibration.id
     if against is not None:
         common["against"] = against
+    normal = int(judgement.normal.sum())
     new = [
-        Metric(name=f"{name}_at_{rate['asked']:g}", value=rate["met"], protocol={**common, "expected": rate["expected"]})
-        for name, rates in (("false_positive_rate", judgement.rates), ("flagged_unlabelled", judgement.unlabelled))
-        for rate in rates
-    ]  # fmt: skip
+        Metric(
+            name=f"{name}{rate['asked']:g}",
+            value=rate["met"],
+            protocol={**common, "n": n, "expected": rate["expected"], "interval": rates.INTERVAL, **_doubts(judgement)},
+        )
+        for name, n, measured in (
+            (RATE, normal, judgement.rates),
+            ("flagged_unlabelled_at_", judgement.n - normal, judgement.unlabelled),
+        )
+        for rate in measured
+    ]
+    common["n"] = judgement.n
     if judgement.terms:
         beside = {
             name: numbers

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.evaluation import file_rows
+from manifold.evaluation import file_rows, rates
 from manifold.evaluation.anomaly import BASELINES, Float64, InputItems, JudgedItems, Judgement
 from manifold.evaluation.file_rows import FileRow, JudgedFile
 from manifold.evaluation.page import page, plot, table
@@ -104,12 +104,25 @@ def _rates(model: Model, judgement: Judgement) -> list[str]:
             "contain anomalies, or that the calibration does not fit them. Labels are needed to tell which.</p>"
         )
         parts.append(_table_of(judgement.unlabelled, "flagged share"))
+    return [*parts, *_exchangeable(judgement)] if parts else []
+
+
+def _exchangeable(judgement: Judgement) -> list[str]:
+    """Return paragraphs on whether the evaluated rows and the calibration rows are exchangeable."""
+    parts = []
+    if judgement.shift:
+        parts.append(f'<p class="warn">{html.escape(rates.not_exchangeable(judgement.shift, "rows"))}</p>')
+    if (compared := judgement.comparison) is not None:
+        parts.append(
+            f"<p>Scores of these rows and of the calibration rows: Kolmogorov-Smirnov distance {compared.statistic:.3f}, p = {compared.p_value:.2g}. "
+            "A p-value near 0 means that they are not exchangeable.</p>"
+        )
     return parts
 
 
-def _table_of(rates: Sequence[Mapping[str, Any]], met: str) -> str:
-    return table(("requested rate", met, "95% interval for this number of normal rows"), [
-        (f"{rate['asked']:.1%}", f"{rate['met']:.2%}", "{:.2%} to {:.2%}".format(*rate["expected"])) for rate in rates
+def _table_of(measured: Sequence[Mapping[str, Any]], met: str) -> str:
+    return table(("requested rate", met, "95% interval for rows that are exchangeable with the calibration rows"), [
+        (f"{rate['asked']:.1%}", f"{rate['met']:.2%}", rates.interval_of(rate)) for rate in measured
     ])  # fmt: skip
 
 

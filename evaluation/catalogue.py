@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from manifold.evaluation import rates
 from manifold.evaluation.cells import BITS, DISTANCES, STORED, of_codecs
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository, shipped
@@ -18,10 +19,12 @@ from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, Metric
 from manifold.runtime.manifest import figures as naming
 from manifold.runtime.operations import endpoints
+from manifold.runtime.scores import measured
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
 MIB = 1024 * 1024
 PREVIEW = "preview.png"
+STATED_RATE = 0.01  # the requested false positive rate in the table
 
 
 def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
@@ -85,6 +88,9 @@ LEGEND = {
     "recognisable ↑": "Share of samples that a classifier puts into some class with probability above 0.9.",
     "codes used ↑": "Share of a codebook that is used.",
     "accuracy ↑, calibration error ↓": "Classification of test items, and the expected calibration error of its probabilities.",
+    "false alarms at 1%": "Share of normal test items that is flagged if 1% is requested; close to 1% is best. In brackets: its 95% interval "
+    "if test items and calibration items are exchangeable. "
+    "The sections of the models list the other rates, and say why the items are not exchangeable if they are not.",
     "AUROC ↑, recall at 1% FPR ↑": "How well the anomaly score separates known anomalies, or images of another data set, from test items; "
     "recall at a false positive rate of 1%.",
 }
@@ -135,7 +141,7 @@ def _section(folder: Path, manifest: Manifest, beside: Path) -> str:
     ]
     lines = [f"### {manifest.name}", manifest.description, *(f"- {fact}" for fact in facts if fact)]
     lines[2:] = ["\n".join(lines[2:])]
-    if known := figures(manifest):
+    if known := [*figures(manifest), *_all_rates(manifest)]:
         lines[-1] += "\n" + "\n".join(f"- {figure}" for figure in known)
     if (folder / PREVIEW).exists():
         lines.append(f"![{manifest.name}]({os.path.relpath(folder / PREVIEW, beside)})")
@@ -289,8 +295,36 @@ def _anomalies(manifest: Manifest) -> str:
     return f"{against}: AUROC {area.value:.3f} ↑{share}"
 
 
+def _false_alarms(manifest: Manifest) -> str:
+    """Return the measured false positive rate for a requested 1%, with its interval; empty if it was not measured."""
+    found = measured.of(manifest)
+    rate = next((rate for rate in found.rates if rate.requested == STATED_RATE), None)
+    if rate is None:
+        return ""
+    beyond = sum(each.outside for each in found.rates)
+    parts = [
+        f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({_interval(rate)})",
+        *([f"{beyond} of {len(found.rates)} rates outside"] if beyond else []),
+        *(["not exchangeable"] if found.shift else []),
+    ]
+    return ", ".join(parts)
+
+
+def _interval(rate: measured.MeasuredRate) -> str:
+    low, high = rate.interval
+    return f"{low:.2%} to {high:.2%}{': outside' if rate.outside else ''}"
+
+
+def _all_rates(manifest: Manifest) -> list[str]:
+    """Return all measured false positive rates, and the reason why calibration and test items are not exchangeable."""
+    found, noun = measured.of(manifest), manifest.spec.noun
+    each = [f"{rate.measured:.2%} (requested {100 * rate.requested:.3g}%, {_interval(rate)})" for rate in found.rates]
+    told = [f"false alarm rates on {found.rates[0].n} normal test {noun}: {', '.join(each)}"] if each else []
+    return [*told, *([rates.not_exchangeable(found.shift, noun)] if found.shift else [])]
+
+
 _requested = _share("class_accuracy", "requested class recognised {} ↑")
 RULES: tuple[Callable[[Manifest], str], ...] = (
     _likelihood, _reconstruction, _distance, _requested, _share("least_class_share", "rarest class {} ↑"),
-    _share("confident", "recognisable {} ↑"), _share("code_usage", "codes used {} ↑"), _accuracy, _anomalies,
+    _share("confident", "recognisable {} ↑"), _share("code_usage", "codes used {} ↑"), _accuracy, _anomalies, _false_alarms,
 )  # fmt: skip

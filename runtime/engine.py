@@ -26,6 +26,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import End, Latents, Steps
 from manifold.runtime.operations.complete import CANDIDATES, check_completes
 from manifold.runtime.runner import Runner, example_inputs
+from manifold.runtime.scores import measured
 from manifold.runtime.scores.decisions import Costs, Rule, are_unknown, judge
 from manifold.runtime.scores.reasons import check_explains, scored
 from manifold.runtime.scores.scored_items import AnomalyScores
@@ -51,7 +52,7 @@ class Model:
         self.folder = folder
         self.runner = Runner(folder, manifest, device, threads)
         priors.load(folder, manifest)
-        self.calibrated = Calibrated.read(folder, manifest.scoring)
+        self.calibrated = Calibrated.read(folder, manifest.scoring, measured.of(manifest))
         self.checksum = repository.checksum(manifest.files or repository.records(folder))  # recipes state it
 
     # --- the description of the model -------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from manifold.cli import detection, tables
 from manifold.evaluation.anomaly import Judgement
 from manifold.runtime.manifest import Scoring
+from manifold.runtime.scores.drift import Distance
 
 OWN = {"auroc": 0.9494, "average_precision": 0.8, "found_at_1%": 0.45, "flagged_at_1%": 0.5}
 RATES = [{"asked": rate, "met": 1.6 * rate, "expected": [0.0, 3 * rate]} for rate in (0.001, 0.01)]
@@ -57,9 +58,27 @@ def test_the_score_of_the_model_comes_first_and_is_named() -> None:
         "Recall at 1% FPR: the threshold is set on these rows, so that 1% of the normal ones are above it.",
         "The model uses another threshold, which was calibrated for 1% on other rows. It finds 50.0% of the known anomalies (100 of 200).",
         "False positive rate on 2000 held-out rows that are known to be normal: 0.16% (requested 0.1%) [0.00% to 0.30%], 1.60% (requested 1%) "
-        "[0.00% to 3.00%]. In brackets: the range of the rate in 95 of 100 samples of 2000 rows if the calibration is correct. A rate above this "
-        "range suggests that these rows differ from the calibration rows.",
+        "[0.00% to 3.00%]. In brackets: the 95% interval of the measured rate if these rows and the calibration rows are exchangeable (drawn at "
+        "random from the same rows).",
     ]
+
+
+def test_rates_outside_their_intervals_are_counted_and_a_shift_is_explained() -> None:
+    rates = [
+        {"asked": 0.01, "met": 0.07, "expected": [0.004, 0.02]},
+        {"asked": 0.1, "met": 0.1, "expected": [0.08, 0.12]},
+    ]
+    compared = Distance(2000, 0.1234, 0.00045)
+    *_, counted, scores = said(judged(rates=rates, comparison=compared))
+    assert counted == "1 of 2 rates lies outside its interval. By chance, one of 20 does."
+    assert scores == (
+        "Scores of these rows and of the calibration rows: Kolmogorov-Smirnov distance 0.123, p = 0.00045. A p-value near 0 means that they are "
+        "not exchangeable."
+    )
+    text = "\n".join(said(judged(rates=rates, shift="the test split is later in time")))
+    assert "7.00% (requested 1%) [0.40% to 2.00%: outside], 10.00% (requested 10%) [8.00% to 12.00%]." in text
+    assert "are not exchangeable: the test split is later in time. A measured rate may therefore differ" in text
+    assert "By chance" not in text
 
 
 def test_a_single_term_is_the_score() -> None:

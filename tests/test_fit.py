@@ -23,9 +23,9 @@ from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.manifest import Metric, Scoring, Term
+from manifold.runtime.manifest import Calibration, Metric, Scoring, Term
 from manifold.runtime.operations import Scores
-from manifold.runtime.scores import calibration
+from manifold.runtime.scores import calibration, measured
 from manifold.runtime.scores.scoring import Calibrated
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.training import runs
@@ -197,6 +197,8 @@ def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None
     before = np.mean(pa.parquet.read_table(tmp_path / "o.parquet")["is_anomaly"].to_numpy())
     said = run("calibrate", "mine", tmp_path / "own.csv", "--models", models)
     assert "mine/2" in said
+    old, new = (measured.of_calibration(manifest.read(models / "mine" / version).metrics) for version in ("1", "2"))
+    assert old and not new  # the figures of the old calibration do not apply to the new one
     assert "1000 rows of own.csv" in said
     run(*scores, "--model", "mine")
     after = np.mean(pa.parquet.read_table(tmp_path / "o.parquet")["is_anomaly"].to_numpy())
@@ -277,7 +279,7 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     peers: dict[str, anomaly.Peer] = {"IForest": lambda items: -perfect, "input kNN": lambda items: -perfect}
     peers[better] = lambda items: perfect
     monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
-    found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
+    found = anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange)
     assert found.terms["a"]["auroc"] == 0.5
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
         name: float(name == better) for name in peers
@@ -293,7 +295,7 @@ def test_a_score_below_chance_is_a_warning_and_no_peer_that_is_not_usable_is_nam
     rows, strange = np.arange(100.0)[:, None], np.asarray([[-1.0], [-2.0]])
     low = np.concatenate([np.arange(100.0), np.asarray([40.0, 40.0])])
     monkeypatch.setattr(anomaly, "_peers", lambda train: {"IForest": lambda items: low})
-    (warning,) = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings
+    (warning,) = anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange).warnings
     assert warning.startswith("the AUROC 0.000 is below 0.5")
     assert "no important column is left out" in warning
 
@@ -302,13 +304,13 @@ def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatc
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
     peers = dict.fromkeys(("IForest", "input kNN"), lambda items: items[:, 0])
     monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
-    assert anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings == []
+    assert anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange).warnings == []
 
 
 def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[1000.0], [999.0], [600.0], [3.0]])
     monkeypatch.setattr(anomaly, "_peers", lambda train: {})
-    found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
+    found = anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange)
     assert found.terms["a"]["flagged_at_1%"] == 0.75
     assert (found.n, found.anomalies) == (100, 4)
 
@@ -329,7 +331,7 @@ def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
     train, test, known = (generator.normal(place, 1, (n, 3)) for n, place in ((600, 0), (301, 0), (40, 2)))
 
     def judged() -> anomaly.Judgement:
-        return anomaly.judge(scorer(np.arange(500.0)), train, test, known)
+        return anomaly.judge(scorer(np.linspace(0, 100, 500)), train, test, known)
 
     whole = judged()
     monkeypatch.setattr(anomaly, "SCORED_VALUES", 3 * 50)
@@ -378,8 +380,10 @@ def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
 def scorer(calibration_scores: np.ndarray) -> Any:
     """Return a minimal model for anomaly.judge: its one term is the item itself, calibrated on the given scores."""
     about = Scoring(terms=(Term(name="a", kind="nll", description="the item"),), score="a")
-    calibrated = Calibrated(None, {"a": np.sort(calibration_scores)})
-    score = SimpleNamespace(manifest=SimpleNamespace(scoring=about), calibrated=calibrated)
+    calibration = Calibration(id="x", n=len(calibration_scores), created="", source="")
+    calibrated = Calibrated(calibration, {"a": np.sort(calibration_scores)})
+    spec = SimpleNamespace(noun="rows")
+    score = SimpleNamespace(name="scorer", manifest=SimpleNamespace(scoring=about, spec=spec), calibrated=calibrated)
     score.score = lambda items: SimpleNamespace(terms={"a": items[:, 0]})
     return score
 

@@ -19,8 +19,6 @@ from manifold.evaluation import anomaly, anomaly_page, file_rows
 from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.manifest import Calibration
-from manifold.runtime.scores.scoring import Calibrated
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.runtime.tables.truth import Truth
 from manifold.training import export as exporting
@@ -360,7 +358,6 @@ def test_false_alarms_are_counted_of_normal_rows_alone(monkeypatch: pytest.Monke
     test, known = np.concatenate([normal, unlabelled])[:, None], np.full((5, 1), 800.0)
     marks = np.arange(120) < 100
     model = scorer(np.arange(99.0))
-    model.calibrated = Calibrated(Calibration(id="x", n=99, created="", source=""), model.calibrated.scores)
     found = anomaly.judge(model, test, test, known, marks)
     assert [rate["met"] for rate in found.rates if rate["asked"] == 0.1] == [0.1]
     assert [rate["met"] for rate in found.unlabelled if rate["asked"] == 0.1] == [0.5]

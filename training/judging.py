@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from manifold.training.data import Data, Part, folder, reading, tables
 from manifold.training.data.parts import Array, subset
 from manifold.training.data.remote import digest
 
+SPLITTING = ("order", "test")  # entries of a protocol that state the test split
 LEAST_IMAGES = 1000  # smallest test split that is used as anomalies; the training split replaces a smaller one
 
 
@@ -152,7 +154,15 @@ def judge(
     to_model = _check(model, data, against, html)
     train, test = (PartInputs(part, to_model) for part in (data.train, data.test))
     anomalies, rows = _anomalies(model, data, against, to_model), data.rows
-    judgement = anomaly.judge(model, train, test, anomalies, None if rows is None else rows.normal)
+    judgement = anomaly.judge(
+        model,
+        train,
+        test,
+        anomalies,
+        None if rows is None else rows.normal,
+        shift=shift(model.manifest, data),
+        numbers=None if rows is None else rows.test,
+    )
     judgement.warnings += data.notes
     if record:
         anomaly.record(model, judgement, against)
@@ -160,6 +170,36 @@ def judge(
         file = None if rows is None else JudgedFile(rows.file, np.concatenate([rows.test, rows.anomalies]))
         anomaly_page.write(html, model, judgement, test, anomalies, file)
     return judgement
+
+
+def shift(manifest: Manifest, data: Data) -> str:
+    """Return the reason why the test items of a data set are not exchangeable with the calibration items of a model; empty if they are.
+
+    They can only be exchangeable if the data set is the one that the model was calibrated on, with the same splits.
+    """
+    fitted, again = (_mapping(manifest.provenance.get(name)) for name in ("data", "recalibrated"))
+    noun, own, here = manifest.spec.noun, fitted.get("sha256"), data.protocol.get("sha256")
+    if again:
+        if here is not None and again.get("sha256") == here:
+            return f"the model was calibrated on the {noun} of this file, so the rates on them say nothing about other {noun}"
+        source = (
+            manifest.scoring.calibration.source if manifest.scoring and manifest.scoring.calibration else "other data"
+        )
+        return (
+            data.shift or f"the model was calibrated again, on {source}, and the test {noun} are those of {data.name}"
+        )
+    if (own != here) if own and here else (data.name != manifest.data_name):
+        of = manifest.data_name or "other data"
+        return data.shift or f"the model was calibrated on {noun} of {of}, and the test {noun} are those of {data.name}"
+    changed = [name for name in SPLITTING if name in data.protocol and data.protocol[name] != fitted.get(name)]
+    if changed:
+        return f"the splits of {data.name} have changed since the model was trained, so test {noun} may have been used in training; train it again"
+    return data.differs
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """Return an entry of a provenance, or an empty one if it is not an object."""
+    return value if isinstance(value, dict) else {}
 
 
 def _check(model: Model, data: Data, against: str | None, html: Path | None) -> Callable[[Array], Array]:

@@ -67,6 +67,10 @@ class Calibration(Record):
     n: int = Field(ge=1)
     created: str
     source: str = Field(description="the items that were scored: split, indices, filter")
+    shift: str | None = Field(
+        default=None,
+        description="the reason why these items and the test items are not exchangeable; absent if both were drawn at random from the same items",
+    )
     file: str = "calibration.npz"
 
 

@@ -23,7 +23,7 @@ from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import COMBINED, Calibration, Manifest, Scoring
 from manifold.runtime.operations import Scores
 from manifold.runtime.operations.common import takes
-from manifold.runtime.scores import departures
+from manifold.runtime.scores import departures, measured
 from manifold.runtime.scores.scoring import Float64, cross_combined
 
 LEAST = 20  # smallest number of items; the smallest p-value is then 1/21, which responses state
@@ -61,10 +61,20 @@ class Surprise:
         return found
 
 
-def write(scoring: Scoring, batches: Iterable[Scores], folder: Path, *, n: int, source: str, spec: Kind) -> Scoring:
+def write(
+    scoring: Scoring,
+    batches: Iterable[Scores],
+    folder: Path,
+    *,
+    n: int,
+    source: str,
+    spec: Kind,
+    shift: str | None = None,
+) -> Scoring:
     """Store calibration scores in the folder of an artifact. Return the `scoring` section of the manifest that refers to them.
 
-    `batches` are the scores of n items in total, in any order. Raises InvalidValue for fewer than LEAST items, and for scores that are not
+    `batches` are the scores of n items in total, in any order. `shift` is the reason why these items and the test items are not exchangeable.
+    Raises InvalidValue for fewer than LEAST items, and for scores that are not
     finite.
     """
     _check_many(n, spec)
@@ -77,7 +87,7 @@ def write(scoring: Scoring, batches: Iterable[Scores], folder: Path, *, n: int, 
             )
     if scoring.combination is not None:
         values[COMBINED] = cross_combined(scoring.combination, values)
-    calibration = Calibration(id="", n=n, created=now(), source=source)
+    calibration = Calibration(id="", n=n, created=now(), source=source, shift=shift)
     _save(folder / calibration.file, values)
     record = repository.digest(folder / calibration.file)
     named = calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})
@@ -127,6 +137,7 @@ def recalibrate(
 ) -> Recalibrated:
     """Publish the artifact in `root` as its next version, calibrated on `data` (n, *shape). The graphs do not change.
 
+    The figures that were measured with the old calibration are left out, and so is the statement on its test items.
     `recorded` is added to the provenance. Raises UnsupportedTask for a model without a score, or with conditions other than classes, and with
     `strict` InvalidValue if there are warnings.
     """
@@ -157,6 +168,8 @@ def recalibrate(
             **({"warnings": found} if found else {}),
         }
         provenance = {**plain.provenance, "recalibrated": earlier}
-        return plain.model_copy(update={"scoring": calibrated, "provenance": provenance})
+        stale = measured.of_calibration(plain.metrics)
+        kept = tuple(metric for metric in plain.metrics if metric not in stale)
+        return plain.model_copy(update={"scoring": calibrated, "provenance": provenance, "metrics": kept})
 
     return Recalibrated(revisions.publish(model, root, change), tuple(found))

@@ -68,8 +68,10 @@ def recalibrate(
             field="file",
         )
     described = f"{reservoir.size('rows')} of {cut(name)} (SHA-256 {digest[:12]}…)"
-    recorded = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
-    made = calibration.recalibrate(model, reservoir.data, root, source=described, strict=strict, **recorded)
+    left_out = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
+    made = calibration.recalibrate(
+        model, reservoir.data, root, source=described, strict=strict, sha256=digest, **left_out
+    )
     warnings = made.warnings
     said = f"calibrated on {described}, {bad} invalid rows left out"
     if rule is not None:

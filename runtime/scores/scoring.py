@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from manifold.runtime import npz
 from manifold.runtime.errors import ArtifactError
 from manifold.runtime.manifest import COMBINED, Calibration, Combination, Scoring
+from manifold.runtime.scores.measured import NOTHING, Measured, MeasuredRate
 from manifold.runtime.scores.tails import Tail
 
 Float64 = NDArray[np.float64]
@@ -36,21 +37,33 @@ class Threshold:
     score: float | None  # items above it are anomalies; None if the rate is below the resolution of the calibration
     p_value: float | None
     false_positive_rate: float | None
-    interval: tuple[float, float] | None  # 95% interval of the realised rate, over calibration sets of this size
+    # 95% interval of the realised rate over calibration sets of this size, for items that are exchangeable with the calibration items
+    interval: tuple[float, float] | None
+    shift: str | None = None  # the reason why test items and calibration items are not exchangeable
+    measured: MeasuredRate | None = (
+        None  # the measured rate whose requested rate is nearest; None without a rate or a measurement
+    )
 
 
 class Calibrated:
     """The calibration of one artifact, with the p-values and thresholds that follow from it."""
 
     def __init__(
-        self, calibration: Calibration | None, scores: dict[str, Float64], combination: Combination | None = None
+        self,
+        calibration: Calibration | None,
+        scores: dict[str, Float64],
+        combination: Combination | None = None,
+        measured: Measured = NOTHING,
     ) -> None:
-        self.calibration, self.scores, self.combination = calibration, scores, combination
+        self.calibration, self.scores, self.combination, self.measured = calibration, scores, combination, measured
         self.tails = {name: Tail.fit(scores[name]) for name in combination.terms} if combination and scores else {}
 
     @classmethod
-    def read(cls, folder: Path, scoring: Scoring | None) -> Calibrated:
-        """Read the calibration arrays of an artifact. Raises ArtifactError if they do not match the manifest."""
+    def read(cls, folder: Path, scoring: Scoring | None, measured: Measured = NOTHING) -> Calibrated:
+        """Read the calibration arrays of an artifact. Raises ArtifactError if they do not match the manifest.
+
+        `measured` are the false positive rates that were measured with this calibration.
+        """
         if scoring is None or scoring.calibration is None:
             return cls(None, {})
         path = folder / scoring.calibration.file
@@ -72,7 +85,7 @@ class Calibrated:
                 raise ArtifactError(
                     f"{path}: {name!r} is not {scoring.calibration.n} finite numbers in ascending order; calibrate the model again"
                 )
-        return cls(scoring.calibration, scores, scoring.combination)
+        return cls(scoring.calibration, scores, scoring.combination, measured)
 
     @property
     def n(self) -> int:
@@ -95,15 +108,17 @@ class Calibrated:
     def line_at(self, term: str, score: float | None) -> Threshold:
         """Return the threshold at a score, with its p-value if there is a calibration."""
         p = float(self.p_values(term, np.asarray([score]))[0]) if self.n and score is not None else None
-        return Threshold(score, p, None, None)
+        return Threshold(score, p, None, None, self.measured.shift)
 
     def threshold(self, term: str, rate: float) -> Threshold:
         """Return the threshold for a false positive rate."""
         k = math.floor((self.n + 1) * rate * (1 + 1e-12))
+        shift, measured = self.measured.shift, self.measured.nearest(term, rate)
         if k < 1:
-            return Threshold(None, rate, rate, None)
+            return Threshold(None, rate, rate, None, shift, measured)
         score = float(self.scores[term][max(self.n - k, 0)]) if k <= self.n else -math.inf
-        return Threshold(score if math.isfinite(score) else None, k / (self.n + 1), rate, rate_interval(self.n, k))
+        finite = score if math.isfinite(score) else None
+        return Threshold(finite, k / (self.n + 1), rate, rate_interval(self.n, k), shift, measured)
 
 
 def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:

@@ -791,18 +791,34 @@ class ScoredItem(_message.Message):
     def __init__(self, score: _Optional[float] = ..., p_value: _Optional[float] = ..., is_anomaly: _Optional[bool] = ..., band: _Optional[str] = ..., risk: _Optional[int] = ..., state: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., parts: _Optional[_Mapping[str, Part]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., id: _Optional[_Union[PassedValue, _Mapping]] = ..., passed: _Optional[_Mapping[str, PassedValue]] = ...) -> None: ...
 
 class ThresholdInfo(_message.Message):
-    __slots__ = ("score", "p_value", "false_positive_rate", "interval", "block_p_value")
+    __slots__ = ("score", "p_value", "false_positive_rate", "interval", "block_p_value", "measured", "shift")
     SCORE_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
     FALSE_POSITIVE_RATE_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_FIELD_NUMBER: _ClassVar[int]
     BLOCK_P_VALUE_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    SHIFT_FIELD_NUMBER: _ClassVar[int]
     score: float
     p_value: float
     false_positive_rate: float
     interval: _containers.RepeatedScalarFieldContainer[float]
     block_p_value: float
-    def __init__(self, score: _Optional[float] = ..., p_value: _Optional[float] = ..., false_positive_rate: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., block_p_value: _Optional[float] = ...) -> None: ...
+    measured: MeasuredRate
+    shift: str
+    def __init__(self, score: _Optional[float] = ..., p_value: _Optional[float] = ..., false_positive_rate: _Optional[float] = ..., interval: _Optional[_Iterable[float]] = ..., block_p_value: _Optional[float] = ..., measured: _Optional[_Union[MeasuredRate, _Mapping]] = ..., shift: _Optional[str] = ...) -> None: ...
+
+class MeasuredRate(_message.Message):
+    __slots__ = ("requested", "measured", "n", "interval")
+    REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    requested: float
+    measured: float
+    n: int
+    interval: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, requested: _Optional[float] = ..., measured: _Optional[float] = ..., n: _Optional[int] = ..., interval: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class CalibrationInfo(_message.Message):
     __slots__ = ("id", "n", "created")

@@ -91,7 +91,7 @@ def test_rounding_is_that_of_models() -> None:
     ("protocol", "levels", "seed"),
     [
         ({}, 256, None),
-        ({"binarisation": "dynamic, one draw an item", "seed": 3}, 2, 3),
+        ({"observed": "grey values binarised at random, one draw an item", "seed": 3}, 2, 3),
         ({"observed": "grey values binarised at 1/2", "seed": 3}, 2, None),
         ({"observed": "pixels at 256 levels", "seed": 3}, 256, None),
         ({"observed": "pixels at 256 levels, rounded by chance, one draw an item", "seed": 3}, 256, 3),

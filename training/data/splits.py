@@ -16,6 +16,9 @@ from manifold.training.data.parts import Array, Arrays, Part
 from manifold.training.errors import TrainingError
 
 OFFICIAL = "the test split is the official one and was collected separately"  # a `shift`
+BY_FOLDS = (
+    "the model was calibrated by folds, and the models of the folds score somewhat differently than the final model"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Data:
         if self.selection is not None and len(self.selection):
             return self.selection
         return self.calibration if len(self.calibration) else None
+
+    @property
+    def differs(self) -> str:
+        """Return the reason why calibration scores and test scores are not exchangeable: the shift, or a calibration by folds; empty if they are."""
+        return self.shift or (BY_FOLDS if self.folds else "")
 
     def inputs(self, part: Part) -> Array:
         """Return all items of a split as model inputs, float32."""

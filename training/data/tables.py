@@ -250,7 +250,8 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
             bad += chunk.bad.items()
     numbers, own_marks, marks, encoded = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
     items = Arrays(encoded, np.full(len(numbers), -1, np.int64))
-    same = digest(path, "sha256") == fitted.get("sha256")
+    sha256 = digest(path, "sha256")
+    same = sha256 == fitted.get("sha256")
     places = _split(own_marks) if same else dict.fromkeys(("train", "calibration", "anomalies"), np.zeros(0, np.int64))
     unseen = np.concatenate([places["test"], places["anomalies"]]) if same else np.arange(len(marks))
     places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": np.sort(unseen[marks[unseen] == ANOMALOUS])}
@@ -263,13 +264,15 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
         if bad
         else []
     )
+    shift = "" if same else f"all rows of {path.name} are evaluated, and the calibration rows come from another file"
     if not same:
         notes.append(f"{path.name} is not the file to which {manifest.name} was fitted: all its rows are evaluated")
     judged = FileRows(path, numbers[places["test"]], numbers[places["anomalies"]], marks[places["test"]] == OTHER)
     parts = {part: items[which] for part, which in places.items()}
     return Data(
         path.stem, manifest.spec, parts["train"], parts["calibration"], parts["test"],
-        anomalies=None if rule is None else parts["anomalies"], rows=judged, notes=tuple(notes),
+        anomalies=None if rule is None else parts["anomalies"], rows=judged, notes=tuple(notes), shift=shift,
+        protocol={"data": path.stem, "sha256": sha256}, folds=FOLDS if same and not len(places["calibration"]) else 0,
     )  # fmt: skip
 
 

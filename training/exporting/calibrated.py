@@ -42,7 +42,10 @@ def calibrate_scores(context: Context) -> None:
         source = f"{n} training items, each by a model trained on the other {data.folds - 1} of {data.folds} folds"
     else:
         scores, n, source = _held_out(context), len(data.calibration), _source(context)
-    context.update(scoring=calibration.write(scoring, scores, context.folder, n=n, source=source, spec=data.spec))
+    written = calibration.write(
+        scoring, scores, context.folder, n=n, source=source, spec=data.spec, shift=data.differs or None
+    )
+    context.update(scoring=written)
 
 
 def _held_out(context: Context) -> Iterator[Scores]:

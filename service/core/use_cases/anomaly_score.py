@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -117,6 +118,17 @@ class ScoredItem(BaseModel):
     )
 
 
+class MeasuredRate(BaseModel):
+    """A false positive rate that was measured on test items that are known to be normal."""
+
+    requested: float = Field(description="The requested rate, the one nearest to that of the threshold.")
+    measured: float = Field(description="The share of the test items that was flagged.")
+    n: int = Field(description="Number of test items.")
+    interval: list[float] = Field(
+        description="95% interval of the measured rate if test items and calibration items are exchangeable."
+    )
+
+
 class ThresholdInfo(BaseModel):
     """The threshold of the decision."""
 
@@ -124,9 +136,19 @@ class ThresholdInfo(BaseModel):
     p_value: float | None = Field(description="p-value at the threshold.")
     false_positive_rate: float | None = Field(description="False positive rate at this threshold.")
     interval: list[float] | None = Field(
-        default=None, description="95% interval of the false positive rate that is realised."
+        default=None,
+        description="95% interval of the realised false positive rate, for items that are exchangeable with the calibration items.",
     )
     block_p_value: float | None = Field(default=None, description="p-values up to this value are in the band `block`.")
+    measured: MeasuredRate | None = Field(
+        default=None,
+        description="False positive rate that was measured with this calibration. null: none is recorded, or the threshold has no rate.",
+    )
+    shift: str | None = Field(
+        default=None,
+        description="Why test items and calibration items are not exchangeable, so that `measured` may differ from the requested rate. null: no reason "
+        "is known.",
+    )
 
 
 class CalibrationInfo(BaseModel):
@@ -203,6 +225,7 @@ def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) ->
         "threshold": {
             "score": line.score, "p_value": line.p_value, "false_positive_rate": line.false_positive_rate,
             "interval": None if line.interval is None else list(line.interval), "block_p_value": judgement.block_p_value,
+            "measured": None if line.measured is None else dataclasses.asdict(line.measured), "shift": line.shift,
         },
         "calibration": None if source is None else {"id": source.id, "n": source.n, "created": source.created},
         **({"warnings": list(judgement.notes)} if judgement.notes else {}),
