@@ -50,6 +50,12 @@ def evaluate(
     as_json: AsJson = False,
     html: Html = None,
     out: JsonFile = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of the data set: test, or selection, to choose between models without the test split. By default test."
+        ),
+    ] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the numbers into the manifest of the model.")] = False,
     quiet: Quiet = False,
     device: Device = "auto",
@@ -62,6 +68,11 @@ def evaluate(
     """
     if data is not None:
         early.check_images(data, "data")
+    if part is not None and against is not None:
+        raise InvalidValue(
+            f"--part: the model is measured against {shown(str(against))} and not against a split; remove one of the two options",
+            field="part",
+        )
     check_writable(out, html, makes_folders=True)
 
     from manifold.evaluation import recording
@@ -69,7 +80,9 @@ def evaluate(
     if record:
         check_recordable(model, models)
     session = _session(models, n, seed, extractor, resize, device, quiet)
-    report, pictures, folder = session.evaluate(model, _read_by(data, model, models), prior=prior, against=against)
+    report, pictures, folder = session.evaluate(
+        model, _read_by(data, model, models), prior=prior, against=against, part=part or "test"
+    )
     if record:
         recording.record(folder, report)
     _show(report, pictures, as_json, html, out)
@@ -151,7 +164,7 @@ def reference(
     data: DataName = None,
     images: Annotated[Path | None, typer.Option(help="The same as the argument IMAGES.")] = None,
     part: Annotated[
-        str | None, typer.Option(help="Split of the data set: test, calibration or train. By default test.")
+        str | None, typer.Option(help="Split of the data set: test, selection, calibration or train. By default test.")
     ] = None,
     ship: Annotated[
         bool, typer.Option("--ship", help="Write the statistics into the folder of the extractor, as reference.npz.")

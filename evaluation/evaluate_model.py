@@ -52,11 +52,11 @@ def evaluate(
         prior=prior or (manifest.space.prior if manifest.space else None),
     )  # fmt: skip
     if data is not None:
-        held_out.likelihood(report, model, data.test, stage)
+        held_out.likelihood(report, model, data, stage)
         codecs.beside_bits(report, ImageSpec.of(manifest.spec, manifest.name), data.test, stage)
-        held_out.reconstruction(report, model, data.test, pictures, stage)
-        held_out.codes(report, model, data.test, stage)
-        held_out.continuity(report, model, extractor, data.test, seed, stage)
+        held_out.reconstruction(report, model, data, pictures, stage)
+        held_out.codes(report, model, data, stage)
+        held_out.continuity(report, model, extractor, data, seed, stage)
         copies(report, features, data, pictures)
         report.anchors |= anchors(data, reference, extractor, n, seed, stage)
     elif reference.anchors:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import latent, metrics
 from manifold.evaluation.extractors import BATCH, Extractor, Stage, map_batches
-from manifold.evaluation.images import RealImages, batch_size, pixels_of
+from manifold.evaluation.images import RealData, RealImages, batch_size, pixels_of
 from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
@@ -28,8 +28,9 @@ BOUNDS = {"exact": "exact", "elbo": "lower bound on log p(x)", "iwae": "importan
 BITS = {"exact": "exact", "elbo": "upper bound: from the ELBO", "iwae": "upper bound: importance-weighted"}
 
 
-def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
+def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> None:
     """Add the mean of -log p(x) over the test images, or of the lower bound on log p(x), if the artifact states that its score is one of them."""
+    test = data.test
     scoring = model.manifest.scoring
     term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
     if term is None or term.likelihood is None:
@@ -44,7 +45,7 @@ def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> 
     if form == "threshold" and _are_binary(test):
         form = "static"
     name = figures.name_of(stated.bound, form or "levels", stated.k)
-    protocol = _likelihood_protocol(model, stated, test.n)
+    protocol = _likelihood_protocol(model, stated, data)
     error = float(nats.std(ddof=1) / math.sqrt(len(nats)))
     report.metrics |= {
         name: rounded(float(nats.mean() if stated.bound == "exact" else -nats.mean())),
@@ -68,14 +69,14 @@ def _are_binary(images: RealImages) -> bool:
     return all(np.isin(np.asarray(images.batch(at, min(at + size, images.n)).pixels), (0, 255)).all() for at in starts)
 
 
-def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, Any]:
+def _likelihood_protocol(model: Model, stated: Likelihood, data: RealData) -> dict[str, Any]:
     protocol: dict[str, Any] = {
         "unit": "nats",
         "bound": BOUNDS[stated.bound],
         "k": stated.k,
         "observed": stated.observed,
     }
-    protocol |= {"n": n, "part": "test"}
+    protocol |= {"n": data.test.n, "part": data.part}
     if model.manifest.conditions is not None:
         return protocol | {"given": list(model.manifest.conditions.names)}
     if model.manifest.tasks["score"].input("condition") is not None:
@@ -83,8 +84,9 @@ def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, 
     return protocol
 
 
-def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pictures, stage: Stage) -> None:
+def reconstruction(report: Report, model: Model, data: RealData, pictures: Pictures, stage: Stage) -> None:
     """Add the mean squared error and the PSNR of the test images after encode and decode."""
+    test = data.test
     if not supports(model.manifest, "reconstruct"):
         return
     given = conditions(model, test, ("encode", "decode", "decode_codes"))
@@ -94,7 +96,7 @@ def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pic
     )  # fmt: skip
     errors = np.concatenate(batches)
     report.metrics |= {"reconstruction_mse": rounded(float(errors.mean())), "psnr_mean": rounded(metrics.psnr(errors))}
-    part = {"part": "test", "n": test.n}
+    part = {"part": data.part, "n": test.n}
     report.details["reconstruction_mse"] = {**part, "unit": "squared, of values in [0, 1]", "latent": "posterior mean"}
     report.details["psnr_mean"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     n = min(PAIRS, test.n)
@@ -102,8 +104,9 @@ def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pic
     pictures.originals, pictures.reconstructions = test.at(np.arange(n)), pixels_of(model, back)
 
 
-def codes(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
+def codes(report: Report, model: Model, data: RealData, stage: Stage) -> None:
     """Add the share of the codebook that the test images use, and its perplexity."""
+    test = data.test
     encoder = model.manifest.task("encode")
     if encoder is None or "codes" not in encoder.roles or model.manifest.codes is None:
         return
@@ -115,11 +118,16 @@ def codes(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
     levels = model.manifest.codes.levels
     usage, perplexity = metrics.code_usage(np.concatenate([part for part in batches if part is not None]), levels)
     report.metrics |= {"code_usage": rounded(usage), "code_perplexity": rounded(perplexity)}
-    report.details["code_usage"] = report.details["code_perplexity"] = {"part": "test", "n": test.n, "levels": levels}
+    report.details["code_usage"] = report.details["code_perplexity"] = {
+        "part": data.part,
+        "n": test.n,
+        "levels": levels,
+    }
 
 
-def continuity(report: Report, model: Model, extractor: Extractor, test: RealImages, seed: int, stage: Stage) -> None:
+def continuity(report: Report, model: Model, extractor: Extractor, data: RealData, seed: int, stage: Stage) -> None:
     """Add how evenly images change along paths between the latents of test images, in units of the aggregate posterior."""
+    test = data.test
     manifest = model.manifest
     if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
         return
@@ -146,7 +154,7 @@ def continuity(report: Report, model: Model, extractor: Extractor, test: RealIma
     path_features = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
     figures = latent.continuity(latents, path_features, latent.whitening(covariance))
     protocol = {
-        "part": "test", "n": images.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.space.interpolation,
+        "part": data.part, "n": images.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.space.interpolation,
         "latent_units": "whitened by the aggregate posterior", "latent_length": rounded(figures.latent_length),
         "feature_length": rounded(figures.feature_length),
     }  # fmt: skip

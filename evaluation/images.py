@@ -6,9 +6,9 @@ import hashlib
 import math
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ Pixels = NDArray[np.uint8]
 NPZ_BYTES = 8 * 2**30  # largest size of an .npz file's images, unpacked
 VALUES = 2**24  # largest number of values in a batch of images, unless one image has more
 HASHED = 500  # number of images that are hashed at a time, or fewer if they are large
+MEASURED = ("test", "selection")  # the splits on which a model can be measured
 READER = 2  # version of the reader of image files; features of earlier versions are computed again
 
 
@@ -134,13 +135,29 @@ class ImageArray:
 
 @dataclass(frozen=True)
 class RealData:
-    """The splits of a data set that an evaluation needs, as uint8 images."""
+    """The splits of a data set that an evaluation needs, as uint8 images. Models are measured on `test`, which is the split named by `part`."""
 
     name: str
     train: RealImages
     calibration: RealImages
     test: RealImages
     selection: RealImages | None = None  # the images on which recipes are chosen
+    part: Literal["test", "selection"] = field(default="test", kw_only=True)
+
+    def on(self, part: str) -> RealData:
+        """Return the data with this split in the place of the test split. Raises EvaluationError for an unknown or an absent one."""
+        if part not in MEASURED:
+            raise EvaluationError(
+                f"part: unknown {part!r}; valid are {', '.join(MEASURED)}", field="part", valid=MEASURED
+            )
+        if part == "test":
+            return self
+        if self.selection is None or not self.selection.n:
+            raise EvaluationError(
+                f"part: {self.name} has no items for selection, as it is too small; measure the model on `test`",
+                field="part",
+            )
+        return replace(self, test=self.selection, part="selection")
 
 
 def pick(n: int, wanted: int, seed: int) -> NDArray[np.int64]:

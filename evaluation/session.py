@@ -33,7 +33,7 @@ from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.manifest import Manifest
 
 SHIPPED = "reference.npz"  # file of reference statistics in an extractor's artifact
-PARTS = ("test", "calibration", "train")
+PARTS = ("test", "selection", "calibration", "train")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Session:
     # --- commands ---
 
     def evaluate(
-        self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None
+        self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None, part: str = "test"
     ) -> tuple[dict[str, Any], Pictures, Path]:
-        """Evaluate a model. Return its report, the images for the page, and the folder of the artifact."""
+        """Evaluate a model on a split of a data set. Return its report, the images for the page, and the folder of the artifact."""
         manifest = manifests.read(repository.find(name, self.root))
         evaluate_model.check_can(manifest, self.options.n, prior)
         data = data or self._data_of(manifest)
@@ -74,9 +74,9 @@ class Session:
                 path = extractor.model.folder / SHIPPED if str(against) == "shipped" else against
                 real, statistics = None, reference.read_npz(path, extractor)
             else:
-                real = self.data(data)
+                real = self.data(data).on(part)
                 self._check_shape(model, real)
-                statistics = reference.of_source(extractor, real.test, "test", stage(f"{data}: reference"))
+                statistics = reference.of_source(extractor, real.test, part, stage(f"{data}: reference"))
             report, pictures = evaluate_model.evaluate(
                 model, statistics, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, stage=stage
             )

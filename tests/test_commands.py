@@ -155,7 +155,7 @@ def few(tmp_path: Path) -> Path:
     for name in ("digits-classifier", "digits-pixelcnn", "frey-vae"):
         shutil.copytree(SHIPPED / name, tmp_path / "models" / name)
     (tmp_path / "models/digits-pixelcnn/1/manifest.json").write_text('{"name": 3}')
-    (tmp_path / "models/frey-vae/2/golden.npz").unlink()
+    (tmp_path / "models/frey-vae/3/golden.npz").unlink()
     return tmp_path / "models"
 
 
@@ -206,7 +206,7 @@ def test_all_models_of_a_folder_are_checked(few: Path) -> None:
         ("compare mnist-vae mnist-classifier", "mnist-classifier cannot be evaluated: it makes no images"),
         ("compare mnist-vae fashion-vae mnist-gan", "different data sets (mnist-vae, mnist-gan on mnist; fashion-vae on fashion_mnist)"),
         ("reference --extractor mnist-gan -o x.npz", "has no task `features`"),
-        ("reference --extractor mnist-classifier -o x.npz --part x", "valid are test, calibration, train"),
+        ("reference --extractor mnist-classifier -o x.npz --part x", "valid are test, selection, calibration, train"),
         ("evaluate-images . --against . --extractor mnist-gan", "has no task `features`"),
         ("compress {x} --model mnist-vae", "compression needs codes and a prior over them, as a VQ-VAE has; it supports /sample"),
         ("calibrate mnist-classifier {x}", "does not support /anomaly-score"),

@@ -89,11 +89,8 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
 
 def test_it_is_evaluated(made: Model, digits: Data) -> None:
     """The reference is real digits with the shipped classifier. A classifier is evaluated as an extractor itself."""
-    parts = {
-        name: ImageArray(Arrays.of(part).items, part.labels, "digits")
-        for name, part in (("train", digits.train), ("calibration", digits.calibration), ("test", digits.test))
-    }
-    data = RealData("digits", **parts)
+    parts = (digits.train, digits.calibration, digits.test)
+    data = RealData("digits", *(ImageArray(Arrays.of(part).items, part.labels, "digits") for part in parts))
     if made.manifest.name == "classifier":
         found = models.anchors(
             data, reference.of_source(extractors.Extractor(made), data.test, "test"), extractors.Extractor(made), 200, 0

@@ -101,7 +101,7 @@ def real_data(name: str) -> RealData:
             ("test", data.test),
         )
     }
-    return RealData(name, **parts)
+    return RealData(name, parts["train"], parts["calibration"], parts["test"], parts["selection"])
 
 
 def data_of(model: Model, named: str | None = None, truth: str | None = None) -> Data:

@@ -30,10 +30,8 @@ def extractor() -> Extractor:
 
 @pytest.fixture(scope="session")
 def real(digits: Data) -> RealArrays:
-    parts = {"train": digits.train, "calibration": digits.calibration, "test": digits.test}
-    return RealArrays(
-        "digits", **{name: ImageArray(Arrays.of(part).items, part.labels, "digits") for name, part in parts.items()}
-    )
+    parts = (digits.train, digits.calibration, digits.test)
+    return RealArrays("digits", *(ImageArray(Arrays.of(part).items, part.labels, "digits") for part in parts))
 
 
 @pytest.fixture

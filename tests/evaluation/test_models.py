@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from manifold import cli
+from manifold.evaluation import comparison, disentanglement, extractors, held_out, latent
 from manifold.evaluation import copies as copying
-from manifold.evaluation import disentanglement, extractors, held_out, latent
 from manifold.evaluation import evaluate_model as models
-from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.errors import EvaluationError, ProtocolMismatch
 from manifold.evaluation.extractors import ExtractedFeatures, Extractor
-from manifold.evaluation.images import ImageArray
+from manifold.evaluation.images import ImageArray, RealData
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.report import Pictures, Report
 from manifold.evaluation.statistics import of_rows
 from manifold.runtime import engine, imaging, manifest
-from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.errors import ManifoldError, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
 from tests.evaluation.helpers import PNG, RealArrays, run
 
@@ -98,7 +98,7 @@ def test_codes_are_counted(extractor: Extractor, real: RealArrays) -> None:
             return type("Encoded", (), {"codes": np.rint(data[:, 0] * 3).astype(np.int64)})
 
     found = Report("codes", 1, {}, {})
-    held_out.codes(found, Quantiser(), real.test, extractors.silent)  # type: ignore[arg-type]
+    held_out.codes(found, Quantiser(), real, extractors.silent)  # type: ignore[arg-type]
     assert found.metrics["code_usage"] == 0.5  # digits have 4 levels
     assert 2 < found.metrics["code_perplexity"] < 4
 
@@ -151,7 +151,7 @@ def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) 
     pixels, factors = generator.integers(0, 256, (6, 1, 4, 4), np.uint8), generator.random((6, 3), np.float32)
     test = ImageArray(pixels, np.full(6, -1), "shapes", factors, ("y", "size", "x"))
     found = Report("placed", 1, {}, {})
-    held_out.reconstruction(found, conditioned, test, Pictures(), extractors.silent)
+    held_out.reconstruction(found, conditioned, RealData("shapes", test, test, test), Pictures(), extractors.silent)
     own, others = (
         conditioned.reconstruct(pixels / np.float32(255), classes=values).errors.mean()
         for values in (factors[:, [2, 0]], factors[::-1, [2, 0]])
@@ -184,7 +184,7 @@ def test_continuity_is_along_paths_between_encoded_items(
     monkeypatch.setattr(conditioned, "sample", spy)
     found = Report("placed", 1, {}, {})
     flat = lambda pixels: (np.asarray(pixels, np.float32).reshape(len(pixels), -1), None)  # noqa: E731
-    held_out.continuity(found, conditioned, flat, test, 0, extractors.silent)  # type: ignore[arg-type]
+    held_out.continuity(found, conditioned, flat, RealData("x", test, test, test), 0, extractors.silent)  # type: ignore[arg-type]
     about = found.details["continuity"]
     assert (about["n"], about["paths"], about["steps"], about["part"]) == (5000, 4, 16, "test")
     paths, values = drawn["latents"].reshape(4, 17, 3), drawn["classes"].reshape(4, 17, 2)
@@ -234,7 +234,13 @@ def test_data_without_the_values_of_the_condition_is_refused(
 ) -> None:
     test = ImageArray(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
     with pytest.raises(EvaluationError, match="shapes lacks x, y, on which placed is conditioned") as caught:
-        held_out.reconstruction(Report("placed", 1, {}, {}), conditioned, test, Pictures(), extractors.silent)
+        held_out.reconstruction(
+            Report("placed", 1, {}, {}),
+            conditioned,
+            RealData("shapes", test, test, test),
+            Pictures(),
+            extractors.silent,
+        )
     assert caught.value.field == "data"
 
 
@@ -292,3 +298,24 @@ def test_samples_that_are_training_images_are_counted(real: RealArrays) -> None:
     found, _ = copies(near)
     assert found.warnings == []
     assert found.metrics["nearest_train_distance"] == pytest.approx(8 / 255, rel=1e-5)
+
+
+def test_a_model_is_measured_on_the_selection_split(tiny_models: Path) -> None:
+    """A recipe is chosen without the test split. The report names the split, and is not compared with reports on another one."""
+    reports = [
+        json.loads(run("evaluate", "vae", "--n", "100", "--json", *options, models=tiny_models))
+        for options in ((), ("--part", "selection"))
+    ]
+    for found, part, n in zip(reports, ("test", "selection"), (300, 100), strict=True):
+        assert (found["protocol"]["reference"]["split"], found["protocol"]["reference"]["n"]) == (part, n)
+        assert {found["details"][name]["part"] for name in ("elbo_threshold", "psnr_mean", "continuity")} == {part}
+    with pytest.raises(ProtocolMismatch, match="different reference images"):
+        comparison.ranked(reports)
+    refused = {
+        ("--part", "train"): "valid are test, selection",
+        ("--part", "test", "--against", "shipped"): "remove one",
+    }
+    for options, message in refused.items():
+        result = CliRunner().invoke(cli.app, ["evaluate", "vae", *options, "--models", str(tiny_models)])
+        assert isinstance(result.exception, ManifoldError)
+        assert message in str(result.exception)
