@@ -246,7 +246,7 @@ def stated_example(tensor: InputSpec) -> Array | None:
 def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
     shape = (rows, *tensor.shape)
     match tensor.source:
-        case "normal" | "latent":
+        case "normal" | "latent" | "state":
             values: Array = generator.standard_normal(shape)
         case "codes":
             values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)

@@ -35,6 +35,7 @@ class DecoderLikelihood(Protocol):
 
     width: int  # number of parameters per item
     noise: tuple[InputSpec, ...]  # the noise arguments of `sample`, in order
+    levels: int  # number of levels of a value that have a probability; 0 for a density
 
     @property
     def unseen(self) -> Unseen | None:
@@ -61,6 +62,13 @@ class DecoderLikelihood(Protocol):
         """Return the nats for a score, (B, pixels or columns): -log p, where an unseen value costs at least as much as any seen one."""
         ...
 
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Return unnormalised log-probabilities of all levels of each value, (B, levels, D). Only a likelihood with levels has them.
+
+        x (B, D) is read if the distribution of a value depends on earlier values of its pixel.
+        """
+        ...
+
     def mean(self, parameters: Tensor) -> Tensor:
         """Return E[x], (B, D)."""
         ...
@@ -74,12 +82,16 @@ class _Pixels(nn.Module):
     """The common base of likelihoods of pixels. Every value is possible, and the encoder receives all pixels."""
 
     unseen: Unseen | None = None
+    levels = 0
 
     def evidence(self, x: Tensor) -> Tensor:
         return x
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError("a density has no levels")
 
     def charged(self, parameters: Tensor, x: Tensor) -> Tensor:
         return self.nll(parameters, x)
@@ -89,6 +101,7 @@ class Bernoulli(_Pixels):
     """The likelihood of binary pixels. Grey pixels are binarised first, as the cross-entropy of grey values is not a likelihood."""
 
     noise: tuple[InputSpec, ...] = ()
+    levels = 2
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
@@ -102,6 +115,9 @@ class Bernoulli(_Pixels):
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return softplus(parameters) - parameters * x
+
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(parameters), parameters], 1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(parameters)
@@ -190,8 +206,15 @@ class Logistic(_Continuous):
         return torch.round(x * (self.levels - 1)) / (self.levels - 1)
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return self._nats(self.mean(parameters), x)
+
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        every = torch.arange(self.levels, device=x.device, dtype=x.dtype) / (self.levels - 1)
+        return -self._nats(self.mean(parameters)[:, None], every[:, None])
+
+    def _nats(self, mean: Tensor, x: Tensor) -> Tensor:
         rate, half = torch.exp(-self.log_scale.clamp(min=LEAST_LOG_SCALE)), 0.5 / (self.levels - 1)
-        centred = x - self.mean(parameters)
+        centred = x - mean
         upper, lower = (centred + half) * rate, (centred - half) * rate
         # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)); at the ends one side is open, and only the other side's factor remains
         below, above = (x < 1 - half).to(x.dtype), (x > half).to(x.dtype)
@@ -215,6 +238,7 @@ class Columns(nn.Module):
     such columns, because it cannot learn from them what another value means.
     """
 
+    levels = 0
     usual: Tensor
     varying: Tensor
 
@@ -255,6 +279,9 @@ class Columns(nn.Module):
         """Return means and logits (B, D), and scales (B, numeric columns)."""
         dimensions = self.spec.shape[0]
         return parameters[:, :dimensions], self.floor + F.softplus(parameters[:, dimensions:])
+
+    def logits(self, parameters: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError("the likelihood of columns has no levels")
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return self._nats(parameters, x, bounded=False)

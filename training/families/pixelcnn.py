@@ -33,6 +33,7 @@ from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Emission, Levels, Mixture
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, imputing, nothing, sampling
 from manifold.training.networks.layers import per_item
+from manifold.training.networks.stepping import predicting
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share
 
@@ -274,6 +275,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
             "sample": sampling(model, sampler, [codes, items], max_rows=256),
             "impute": imputing(model, sampler, model.nearest, [codes, items], max_rows=256),
             "score": Task(Score(model), [given, *condition_inputs(model)], scores, max_rows=256),
+            **(predicting(model, model.levels) if integers else {}),
         },
         codes=CodesSpec(shape=grid, levels=model.levels) if integers else None,
         scoring=Scoring(score="nll", terms=(nll,), surprise="surprise"),

@@ -303,6 +303,20 @@ class Decode(nn.Module):
         return self.model.decoded(latent, condition)
 
 
+class Predict(nn.Module):
+    """The task `predict`: latent (B, L) and an optional condition (B, C) to log-probabilities of all levels of each value, (B, K, *shape)."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+        model = self.model
+        parameters = model.decode(latent, condition)
+        unread = parameters[:, :1].expand(-1, math.prod(model.shape))
+        return model.likelihood.logits(parameters, unread).view(-1, model.likelihood.levels, *model.shape)
+
+
 class Sample(nn.Module):
     """The task `sample`: latent (B, L), an optional condition (B, C) and noise to x, drawn from p(x | z)."""
 
@@ -424,6 +438,9 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
     }
     if config.references and (carries(spec) or not model.width):
         tasks["neighbours"] = _neighbours(model, config, where, items)
+    if config.variational and spec.pictures and model.likelihood.levels:
+        logits = TensorSpec(role="logits", shape=(model.likelihood.levels, *spec.shape))
+        tasks["predict"] = Task(Predict(model), [latent, *given], [logits], max_rows=64)
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     return tasks

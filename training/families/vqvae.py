@@ -341,6 +341,24 @@ class DecodeCodes(nn.Module):
         return mean.view(-1, self.channels, self.height, self.width)
 
 
+class Predict(nn.Module):
+    """The task `predict`: codes (B, h, w) to log-probabilities of all levels of each value under p(x | codes), (B, K, C, H, W)."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.codebook, self.decoder, self.likelihood, self.shape = (
+            model.quantiser.codebook,
+            model.decoder,
+            model.likelihood,
+            model.shape,
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        parameters = self.decoder(self.codebook[codes].permute(0, 3, 1, 2)).flatten(1)
+        unread = parameters[:, :1].expand(-1, math.prod(self.shape))
+        return self.likelihood.logits(parameters, unread).view(-1, self.likelihood.levels, *self.shape)
+
+
 class Decode(nn.Module):
     """The task `decode`: latent (B, d h w), which are vectors before quantisation, to the mean of p(x | z_q), (B, C, H, W)."""
 
@@ -419,6 +437,8 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
     )
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=model.shape)]
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
+    levels = model.likelihood.levels
+    predicted = TensorSpec(role="logits", shape=(levels, *model.shape)) if levels else None
     return Exports(
         {
             "sample": sampling(model.prior, Sampler(model.prior, DecodeRows(model)), [codes, image], max_rows=256),
@@ -432,6 +452,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
                 [TensorSpec(role="nll"), logits],
                 max_rows=256,
             ),
+            **({"predict": Task(Predict(model), [given], [predicted], max_rows=64)} if predicted else {}),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
         codes=CodesSpec(shape=model.grid, levels=config.levels),

@@ -41,6 +41,10 @@ class Emission(nn.Module):
         """Return -log p in nats, (..., parts)."""
         raise NotImplementedError
 
+    def logits(self, parameters: Tensor) -> Tensor:
+        """Return unnormalised log-probabilities of all levels, (..., parts, levels). A density has none."""
+        raise NotImplementedError
+
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         """Draw values (B, parts), each part given the earlier ones, from features (B, channels), uniforms (B, draws parts), temperature (B,)."""
         raise NotImplementedError
@@ -75,6 +79,9 @@ class Levels(Emission):
 
     def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
         return -exact(parameters).log_softmax(-1).gather(-1, values[..., None])[..., 0]
+
+    def logits(self, parameters: Tensor) -> Tensor:
+        return parameters
 
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         h, picked = self.trunk(features), []
