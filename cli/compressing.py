@@ -108,7 +108,7 @@ def _read(images: Sequence[Path], spec: ImageSpec, *, strict: bool) -> Pixels:
 
 
 def _rounded(model: Model, images: Sequence[Path], pixels: Pixels) -> Pixels:
-    """Return the pixels, rounded to the levels of the model. What is lost is printed."""
+    """Return the pixels, rounded to the levels of the model. The changes are printed."""
     import numpy as np
 
     from manifold.runtime.compression import lossless

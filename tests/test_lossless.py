@@ -36,7 +36,7 @@ from manifold.training.exporting.tasks import Exports, Task
 Array = np.ndarray[Any, Any]
 WEIGHTS_CRC = 71367811
 SEEDS = [3127901087, 320521192, 857767273]
-SMALL = {
+SMALL: dict[str, dict[str, object]] = {
     "vae": {"hidden": (32,), "latent_dim": 3},
     "cvae": {"hidden": (32,), "latent_dim": 3, "class_k": 4},
     "vqvae": {"widths": (8, 8), "residual": 1, "levels": 8, "code_dim": 4, "prior_channels": 8, "prior_layers": 1, "prior_head": 8},
@@ -56,7 +56,7 @@ def pictures(channels: int, levels: int, side: int = 8, n: int = 48) -> Data:
     part = Arrays(items, labels)
     return Data(
         "blobs", ImageSpec(height=side, width=side, channels=channels, levels=levels), part, part, part, ("a", "b", "c")
-    )  # type: ignore[arg-type]
+    )
 
 
 class Torched:
@@ -119,7 +119,7 @@ def binary() -> tuple[Model, Data]:
 
 
 def test_integer_weights_are_pinned() -> None:
-    """Files depend on these numbers, so they are the same on every machine, and for ever in version 1 of the format."""
+    """Files depend on these numbers, so they are the same on every machine in version 1 of the format."""
     assert (stack.WEIGHTS[0], stack.WEIGHTS[16], stack.WEIGHTS[-1]) == (2**32, round(2**32 / math.e), 1)
     assert zlib.crc32(stack.WEIGHTS.astype("<i8").tobytes()) == WEIGHTS_CRC
     assert stack.seeds(3).tolist() == SEEDS

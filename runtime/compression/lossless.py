@@ -163,10 +163,14 @@ def _listed(levels: int) -> str:
 
 
 def group_sizes(scheme: Scheme, count: int) -> Iterator[int]:
-    """Yield the numbers of images that are coded together. They grow if images pop latents: 1, 1, 2, 4, ..."""
+    """Yield the numbers of images that are coded together.
+
+    If images pop latents, a group is half as large as all groups before it, at least 1: its latents take up to twice as many bits as an image
+    adds, and find them in the earlier images.
+    """
     done = 0
     while done < count:
-        size = min(scheme.together, count - done, max(1, done) if scheme.popped else count)
+        size = min(scheme.together, count - done, max(1, done // 2) if scheme.popped else count)
         yield size
         done += size
 

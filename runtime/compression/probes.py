@@ -19,7 +19,7 @@ from manifold.runtime.manifest import InputSpec, Manifest
 
 Array = NDArray[Any]
 ROWS = 2
-BITS = 16  # of each checksum
+BITS = 16  # length of each checksum
 
 
 def prints(model: Model, tasks: Sequence[str], unused: Collection[str] = ()) -> dict[str, int]:

@@ -6,7 +6,7 @@ the weights. So everything after the rounding is exact integer arithmetic and on
 less than 0.0003 bits a value: the relative entropy is half the variance of the error, (1/16)² / 12.
 
 The stack is the ANS coder of the library constriction (Duda et al., 2015, "The use of asymmetric numeral systems as an accurate replacement for
-Huffman coding"). What is pushed last is popped first. Popping a symbol with a distribution takes as many bits as pushing it adds, and gives
+Huffman coding"). The symbol that is pushed last is popped first. Popping a symbol with a distribution takes as many bits as pushing it adds, and gives
 back the same bits when the symbol is pushed again: bits-back coding needs this.
 """
 
@@ -99,7 +99,7 @@ class Stack:
     def mix(self, above: int, stream: int) -> None:
         """Exchange 0 and 1 at pseudo-random places in the words above the first `above` ones. The same call reverts it.
 
-        What a latent's push left on the stack is popped for the next latent. Without this, that would be the same noise for all images.
+        The bits that the push of a latent left on the stack are popped for the next latent. Unchanged, they would be the same noise for all images.
         """
         words = self.words
         if len(words) > above + 1:
