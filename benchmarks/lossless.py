@@ -124,7 +124,8 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=1000, help="images of each test split")
     parser.add_argument("--alone", type=int, default=20, help="images with a file of their own")
     options = parser.parse_args()
-    columns = ["likelihood", "sheet_net", "sheet_bits", *(f"sheet_{codec}" for codec in codecs()), "file_bits", *(f"file_{codec}" for codec in codecs())]  # fmt: skip
+    others = [[f"{kind}_{codec}" for codec in codecs()] for kind in ("sheet", "file")]
+    columns = ["likelihood", "sheet_net", "sheet_bits", *others[0], "file_bits", *others[1]]
     rows = []
     for name in options.names:
         found = measured(engine.load(options.models / name, device="cpu"), options.n, options.alone)

@@ -63,7 +63,7 @@ Walker = Writer | Reader
 class Scheme(ABC):
     """The way in which images are coded with a model."""
 
-    tasks: tuple[str, ...] = ()  # the tasks whose outputs decide the bits, besides `score` for the class
+    tasks: tuple[str, ...] = ()  # the tasks whose outputs decide the bits
     popped = 0  # largest number of bits that are popped to push one image
     levels: int
 
@@ -300,6 +300,9 @@ def _why_not(manifest: Manifest) -> str:
         return f"its tasks take {', '.join(other)}, which a file does not contain"
     if manifest.classes is None and any(tensor.source == "condition" for tensor in used):
         return f"it is conditioned on {', '.join(manifest.conditioned)}, which a file does not contain; a class is possible"
+    score = manifest.task("score")
+    if any(tensor.source == "condition" for tensor in used) and (score is None or score.input("condition") is None):
+        return "it is conditioned on a class, but has no score by which the class of an image can be chosen"
     return ""
 
 
