@@ -98,7 +98,7 @@ def _distances(
         report.metrics |= {"kid": rounded(kid.value), "kid_se": rounded(kid.error)}
         report.details["kid"] = {
             **pairs,
-            "estimator": "unbiased, all pairs; standard error by jackknife over 20 blocks",
+            "estimator": "unbiased, all pairs; standard error from the variance components of 20 blocks",
         }
     if min(len(real), len(fake)) > metrics.NEIGHBOURS:
         precision, recall = metrics.precision_recall(real, fake)

@@ -140,6 +140,7 @@ class RealData:
     train: RealImages
     calibration: RealImages
     test: RealImages
+    selection: RealImages | None = None  # the images on which recipes are chosen
 
 
 def pick(n: int, wanted: int, seed: int) -> NDArray[np.int64]:

@@ -149,7 +149,7 @@ def test_the_run_went_down(model: Model) -> None:
     log = Path(model.folder.parents[2]) / "run/log.jsonl"
     import json
 
-    losses = [json.loads(line)["test/loss"] for line in log.read_text().splitlines()]
+    losses = [json.loads(line)["selection/loss"] for line in log.read_text().splitlines()]
     assert losses[-1] < 0.9 * losses[0]
 
 

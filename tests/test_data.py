@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
+import json
 import pickle
 import re
 import tarfile
@@ -21,12 +23,13 @@ from scipy import stats
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.training import datasets
-from manifold.training.data import Arrays, Data, reading, schema, tables
+from manifold.training import datasets, runs
+from manifold.training.data import Arrays, Data, fingerprints, reading, schema, tables
 from manifold.training.data import idx as idx_files
 from manifold.training.data.remote import Remote
-from manifold.training.datasets import cifar10, mnist
+from manifold.training.datasets import binarized_mnist, cifar10, mnist
 from manifold.training.errors import DataError, TrainingError
+from manifold.training.families import tabular_vae, vae
 from tests.conftest import made_table
 
 
@@ -36,16 +39,21 @@ def idx(array: np.ndarray) -> bytes:
 
 
 def test_digits_are_split_once_and_for_all(digits: Data) -> None:
-    assert (len(digits.train), len(digits.calibration), len(digits.test)) == (1297, 200, 300)
+    assert digits.selection is not None
+    parts = (digits.train, digits.selection, digits.calibration, digits.test)
+    assert [len(part) for part in parts] == [1197, 100, 200, 300]
+    assert digits.chosen_on is digits.selection
     assert set(np.unique(Arrays.of(digits.train).items)) == {0, 85, 170, 255}
-    everything = np.concatenate([Arrays.of(part).items for part in (digits.train, digits.calibration, digits.test)])
+    everything = np.concatenate([Arrays.of(part).items for part in parts])
     assert len(np.unique(everything.reshape(1797, -1), axis=0)) > 1700
 
 
 def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real reader and the real checks, on a small made data set in MNIST's format."""
     generator = np.random.default_rng(0)
-    arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((6000, 28, 28), (6000,), (50, 28, 28), (50,))]
+    arrays = [
+        generator.integers(0, 255, shape, np.uint8) for shape in ((10_100, 28, 28), (10_100,), (50, 28, 28), (50,))
+    ]
     remotes = []
     for remote, array in zip(mnist.FILES, arrays, strict=True):
         path = tmp_path / remote.path
@@ -55,8 +63,10 @@ def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
     monkeypatch.setattr(mnist, "FILES", tuple(remotes))
     data = datasets.load("mnist")
-    assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 50)
-    assert np.array_equal(Arrays.of(data.calibration).items[:, 0], arrays[0][1000:])
+    assert (len(data.train), len(data.calibration), len(data.test)) == (100, 5000, 50)
+    assert np.array_equal(Arrays.of(data.calibration).items[:, 0], arrays[0][5100:])
+    assert data.selection is not None
+    assert np.array_equal(Arrays.of(data.selection).items[:, 0], arrays[0][100:5100])
 
     path = tmp_path / remotes[2].path
     whole = path.read_bytes()
@@ -285,8 +295,8 @@ def cifar(path: Path, content: bytes) -> str:
 
 @pytest.mark.slow
 def test_the_official_cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pixels = np.random.default_rng(0).integers(0, 255, (1200, 3072), np.uint8)
-    old = {b"data": pixels, b"labels": [3] * 1200}
+    pixels = np.random.default_rng(0).integers(0, 255, (2100, 3072), np.uint8)
+    old = {b"data": pixels, b"labels": [3] * 2100}
     content = pickle.dumps(old, protocol=2).replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
     path = tmp_path / "cifar10/cifar-10-python.tar.gz"
     path.parent.mkdir()
@@ -297,10 +307,89 @@ def test_the_official_cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     expect(cifar(path, content))
     data = datasets.load("cifar10")
-    assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 1200)
-    assert np.array_equal(Arrays.of(data.test).items.reshape(1200, -1), pixels)
+    assert (len(data.train), len(data.calibration), len(data.test)) == (500, 5000, 2100)
+    assert np.array_equal(Arrays.of(data.test).items.reshape(2100, -1), pixels)
     assert set(data.train.labels) == {3}
 
     expect(cifar(path, pickle.dumps(Path("/"), protocol=2)))
     with pytest.raises(DataError, match=r"contains a pathlib"):
         datasets.load("cifar10")
+
+
+def test_binarised_digits_are_checked_by_their_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in MANIFOLD_DATA and the official text files contain the same bits."""
+    generator = np.random.default_rng(0)
+    bits = {part: generator.integers(0, 2, (n, 784), np.uint8) for part, n in (("train", 6), ("valid", 4), ("test", 3))}
+    packed = {part: np.packbits(array, axis=1) for part, array in bits.items()}
+    found = {part: hashlib.sha256(array.tobytes()).hexdigest() for part, array in packed.items()}
+    monkeypatch.setattr(binarized_mnist, "BITS", found)
+    path = tmp_path / binarized_mnist.FILE
+    path.parent.mkdir()
+    np.savez(path, allow_pickle=False, **packed)
+    monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
+    data = datasets.load("binarized-mnist")
+    assert data.selection is not None
+    assert [len(part) for part in (data.train, data.selection, data.calibration, data.test)] == [6, 2, 2, 3]
+    assert np.array_equal(Arrays.of(data.test).items.reshape(3, -1), bits["test"] * 255)
+    assert np.array_equal(Arrays.of(data.calibration).items.reshape(2, -1), bits["valid"][2:] * 255)
+
+    def text(what: str, url: str, known: str | None, folder: Path, otherwise: str) -> Path:
+        np.savetxt(tmp_path / "part.amat", bits[url.split("_")[-1].removesuffix(".amat")], fmt="%d")
+        return tmp_path / "part.amat"
+
+    monkeypatch.delenv("MANIFOLD_DATA")
+    monkeypatch.setattr(binarized_mnist, "download", text)
+    assert np.array_equal(Arrays.of(datasets.load("binarized_mnist").train).items, Arrays.of(data.train).items)
+    bits["test"][0, 0] ^= 1
+    with pytest.raises(DataError, match=r"part test is truncated or altered.*download it again"):
+        datasets.load("binarized-mnist")
+
+
+def test_a_run_continues_only_with_the_data_it_began_with(tmp_path: Path) -> None:
+    """The error names each difference: columns, classes, numbers of items, digest."""
+    path = tmp_path / "rows.csv"
+
+    def write(rows: int, *, column: str = "b", classes: str = "xy", first: float = 0.5) -> Data:
+        lines = [f"{i / rows if i else first:.4f},{i % 7},{classes[i % 2]}" for i in range(rows)]
+        path.write_text("\n".join([f"a,{column},label", *lines]) + "\n")
+        return tables.of_file(path, label="label")
+
+    run = runs.TrainingRun(tmp_path / "run", "tabular_vae", str(path), "smoke", tabular_vae.Config())
+    began = write(2500)
+    run.save(began)
+    run.check_data(began)
+    for changed, differences in (
+        (write(2500, first=0.25), ["the SHA-256 was"]),
+        (
+            write(2600),
+            ["2000 train items were there, now 2080", "250 test items were there, now 260", "the SHA-256 was"],
+        ),
+        (write(2500, column="c"), ["columns are now without 'b' and with the new 'c'"]),
+        (write(2500, classes="xz"), ["classes are now without 'y' and with the new 'z'"]),
+    ):
+        with pytest.raises(TrainingError, match="Restore the earlier data, or start a new run") as caught:
+            run.check_data(changed)
+        for text in differences:
+            assert text in str(caught.value)
+    assert fingerprints.differences({"sha256": "0"}, {**fingerprints.of(began), "sha256": "0"}) == []
+    content = json.loads((run.folder / runs.CONFIG).read_text())
+    (run.folder / runs.CONFIG).write_text(json.dumps({**content, runs.FINGERPRINT: None}))
+    with pytest.raises(TrainingError, match="does not record the data"):
+        run.check_data(began)
+
+
+def test_a_run_does_not_continue_if_held_out_items_moved_into_training(tmp_path: Path, digits: Data) -> None:
+    run = runs.TrainingRun(tmp_path / "run", "vae", "digits", "smoke", vae.Config())
+    run.save(digits)
+    run.check_data(digits)
+    every = Arrays.of(digits.train)
+    held_out = Arrays.of(digits.calibration)
+    moved = dataclasses.replace(
+        digits,
+        train=Arrays(
+            np.concatenate([every.items[:-200], held_out.items]), np.concatenate([every.labels[:-200], held_out.labels])
+        ),
+        calibration=every[-200:],
+    )
+    with pytest.raises(TrainingError, match="SHA-256"):
+        run.check_data(moved)

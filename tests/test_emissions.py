@@ -85,7 +85,7 @@ def test_shifts_are_masks_a_and_b() -> None:
     assert torch.allclose(model.features(items[..., None], condition), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("likelihood", ["softmax", "mixture"])
+@pytest.mark.parametrize("likelihood", ["softmax", "logistic-mixture", "mixture"])
 def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood: str) -> None:
     model = network(pictures(3, 4, 3, 8), likelihood=likelihood, layers=5)
     images = torch.rand(1, 3, 3, 4)
@@ -95,7 +95,7 @@ def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood
         for row, column, part in itertools.product(range(3), range(4), range(3)):
             changed = items.clone()
             changed[0, part, row, column] = (
-                (changed[0, part, row, column] + 3) % 8 if likelihood == "softmax" else 0.987
+                0.987 if likelihood == "mixture" else (changed[0, part, row, column] + 3) % 8
             )
             moved = (model.parameters_of(changed, condition)[0] - base).abs().amax(-1) > 1e-7
             order = torch.arange(36).view(3, 4, 3)  # raster order of pixels; R, G, B within each
@@ -104,8 +104,9 @@ def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood
             assert moved[later].all(), (row, column, part)
 
 
-def test_probabilities_of_all_colour_images_sum_to_one() -> None:
-    model = network(pictures(1, 2, 3, 3))
+@pytest.mark.parametrize("likelihood", ["softmax", "logistic-mixture"])
+def test_probabilities_of_all_colour_images_sum_to_one(likelihood: str) -> None:
+    model = network(pictures(1, 2, 3, 3), likelihood=likelihood)
     every = torch.tensor(list(itertools.product(range(3), repeat=6))).view(-1, 3, 1, 2)
     with torch.no_grad():
         total = torch.exp(-model.nll(every, torch.zeros(len(every), 3)).double().flatten(1).sum(1)).sum()
@@ -199,11 +200,13 @@ def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor) -> Tensor:
     return values
 
 
-@pytest.mark.parametrize(("channels", "likelihood"), [(3, "softmax"), (1, "mixture"), (3, "mixture")])
+@pytest.mark.parametrize(
+    ("channels", "likelihood"), [(3, "softmax"), (1, "mixture"), (3, "mixture"), (3, "logistic-mixture")]
+)
 def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     tmp_path: Path, channels: int, likelihood: str
 ) -> None:
-    """Sampling is tested in torch, and of the last kind, which contains the steps of the others, as an ONNX graph."""
+    """Sampling is tested in torch, and of the mixtures of colours also as an ONNX graph."""
     model = network(pictures(4, 3, channels, 16), likelihood=likelihood)
     uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(1))
     condition = torch.eye(3)[[0, 1, 2, 0, 1]]
@@ -213,7 +216,7 @@ def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
         codes, items = sampler(uniforms, condition, torch.ones(5))
     assert torch.allclose(codes.view(expected.shape).double(), expected.double(), atol=1e-5)
     assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # the values are levels
-    if (channels, likelihood) != (3, "mixture"):
+    if (channels, likelihood) not in ((3, "mixture"), (3, "logistic-mixture")):
         return
     graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "sample.onnx"))

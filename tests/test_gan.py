@@ -462,5 +462,5 @@ def test_the_log_has_both_players_and_what_was_seen(made: Path) -> None:
         "train/discriminator/real_logit",
         "train/discriminator/fake_logit",
         "train/generator/gradient_norm",
-        "test/loss",
+        "selection/loss",
     } <= set(epoch)

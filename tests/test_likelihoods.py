@@ -17,6 +17,7 @@ from manifold.training.bounds import gaussian_kl
 from manifold.training.data import Arrays
 from manifold.training.errors import TrainingError
 from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
+from manifold.training.networks.logistic import LEAST_LOG_SCALE
 
 NOTHING = Arrays(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
 TABLE = TableSpec(
@@ -56,7 +57,7 @@ def test_logistic_sums_to_one_over_levels_and_is_the_cut_law(scale: float, logit
     nll = likelihood.nll(torch.full((256, 1), logit, dtype=torch.float64), levels)[:, 0]
     assert float(torch.exp(-nll).sum()) == pytest.approx(1, abs=1e-9)
     edges = (torch.arange(255, dtype=torch.float64) + 0.5) / 255
-    s = float(likelihood.log_scale.clamp(min=likelihoods.LEAST_LOG_SCALE).exp())
+    s = float(likelihood.log_scale.clamp(min=LEAST_LOG_SCALE).exp())
     cdf = torch.cat([torch.zeros(1), torch.sigmoid((edges - torch.sigmoid(torch.tensor(logit))) / s), torch.ones(1)])
     likely = cdf.diff() > 1e-9
     assert torch.allclose(torch.exp(-nll)[likely], cdf.diff()[likely], rtol=1e-4, atol=0)

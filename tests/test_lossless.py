@@ -75,14 +75,17 @@ class Torched:
 
 
 def torched(family: str, data: Data, **options: object) -> Model:
-    """Return a model with random weights, which are large enough to make its distributions differ from equal ones."""
+    """Return a model with random weights, which are large enough to make its distributions differ from equal ones.
+
+    Mixtures keep their initial weights. Larger ones give some values less than 2^-24, the smallest probability of the coder.
+    """
     module = families.get(family)
     config = module.resolve(module.Config.model_validate({**SMALL[family], **options}), data)
     torch.manual_seed(0)
     network = module.build(config, data).eval()
     with torch.no_grad():
         for weight in network.parameters():
-            if weight.dim() > 1:
+            if weight.dim() > 1 and config.likelihood != "logistic-mixture":
                 weight.mul_(2)
     return cast(Model, Torched(module.exports(network, config, data), data))
 
@@ -98,7 +101,9 @@ KINDS: dict[str, tuple[str, int, int, dict[str, object]]] = {  # family, channel
     "binary vae": ("vae", 1, 2, {"likelihood": "bernoulli"}),
     "vae in colour": ("vae", 3, 256, {"likelihood": "logistic"}),
     "cvae": ("cvae", 1, 2, {"likelihood": "bernoulli"}),
-    "vqvae": ("vqvae", 1, 16, {"likelihood": "logistic"}),
+    "vqvae": ("vqvae", 1, 16, {"likelihood": "histogram"}),
+    "mixture of a vae": ("vae", 3, 17, {"likelihood": "logistic-mixture"}),
+    "mixture of a pixelcnn": ("pixelcnn", 3, 17, {"likelihood": "logistic-mixture"}),
 }
 
 

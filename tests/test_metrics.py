@@ -38,17 +38,18 @@ def test_kid_between_halves_is_zero_within_its_error_and_unbiased() -> None:
     values = np.asarray([estimate.value for estimate in found])
     assert min(values) < 0 < max(values)  # a biased estimator is never negative
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
-    # the standard error agrees with repeated estimates, within the accuracy of the jackknife
-    assert 0.5 < np.mean([estimate.error for estimate in found]) / values.std() < 2.0
 
 
-def test_kid_error_away_from_zero() -> None:
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_the_error_of_kid_is_its_deviation_over_repeated_samples(shift: float) -> None:
+    """For equal distributions the U-statistic is degenerate. A jackknife over blocks gives 1.3 to 1.4 times the deviation there."""
     found = [
-        metrics.kernel_distance(draw(300, seed=seed), draw(300, seed=1000 + seed, shift=0.5), 0) for seed in range(40)
+        metrics.kernel_distance(draw(100, seed=seed), draw(140, seed=1000 + seed, shift=shift), 0)
+        for seed in range(300)
     ]
-    values = np.asarray([estimate.value for estimate in found])
-    assert values.min() > 0
-    assert 0.6 < np.mean([estimate.error for estimate in found]) / values.std() < 1.6
+    deviation = np.std([estimate.value for estimate in found], ddof=1)
+    error = np.sqrt(np.mean([estimate.error**2 for estimate in found]))
+    assert 0.85 < error / deviation < 1.15
 
 
 def test_kid_needs_pairs_in_each_block() -> None:

@@ -41,7 +41,12 @@ def test_the_declared_items_and_classes_of_data_sets_are_true() -> None:
             [],
             "'mnist' has images, but the family tabular_vae learns rows; use one of creditcard",
         ),
-        ("pixelcnn", "ring", [], "'ring' has rows, but the family pixelcnn learns images; use one of cifar10"),
+        (
+            "pixelcnn",
+            "ring",
+            [],
+            "'ring' has rows, but the family pixelcnn learns images; use one of binarized-mnist, cifar10",
+        ),
         ("cgan", "frey_face", [], "'frey_face' has no classes, but the family cgan needs them"),
         ("cvae", "frey_face", ["epochs=1"], "'frey_face' has no classes"),
         ("tabular_cvae", "creditcard", [], "'creditcard' has no classes"),

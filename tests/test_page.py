@@ -25,7 +25,7 @@ def records(epochs: int, names: int = 1) -> str:
     lines: list[dict[str, Any]] = [{"step": 1, "phase": "a", "watch": {"relative_spread": 1.0}}]
     for phase in ("a", "b"):
         for epoch in range(1, epochs + 1):
-            lines.append({"step": epoch, "phase": phase, "epoch": epoch, **losses, "test/loss": float("nan"), "kl_by_dimension": [1.0]})  # fmt: skip
+            lines.append({"step": epoch, "phase": phase, "epoch": epoch, **losses, "selection/loss": float("nan"), "kl_by_dimension": [1.0]})  # fmt: skip
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
@@ -35,7 +35,7 @@ def test_curves_are_those_of_each_phase(tmp_path: Path) -> None:
     assert content is not None
     first, second = json.loads(content)
     assert (first["phase"], second["phase"], first["steps"]) == ("a", "b", [1, 2, 3])
-    assert first["losses"] == {"train/part0": [0.33333] * 3, "test/loss": [None] * 3}
+    assert first["losses"] == {"train/part0": [0.33333] * 3, "selection/loss": [None] * 3}
     assert shown._curves(tmp_path / "none") is None
 
 

@@ -42,7 +42,7 @@ def test_the_loss_went_down(made: Model) -> None:
     lines = [json.loads(line) for line in (made.folder.parents[2] / "run" / LOG).read_text().splitlines()]
     phases = list(dict.fromkeys(line["phase"] for line in lines))
     for phase in phases:
-        test = [line["test/loss"] for line in lines if line["phase"] == phase]
+        test = [line["selection/loss"] for line in lines if line["phase"] == phase]
         # the second name is the loss of an adversarial pair
         of = "train/loss" if "train/loss" in lines[0] else "train/discriminator/loss"
         train = [line[of] for line in lines if line["phase"] == phase]

@@ -60,8 +60,8 @@ def test_stopping_and_resuming_changes_no_bit(
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     logs = [[json.loads(line) for line in (run.folder / runs.LOG).read_text().splitlines()] for run in (whole, parts)]
     for left, right in zip(*logs, strict=True):
-        assert {k: v for k, v in left.items() if k.startswith("test/")} == {
-            k: v for k, v in right.items() if k.startswith("test/")
+        assert {k: v for k, v in left.items() if k.startswith("selection/")} == {
+            k: v for k, v in right.items() if k.startswith("selection/")
         }
     assert (whole.folder / runs.METRICS).read_text() == (parts.folder / runs.METRICS).read_text()
 
@@ -83,12 +83,12 @@ def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
         "epoch",
         "samples_per_second",
         "train/loss",
-        "test/loss",
+        "selection/loss",
         "train/kl",
-        "test/kl",
+        "selection/kl",
     } <= record.keys()
     assert sum(record["kl_by_dimension"]) == pytest.approx(
-        record["test/kl"], rel=0.02
+        record["selection/kl"], rel=0.02
     )  # the binarisation is drawn again
     assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
     names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}

@@ -20,7 +20,7 @@ from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Config
-from manifold.training.scores import rules
+from manifold.training.scores import rules, trimming
 from manifold.training.scores.neighbours import Neighbours
 from manifold.training.scores.placement import Placement
 from manifold.training.train import trained_model
@@ -167,7 +167,7 @@ def test_trimmed_items_place_nothing(digits: Data) -> None:
     x = model.likelihood.settle(to_float(Arrays.of(digits.train).items, CPU).flatten(1))
     noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        kept = vae.least_surprising(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
+        kept = trimming.least_surprising(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
         place = vae.placement(model, model.config.changed(trim=0.25), digits.train)
         expected = vae.placement(model, model.config, Arrays.of(digits.train)[kept])
     assert len(kept) == len(digits.train) - len(digits.train) // 4

@@ -243,10 +243,10 @@ def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
 def test_the_losses_went_down(model: Model) -> None:
     log = [json.loads(line) for line in (Path(model.folder.parents[2]) / "run/log.jsonl").read_text().splitlines()]
     first, second = ([line for line in log if line["phase"] == phase] for phase in ("autoencoder", "prior"))
-    assert first[-1]["test/reconstruction"] < 0.75 * first[0]["test/reconstruction"]
-    assert second[-1]["test/prior"] < 0.9 * second[0]["test/prior"]
+    assert first[-1]["selection/reconstruction"] < 0.75 * first[0]["selection/reconstruction"]
+    assert second[-1]["selection/prior"] < 0.9 * second[0]["selection/prior"]
     # the autoencoder is frozen in this phase
-    assert second[-1]["test/reconstruction"] == pytest.approx(second[-2]["test/reconstruction"], rel=0.02)
+    assert second[-1]["selection/reconstruction"] == pytest.approx(second[-2]["selection/reconstruction"], rel=0.02)
     reported = {metric.name: metric.value for metric in model.manifest.metrics}
     assert reported["nll"] < reported["nll_uniform_prior"]
     assert reported["nll_given_class"] < reported["nll"] + 1e-6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from manifold.training.likelihoods import DecoderLikelihood
@@ -38,6 +39,15 @@ def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) 
     # log p(z) - log q(z | x), in which the terms ½ log 2π cancel
     log_ratio = 0.5 * per_item((noise**2 + log_variance - z**2).flatten(0, 1)).view(k, batch)
     return (log_likelihood + log_ratio).logsumexp(0) - math.log(k)
+
+
+def drawn(model: Autoencoder, x: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
+    """Return the parameters of p(x | z) for one draw z from q(z | x) of each item x (B, D), or for z = f(x) of a deterministic autoencoder."""
+    mean, log_variance = model.encode(x, c)
+    if log_variance is None:
+        return model.decode(mean, c)
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return model.decode(mean + (0.5 * log_variance).exp() * noise, c)
 
 
 def repeated(c: Tensor | None, times: int) -> Tensor | None:

@@ -92,7 +92,12 @@ def real_data(name: str) -> RealData:
     ImageSpec.of(data.spec, f"data: {name}")
     parts = {
         part: PartImages(held, data.spec.shape, name, data.factors)
-        for part, held in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
+        for part, held in (
+            ("train", data.train),
+            ("selection", data.calibration if data.chosen_on is None else data.chosen_on),
+            ("calibration", data.calibration),
+            ("test", data.test),
+        )
     }
     return RealData(name, **parts)
 

@@ -55,7 +55,9 @@ class Recipe(BaseModel):
     clip_norm: float = Field(1.0, ge=0)  # largest norm of the gradient; 0 is off
     ema: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights, which is exported; 0 is off
     stored: Literal["float32", "float16"] = "float32"  # precision of stored weights; they are rounded before evaluation
-    test_items: int = Field(10_000, ge=1)  # largest number of test items for the curve of the test loss
+    test_items: int = Field(
+        10_000, ge=1
+    )  # largest number of held-out items for the curve of the loss, of the selection split
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="wrap")

@@ -14,15 +14,16 @@ from typing import Any
 
 import torch
 
-from manifold.runtime.errors import nearest, shown
+from manifold.runtime.errors import cut, nearest, shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import datasets, families, outlines
-from manifold.training.data import Data, tables
+from manifold.training.data import Data, fingerprints, tables
 from manifold.training.errors import TrainingError
 from manifold.training.recipes import Recipe
 
-DIGEST = "data_sha256"  # an optional key in addition to KEYS
+FINGERPRINT = "data_fingerprint"  # an optional key in addition to KEYS: the data that the run was begun with
+DIGEST = "data_sha256"  # the key with the digest alone, in runs of older versions
 TABLE = "table"  # another optional key: the roles and kinds of columns that `manifold fit` was given
 NAME = "name"  # another optional key: the name that `manifold fit` was given
 KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # required keys of a run's config file
@@ -74,12 +75,22 @@ class TrainingRun:
         return ResolvedRun(self.folder, self.family, self.data, self.preset, config, self.name)
 
     def check_data(self, data: Data) -> None:
-        """Raise TrainingError if the data has changed since the run began. Runs of older versions do not record its digest."""
-        began, now = read_config(self.folder).get(DIGEST), data.protocol.get("sha256")
-        if began is not None and now is not None and began != now:
+        """Raise TrainingError with the differences if the data is not the one that the run was begun with.
+
+        Items that were held out would otherwise move into the training split. The error is also raised for a run that does not record its data.
+        """
+        content = read_config(self.folder)
+        began = content.get(FINGERPRINT) or ({"sha256": content[DIGEST]} if DIGEST in content else None)
+        if not isinstance(began, dict):
             raise TrainingError(
-                f"data: {self.data} has changed since the run began (SHA-256 was {str(began)[:12]}…, now {str(now)[:12]}…); "
-                "restore the earlier files, or start a new run with `manifold train`",
+                f"{self.folder}: the run does not record the data that it was begun with, as an earlier version of Manifold made it; "
+                "start a new run with `manifold train`",
+                field="data",
+            )
+        if found := fingerprints.differences(began, fingerprints.of(data)):
+            raise TrainingError(
+                f"data: {cut(self.data)} is not the data that the run was begun with: {'; '.join(found)}. Restore the earlier data, or start a "
+                "new run with `manifold train`",
                 field="data",
             )
 
@@ -89,7 +100,7 @@ class TrainingRun:
         return tables.of_protocol(Path(self.data), stated) if stated else datasets.load(self.data)
 
     def save(self, data: Data | None = None) -> None:
-        """Write the config, with the digest of the data if the data may change, and with the roles of a table's columns."""
+        """Write the config, with the fingerprint of the data, and with the roles of a table's columns."""
         stated = {} if data is None else {key: data.protocol[key] for key in tables.STATED if data.protocol.get(key)}
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
@@ -98,7 +109,7 @@ class TrainingRun:
             "preset": self.preset,
             "torch": torch.__version__,
             "config": self.config.model_dump(mode="json"),
-            **({DIGEST: data.protocol["sha256"]} if data is not None and "sha256" in data.protocol else {}),
+            **({} if data is None else {FINGERPRINT: fingerprints.of(data)}),
             **({TABLE: stated} if stated else {}),
             **({NAME: self.name} if self.name else {}),
         }

@@ -84,7 +84,9 @@ def trained_model(run: TrainingRun, data: Data) -> nn.Module:
     with fits(run):
         model.load_state_dict(checkpoints.load(run.checkpoint)["average"])
     round_weights(model, config.stored)
-    return model.eval()
+    model.eval()
+    families.get(run.family).finish(model, config, data)
+    return model
 
 
 @contextmanager

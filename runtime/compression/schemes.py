@@ -283,7 +283,7 @@ def _without_probabilities(manifest: Manifest) -> str:
         return f"it makes {manifest.spec.noun}, and only images are compressed"
     return (
         "no task gives the probabilities of its pixels. A PixelCNN over levels does, and a VAE, CVAE or VQ-VAE with a likelihood of levels such as "
-        "bernoulli or logistic. If it is one of these, an earlier version exported it: export it again"
+        "bernoulli or logistic-mixture. If it is one of these, an earlier version exported it: export it again"
     )
 
 

@@ -88,7 +88,9 @@ class ImageSpec(Kind):
     pictures: ClassVar[bool] = True
     one_unit: ClassVar[bool] = True
     error_unit: ClassVar[str] = "of pixels in [0, 1]"
-    likelihoods: ClassVar[tuple[str, ...]] = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic")
+    likelihoods: ClassVar[tuple[str, ...]] = (
+        "bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic", "logistic-by-mean", "logistic-learned", "logistic-mixture", "histogram",
+    )  # fmt: skip
     suffix: ClassVar[str] = ".png"
 
     @model_validator(mode="after")

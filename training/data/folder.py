@@ -92,6 +92,8 @@ def of_folder(name: str) -> Data:
     places = {label: index for index, label in enumerate(classes or ())}
     labels = np.asarray([-1 if entry.label is None else places[entry.label] for entry in decoded.entries], np.int64)
     parts, split = _split(decoded, labels)
+    given = {entry.part for entry in decoded.entries if entry.part}
+    shift = f"the split `{TEST}` is given by {decoded.listing.split_by}" if TEST in given else ""
     small = not len(parts[CALIBRATION])
     copies = _copies(decoded, parts)
     protocol = {
@@ -100,6 +102,7 @@ def of_folder(name: str) -> Data:
         "size": f"{decoded.spec.width}x{decoded.spec.height}", "colour": "grey" if decoded.spec.channels == 1 else "rgb",
         "classes": decoded.listing.classes_by or "none", "split": split,
         **{part: f"{len(indices)} images" for part, indices in parts.items()},
+        **({"shift": shift} if shift else {}),
         **({"files": dict(decoded.read)} if decoded.read else {}),
         **({"copies": copies} if copies else {}),
         **({"unreadable": len(decoded.unreadable)} if decoded.unreadable else {}),
@@ -107,7 +110,7 @@ def of_folder(name: str) -> Data:
     made = {part: decoded.part(indices, labels) for part, indices in parts.items()}
     return Data(
         name, decoded.spec, made[TRAIN], made[CALIBRATION], made[TEST], classes, protocol,
-        folds=FOLDS if small else 0, notes=tuple(_notes(decoded, copies)),
+        folds=FOLDS if small else 0, notes=tuple(_notes(decoded, copies)), shift=shift,
     )  # fmt: skip
 
 

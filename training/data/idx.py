@@ -11,10 +11,12 @@ import numpy as np
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import Remote, fetch
-from manifold.training.data.splits import Data, split
+from manifold.training.data.splits import OFFICIAL, Data, split
 from manifold.training.errors import DataError
 
-HELD_OUT = 5000  # number of items at the end of the training split for calibration
+HELD_OUT = SELECTED = (
+    5000  # number of items at the end of the training split for calibration, and before them for selection
+)
 
 
 def of_files(name: str, files: Sequence[Remote], classes: tuple[str, ...], licence: str, *, invert: bool) -> Data:
@@ -22,7 +24,7 @@ def of_files(name: str, files: Sequence[Remote], classes: tuple[str, ...], licen
     images, labels, test_images, test_labels = (read(fetch(remote)) for remote in files)
     spec = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=invert)
     train, test = (Arrays(x[:, None], y.astype(np.int64)) for x, y in ((images, labels), (test_images, test_labels)))
-    return split(name, spec, train, test, HELD_OUT, classes=classes, licence=licence)
+    return split(name, spec, train, test, HELD_OUT, SELECTED, shift=OFFICIAL, classes=classes, licence=licence)
 
 
 def read(path: Path) -> Array:

@@ -15,6 +15,8 @@ from manifold.runtime.kinds import DataSpec
 from manifold.training.data.parts import Array, Arrays, Part
 from manifold.training.errors import TrainingError
 
+OFFICIAL = "the test split is the official one and was collected separately"  # a `shift`
+
 
 @dataclass(frozen=True)
 class FileRows:
@@ -28,7 +30,12 @@ class FileRows:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set with splits. `train` and `calibration` come from the official training split, and `test` is the official test split."""
+    """A data set with splits.
+
+    A model is trained on `train`. Recipes, presets and decays of averages are chosen on `selection`. Scores and class probabilities are
+    calibrated on `calibration`. Figures are reported on `test`, which nothing is chosen on. If there is an official test split, `test` is
+    this split, and the others come from the official training split.
+    """
 
     name: str
     spec: DataSpec
@@ -43,6 +50,15 @@ class Data:
     licence: str = ""  # licence of the items; stated in artifacts that are trained on them
     rows: FileRows | None = None  # for a table in a file
     notes: tuple[str, ...] = ()  # notes for the user: decisions about the data, items that were skipped
+    selection: Part | None = None  # if absent, the calibration split takes its place
+    shift: str = ""  # the reason why calibration and test items are not exchangeable; empty if both are drawn from the same items at random
+
+    @property
+    def chosen_on(self) -> Part | None:
+        """Return the split on which options are chosen: the selection split, else the calibration split; None if both are absent."""
+        if self.selection is not None and len(self.selection):
+            return self.selection
+        return self.calibration if len(self.calibration) else None
 
     def inputs(self, part: Part) -> Array:
         """Return all items of a split as model inputs, float32."""
@@ -65,19 +81,26 @@ def split(
     train: Arrays,
     test: Arrays,
     held_out: int,
+    selected: int,
     *,
+    shift: str = "",
     classes: tuple[str, ...] | None = None,
     factors: tuple[str, ...] = (),
     licence: str = "",
     **protocol: Any,
 ) -> Data:
-    """Return a data set whose calibration split is the last `held_out` items of the training split."""
+    """Return a data set whose calibration split is the last `held_out` items of the training split, after a selection split of `selected` items."""
     end = len(train) - held_out
+    trained = end - selected
     stated = {
         "data": name,
-        "train": f"items 0 to {end - 1} of the training split",
+        "train": f"items 0 to {trained - 1} of the training split",
+        "selection": f"items {trained} to {end - 1} of the training split",
         "calibration": f"the last {held_out} items of the training split",
         "test": f"{len(test)} items",
+        **({"shift": shift} if shift else {}),
         **protocol,
     }
-    return Data(name, spec, train[:end], train[end:], test, classes, stated, factors, licence=licence)
+    return Data(
+        name, spec, train[:trained], train[end:], test, classes, stated, factors, licence=licence, selection=train[trained:end], shift=shift
+    )  # fmt: skip

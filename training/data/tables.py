@@ -326,8 +326,9 @@ def from_parts(
     licence: str = "",
     *,
     invalid: dict[str, dict[int, str]] | None = None,
+    shift: str = "",
 ) -> Data:
-    """Return a data set from tables that are already split. The schema is fitted to the training rows.
+    """Return a data set from tables that are already split. The schema is fitted to the training rows. `shift` is that of Data.
 
     The splits are `train`, `calibration` (which may be empty if `folds` is given), `test`, and `anomalies` if some are known. `label` names
     the column of classes, which is then not a column of the rows. Rows with invalid values, such as a word in a numeric column, are left out
@@ -360,10 +361,16 @@ def from_parts(
         made["calibration"],
         made["test"],
         classes,
-        {"data": name, **protocol, **{part: f"{len(held)} rows" for part, held in made.items()}},
+        {
+            "data": name,
+            **protocol,
+            **{part: f"{len(held)} rows" for part, held in made.items()},
+            **({"shift": shift} if shift else {}),
+        },
         anomalies=made.get("anomalies"),
         folds=folds,
         licence=licence,
+        shift=shift,
     )
 
 

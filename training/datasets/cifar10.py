@@ -20,7 +20,7 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data
 from manifold.training.data.parts import Array
 from manifold.training.data.remote import ROOT_VARIABLE, Remote, digest, fetch
-from manifold.training.data.splits import split
+from manifold.training.data.splits import OFFICIAL, split
 from manifold.training.errors import DataError
 
 NAME = "cifar10"
@@ -33,7 +33,9 @@ ARCHIVE = Remote(
 )
 # one hash over the SHA-256 of all 61 files in order, as they only exist together
 SHEETS = "6243f223d05c0b08e51710cf2ef6c1fd8782cc861b10baaa7165c16c6aac734d"
-HELD_OUT = 5000  # number of items at the end of the training split for calibration
+HELD_OUT = SELECTED = (
+    5000  # number of items at the end of the training split for calibration, and before them for selection
+)
 
 
 def load() -> Data:
@@ -44,7 +46,9 @@ def load() -> Data:
     train, test = _of_sheets(folder) if sheets else _of_archive(fetch(ARCHIVE))
     form = "lossless sheets, 20 test images absent" if sheets else "official archive"
     spec = ImageSpec(height=32, width=32, channels=3)
-    return split(NAME, spec, train, test, HELD_OUT, classes=CLASSES, licence=LICENCE, form=form)
+    return split(
+        NAME, spec, train, test, HELD_OUT, SELECTED, shift=OFFICIAL, classes=CLASSES, licence=LICENCE, form=form
+    )
 
 
 def _of_archive(path: Path) -> tuple[Arrays, Arrays]:

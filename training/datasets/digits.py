@@ -13,7 +13,8 @@ ITEMS = "images"
 HAS_CLASSES = True
 LICENCE = "Optical recognition of handwritten digits (Alpaydin and Kaynak, UCI): CC BY 4.0"
 HELD_OUT = 200  # number of items for calibration
-TRAINED = 1497  # number of items for training and calibration
+SELECTED = 100  # number of items for selection
+TRAINED = 1497  # number of items for training, selection and calibration
 
 
 def load() -> Data:
@@ -30,6 +31,7 @@ def load() -> Data:
         Arrays(items[:TRAINED], labels[:TRAINED]),
         Arrays(items[TRAINED:], labels[TRAINED:]),
         HELD_OUT,
+        SELECTED,
         classes=tuple("0123456789"),
         licence=LICENCE,
         levels="round(v / 16 * 3)",

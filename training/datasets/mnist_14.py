@@ -27,6 +27,7 @@ def load() -> Data:
         train=_halved(whole.train),
         calibration=_halved(whole.calibration),
         test=_halved(whole.test),
+        selection=None if whole.selection is None else _halved(whole.selection),
         protocol={**whole.protocol, "data": NAME, "size": "14x14, each pixel the mean of four"},
     )
 

@@ -30,6 +30,7 @@ FILES = tuple(  # no public address: the data set's page requires an e-mail addr
     )
 )
 PROTOCOL = {"source": "NSL-KDD, KDDTrain+ and KDDTest+", "split": "KDDTrain+ by a permutation, Philox seed 0"}
+SHIFT = "the test split is the official one, with attacks and proportions that the training split lacks"
 CALIBRATION = 10_000  # number of rows for calibration
 
 COLUMNS = (
@@ -70,7 +71,7 @@ def load() -> Data:
         "test": tables.take(test, test_kinds == "normal"),
         "anomalies": tables.take(test, test_kinds != "normal"),
     }
-    return tables.from_parts(NAME, parts, PROTOCOL, KINDS, licence=LICENCE)
+    return tables.from_parts(NAME, parts, PROTOCOL, KINDS, licence=LICENCE, shift=SHIFT)
 
 
 def connections(remote: Remote) -> tuple[dict[str, Array], Array]:

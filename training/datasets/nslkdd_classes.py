@@ -25,4 +25,4 @@ def load() -> Data:
         "calibration": tables.take(train, order[-nslkdd.CALIBRATION :]),
         "test": {**test, "label": test_kinds},
     }
-    return tables.from_parts(NAME, parts, nslkdd.PROTOCOL, KINDS, "label", licence=LICENCE)
+    return tables.from_parts(NAME, parts, nslkdd.PROTOCOL, KINDS, "label", licence=LICENCE, shift=nslkdd.SHIFT)

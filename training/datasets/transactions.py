@@ -33,6 +33,7 @@ DAY = 86_400  # seconds
 WINDOWS = (1, 7, 30)  # days
 FIRST_GAP = 30 * DAY  # time since the last transaction, for a card's first transaction
 
+SHIFT = "the test split is later in time than the calibration split"
 
 STATED = ColumnSettings(
     units={"hour": "h", "hours_since_last": "h"},
@@ -59,7 +60,7 @@ def load() -> Data:
         drawn = generator.choice(candidates, min(most, len(candidates)), replace=False)
         parts[part] = tables.take(table, np.sort(drawn))
     days = {f"{part}_days": f"{low} to {high}" for part, (low, high) in DAYS.items()}
-    return tables.from_parts(NAME, parts, {"source": "fraud_simulated", **days}, STATED, licence=LICENCE)
+    return tables.from_parts(NAME, parts, {"source": "fraud_simulated", **days}, STATED, licence=LICENCE, shift=SHIFT)
 
 
 def read(path: Path) -> tuple[dict[str, Array], Array, Array]:

@@ -12,6 +12,7 @@ and optionally, in place of the defaults below,
 
     PRESETS                      {"smoke" | "cpu" | "gpu": {key: value}}
     resolve(config, data)        the config with all options that depend on the data resolved; a second call changes nothing
+    finish(model, config, data)  a last fit after training, of buffers that are not saved; it depends on its arguments alone
     monitor(model, batch)        other figures of the test split for the log at the end of an epoch, as JSON values; None if there are none
     draw(model, n, generator)    n items for the grid of samples, or None if the family cannot draw
     report(model, config, data)  the figures for the manifest
@@ -51,6 +52,10 @@ def _resolve(config: Any, data: Data) -> Any:
     return config
 
 
+def _finish(model: Any, config: Any, data: Data) -> None:
+    """Change nothing, for families without a last fit."""
+
+
 def _draw(model: Any, n: int, generator: torch.Generator) -> Tensor | None:
     """Return None, for families that cannot draw."""
     return None
@@ -74,6 +79,7 @@ class Family:
         default_factory=lambda: {"smoke": SMOKE, "cpu": {}, "gpu": {}}
     )
     resolve: Callable[[Any, Data], Any] = _resolve
+    finish: Callable[[Any, Any, Data], None] = _finish
     monitor: Callable[[Any, Batch], dict[str, Any]] | None = None
     draw: Callable[[Any, int, torch.Generator], Tensor | None] = _draw
     report: Callable[[Any, Any, Data], list[Metric]] = _report

@@ -23,13 +23,25 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.families import vae
-from manifold.training.families.vae import VAE, Score, draw, evaluate, monitor, phases, report, resolve
+from manifold.training.families.vae import VAE, Score, draw, evaluate, finish, monitor, phases, report, resolve
 from manifold.training.scores.placement import Placement
 
 NEEDS_CLASSES = True
 INSTEAD_OF_CLASSES = "given"
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "build",
+    "draw",
+    "evaluate",
+    "exports",
+    "finish",
+    "monitor",
+    "phases",
+    "report",
+    "resolve",
+]
 
 
 CLASS = "class"

@@ -2,8 +2,8 @@
 classes.
 
 The network and its cached sampler are in training.networks.gated. The distribution of a pixel is in networks.emissions: a softmax over 2 to
-256 levels, or a mixture density of dequantised values. This file contains the likelihood, the rounding to fewer levels, and the graphs: sampling,
-scoring with a map of nats, and imputation of unknown pixels.
+256 levels, a mixture of discretised logistic distributions, or a mixture density of dequantised values. This file contains the likelihood,
+the rounding to fewer levels, and the graphs: sampling, scoring with a map of nats, and imputation of unknown pixels.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
-from manifold.training.networks.emissions import Emission, Levels, Mixture
+from manifold.training.networks.emissions import Emission, Levels, LogisticMixture, Mixture
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, imputing, nothing, sampling
 from manifold.training.networks.layers import per_item
 from manifold.training.networks.stepping import predicting
@@ -51,8 +51,9 @@ class Config(Recipe):
     levels: int = Field(0, ge=0, le=256)  # number of levels to which values are rounded; 0: that of the data
     # with fewer levels than the data: True rounds up or down at random each time in training, False to the nearest level
     dynamic: bool = True
-    likelihood: Literal["softmax", "mixture"] = "softmax"  # over levels, or a mixture density of dequantised values
-    components: int = Field(5, ge=1)  # number of components of the mixture
+    # softmax over levels; logistic-mixture: PixelCNN++'s mixture of discretised logistics; mixture: a density of dequantised values
+    likelihood: Literal["softmax", "logistic-mixture", "mixture"] = "softmax"
+    components: int = Field(5, ge=1)  # number of components of the mixtures
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -84,11 +85,7 @@ class GatedPixelCNN(GatedNetwork):
                 f"levels: {levels} is more than the {spec.levels} of {data.name}; use fewer, or 0", field="levels"
             )
         classes = len(data.classes or ()) if config.conditional else 0
-        emission: Emission = (
-            Levels(levels, spec.channels, config.channels, config.head)
-            if config.likelihood == "softmax"
-            else Mixture(config.components, spec.channels, config.channels, config.head)
-        )
+        emission = _emission(config, spec)
         super().__init__(
             emission, (spec.height, spec.width), classes, channels=config.channels, layers=config.layers, dropout=config.dropout
         )  # fmt: skip
@@ -97,6 +94,7 @@ class GatedPixelCNN(GatedNetwork):
         self.rounds = levels < spec.levels
         self.by_chance = config.dynamic and self.rounds
         self.nearest = Settle(levels, emission.integers)
+        self.gives_logits = config.likelihood == "softmax"  # whether the score task returns the logits of all levels
 
     def settle(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) in [0, 1] to items without random numbers: the nearest level, or the middle of its interval in [0, 1]."""
@@ -125,6 +123,16 @@ class GatedPixelCNN(GatedNetwork):
         """Return -log p in nats, averaged over the batch."""
         items = self.observe(batch.items, batch.generator)
         return {"loss": per_item(self.nll(items, self.to_condition(batch.labels))).mean()}
+
+
+def _emission(config: Config, spec: ImageSpec) -> Emission:
+    """Return the distribution of a pixel."""
+    match config.likelihood:
+        case "softmax":
+            return Levels(config.levels, spec.channels, config.channels, config.head)
+        case "logistic-mixture":
+            return LogisticMixture(config.components, config.levels, spec.channels, config.channels, config.head)
+    return Mixture(config.components, spec.channels, config.channels, config.head)
 
 
 def build(config: Config, data: Data) -> GatedPixelCNN:
@@ -228,7 +236,7 @@ class Settle(nn.Module):
 
 
 class Score(nn.Module):
-    """The task `score`: data (B, C, H, W) and condition to NLL (B,), nats by value (B, C, H, W), and for levels the logits of the parallel pass."""
+    """The task `score`: data (B, C, H, W) and condition to NLL (B,), nats by value (B, C, H, W), and for a softmax the logits of the parallel pass."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
         super().__init__()
@@ -240,7 +248,7 @@ class Score(nn.Module):
         items = model.settle(data)
         parameters = model.parameters_of(items, condition)  # (B, H, W, S, K)
         surprise = model.emission.nll(parameters, model.values(items)).permute(0, 3, 1, 2)
-        if not model.emission.integers:
+        if not model.gives_logits:
             return per_item(surprise), surprise
         logits = parameters.permute(0, 4, 3, 1, 2)
         return per_item(surprise), surprise, logits if model.parts > 1 else logits[:, :, 0]
@@ -266,7 +274,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
         else TensorSpec(role="values", name="codes", shape=shape)
     )
     scores = [TensorSpec(role="nll"), TensorSpec(role="surprise", shape=shape)]
-    if integers:
+    if model.gives_logits:
         scores.append(TensorSpec(role="logits", shape=(model.levels, *grid)))
     given = InputSpec(role="data", source="data", shape=shape)
     sampler = Sampler(model, AssembleImages(model))
@@ -281,7 +289,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
         scoring=Scoring(score="nll", terms=(nll,), surprise="surprise"),
         classes=bool(model.classes),
         classification=Classification(term="nll") if model.classes else None,
-        sampler="logits" if integers else None,
+        sampler="logits" if model.gives_logits else None,
         autoregressive=True,
         spec=model.spec,
         description=_describe(model, config, data),
@@ -289,11 +297,11 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
 
 
 def _describe(model: GatedPixelCNN, config: Config, data: Data) -> str:
-    of = (
-        f"{model.levels} levels"
-        if model.emission.integers
-        else f"a mixture of {config.components} logistic distributions over dequantised values"
-    )
+    of = {
+        "softmax": f"{model.levels} levels",
+        "logistic-mixture": f"{model.levels} levels, a mixture of {config.components} discretised logistic distributions",
+        "mixture": f"a mixture of {config.components} logistic distributions over dequantised values",
+    }[config.likelihood]
     parts = [
         f"Gated PixelCNN on {data.name}: {of}",
         *(["colours in the order R, G, B"] if model.parts > 1 else []),

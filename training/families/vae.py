@@ -1,6 +1,6 @@
 """A variational autoencoder (Kingma and Welling, 2013, arXiv 1312.6114), or with `variational=False` a deterministic autoencoder.
 
-The recipe: an MLP D-392-196-2L, optionally after strided convolutions; the reverse as the decoder; one of six likelihoods; the KL in closed
+The recipe: an MLP D-392-196-2L, optionally after strided convolutions; the reverse as the decoder; one of ten likelihoods; the KL in closed
 form (appendix B of the paper). The ELBO is eq. 3 with this KL. The importance-weighted bound is Burda et al., 2015 (arXiv 1509.00519), eq. 8.
 """
 
@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -29,10 +27,12 @@ from manifold.runtime.manifest import (
 )
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
-from manifold.training.bounds import gaussian_kl, iwae, repeated
+from manifold.training.bounds import drawn, gaussian_kl, iwae, repeated
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import subset
 from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.likelihoods import FITTED, Histogram
+from manifold.training.likelihoods.predicting import predicting
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
 from manifold.training.networks.layers import mlp, per_item
@@ -42,6 +42,7 @@ from manifold.training.scores import rules, terms
 from manifold.training.scores.distances import Distances, NearestItems, NearestLatents
 from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import Placement, carries, place
+from manifold.training.scores.trimming import kept, least_surprising
 
 SCORE_DRAWS = 8  # number of draws from the posterior, fixed in the artifact, for the ELBO of the score task
 TRIM_AFTER = 1 / 3  # share of the epochs before trimming, as rare normal items cost as many nats as anomalies at first
@@ -59,7 +60,8 @@ class Config(ScoreOptions):
     rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # the rules of DCGAN to apply, for body dcgan
     variational: bool = True  # False: a deterministic autoencoder without KL, whose prior is fitted to its latents
     likelihood: str = "auto"  # a name of training.likelihoods; auto: the default of the kind of data
-    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistic
+    components: int = Field(5, ge=1)  # number of components of the logistic-mixture
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistics
     floor: float = Field(0.05, gt=0)  # smallest sigma, if it is learned
     beta: float = Field(1.0, ge=0)  # weight of the KL (Higgins et al., 2017)
     samples: int = Field(1, ge=1)  # L: number of Monte Carlo draws from the posterior for each item
@@ -99,16 +101,23 @@ class VAE(nn.Module):
         self.config, self.spec, self.shape, self.width = config, data.spec, data.spec.shape, width
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
-            config.likelihood, data.spec, noise=config.noise, floor=config.floor, train=data.train
+            config.likelihood,
+            data.spec,
+            noise=config.noise,
+            floor=config.floor,
+            components=config.components,
+            train=data.train,
         )
         self.down: nn.Module = nn.Identity()
         self.up: nn.Module = nn.Identity()
         inside, outside = dimensions, self.likelihood.width
         if config.body != "mlp":
             kept = config.rules if config.body == "dcgan" else None
-            outputs = self.likelihood.width // dimensions
+            outputs = self.likelihood.width // math.prod(self.shape[1:])
             self.down, self.up, inside = convolutions(config.widths, self.shape, outputs, kept)
             outside = inside
+            if config.body == "conv":
+                likelihoods.start_at_mean(self.up[-2], self.likelihood, data.train)
         self.encoder = mlp([inside + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
 
@@ -178,15 +187,6 @@ class VAE(nn.Module):
         return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
 
-def least_surprising(nats: Tensor, trim: float) -> Tensor:
-    """Return the indices of the items (N,) that remain after the share `trim` with the most nats is removed.
-
-    Applied to each batch in training, this is iterative trimmed loss minimisation (Shen and Sanghavi, 2019, arXiv 1810.11874) in steps of one
-    batch.
-    """
-    return nats.detach().topk(len(nats) - math.floor(trim * len(nats)), largest=False).indices.sort().values
-
-
 def joined(x: Tensor, c: Tensor | None) -> Tensor:
     """Return x (B, D) and the condition (B, C), concatenated."""
     return x if c is None else torch.cat([x, c], 1)
@@ -200,6 +200,15 @@ def build(config: Config, data: Data) -> VAE:
 def phases(model: Any, config: Config) -> list[Phase]:
     """Return one phase with one player."""
     return [Phase("vae", (Player("vae", tuple(model.parameters()), model.loss, config.lr),), config.epochs)]
+
+
+@torch.no_grad()
+def finish(model: VAE, config: Config, data: Data) -> None:
+    """Fit the histograms, if the likelihood has them, to the training items at one draw from their posteriors."""
+    if isinstance(model.likelihood, Histogram):
+        generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
+        seen = ((model.settled(batch.items), batch) for batch in in_order(data.train, 500, generator, FITTED))
+        model.likelihood.fit((drawn(model, x, generator, model.condition(of.labels, of.factors)), x) for x, of in seen)
 
 
 def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
@@ -303,18 +312,15 @@ class Decode(nn.Module):
         return self.model.decoded(latent, condition)
 
 
-class Predict(nn.Module):
-    """The task `predict`: latent (B, L) and an optional condition (B, C) to log-probabilities of all levels of each value, (B, K, *shape)."""
+class Parameters(nn.Module):
+    """Latent (B, L) and an optional condition (B, C) to the parameters of p(x | z), (B, width)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        model = self.model
-        parameters = model.decode(latent, condition)
-        unread = parameters[:, :1].expand(-1, math.prod(model.shape))
-        return model.likelihood.logits(parameters, unread).view(-1, model.likelihood.levels, *model.shape)
+        return self.model.decode(latent, condition)
 
 
 class Sample(nn.Module):
@@ -395,20 +401,8 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
     """Return the placement of a split's items, without trimmed items."""
     device = next(model.parameters()).device
     if config.trim:
-        part = subset(part, _kept(model, config, part))
+        part = subset(part, kept(model, part, config.trim, SCORE_DRAWS, config.seed))
     return place(model.posterior, part, model.spec, config, device)
-
-
-def _kept(model: VAE, config: Config, part: Part) -> NDArray[np.int64]:
-    """Return the indices of the training items that are not trimmed by their -ELBO."""
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
-    nats = []
-    for batch in in_order(part, 5000, generator):
-        x = model.settled(batch.items)
-        noise = torch.randn((SCORE_DRAWS, len(x), config.latent_dim), generator=generator, device=x.device)
-        reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
-        nats.append(reconstruction + kl)
-    return least_surprising(torch.cat(nats), config.trim).cpu().numpy()
 
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
@@ -438,9 +432,8 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
     }
     if config.references and (carries(spec) or not model.width):
         tasks["neighbours"] = _neighbours(model, config, where, items)
-    if config.variational and spec.pictures and model.likelihood.levels:
-        logits = TensorSpec(role="logits", shape=(model.likelihood.levels, *spec.shape))
-        tasks["predict"] = Task(Predict(model), [latent, *given], [logits], max_rows=64)
+    if config.variational:
+        tasks |= predicting(Parameters(model), model.likelihood, spec.shape, [latent, *given])
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     return tasks

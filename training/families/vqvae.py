@@ -22,9 +22,10 @@ from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likeliho
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
-from manifold.training.data.parts import count, first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.likelihoods import FITTED, Histogram
+from manifold.training.likelihoods.predicting import predicting
 from manifold.training.networks.emissions import Levels
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
 from manifold.training.networks.layers import per_item
@@ -52,8 +53,12 @@ class Config(Recipe):
     decay: Share = 0.99  # decay of these averages
     restart: float = Field(1.0, ge=0)  # entries with a lower moving average of vectors per step are moved; 0 is off
     commitment: float = Field(0.25, ge=0)  # beta of the paper
-    likelihood: Literal["auto", "bernoulli", "gaussian", "laplace", "logistic"] = "auto"  # bernoulli for grey images
-    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistic
+    # a name of training.likelihoods; auto: bernoulli for grey images, logistic-mixture for colour images
+    likelihood: Literal[
+        "auto", "bernoulli", "gaussian", "laplace", "logistic", "logistic-by-mean", "logistic-learned", "logistic-mixture", "histogram"
+    ] = "auto"  # fmt: skip
+    components: int = Field(5, ge=1)  # number of components of the logistic-mixture
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistics
     prior_channels: int = Field(32, ge=1)  # this and the following five are options of the PixelCNN
     prior_layers: int = Field(6, ge=1)
     prior_head: int = Field(64, ge=1)
@@ -76,7 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def resolve(config: Config, data: Data) -> Config:
     """Return the config with a likelihood, and unconditional if the data has no classes. Raises InvalidValue for data without images."""
     grey = ImageSpec.of(data.spec, f"data: {data.name}").channels == 1
-    likelihood = config.likelihood if config.likelihood != "auto" else "bernoulli" if grey else "logistic"
+    likelihood = config.likelihood if config.likelihood != "auto" else "bernoulli" if grey else "logistic-mixture"
     return config.changed(likelihood=likelihood, conditional=config.conditional and data.classes is not None)
 
 
@@ -109,7 +114,9 @@ class VQVAE(nn.Module):
             )
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
         self.observed, self.discrete = likelihoods.OBSERVED[name], name in likelihoods.DISCRETE
-        self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, train=data.train)
+        self.likelihood = likelihoods.build(
+            name, spec, noise=config.noise, floor=1e-3, components=config.components, train=data.train
+        )
         first, second = config.widths
         self.encoder = nn.Sequential(
             nn.Conv2d(spec.channels, first, 4, stride=2, padding=1), nn.ReLU(),
@@ -123,9 +130,9 @@ class VQVAE(nn.Module):
         self.decoder = nn.Sequential(
             nn.Conv2d(config.code_dim, second, 3, padding=1), *(Residual(second) for _ in range(config.residual)), nn.ReLU(),
             nn.ConvTranspose2d(second, first, 4, stride=2, padding=1), nn.ReLU(),
-            nn.ConvTranspose2d(first, spec.channels, 4, stride=2, padding=1),
+            nn.ConvTranspose2d(first, self.likelihood.width // (spec.height * spec.width), 4, stride=2, padding=1),
         )  # fmt: skip
-        _start_at_mean(self.decoder[-1], data.train)
+        likelihoods.start_at_mean(self.decoder[-1], self.likelihood, data.train)
         self.classes = len(data.classes or ()) if config.conditional else 0
         self.prior = GatedNetwork(
             Levels(config.levels, 1, config.prior_channels, config.prior_head), self.grid, self.classes,
@@ -185,16 +192,6 @@ class VQVAE(nn.Module):
         return {"loss": per_item(self.prior.nll(codes, self.prior.to_condition(batch.labels))).mean()}
 
 
-@torch.no_grad()
-def _start_at_mean(layer: Any, part: Part) -> None:
-    """Set the last layer's bias to the logit of each channel's mean over at most a thousand items.
-
-    If most pixels are black and the decoder started at grey, all first steps would have the same direction, until the sigmoid has no gradient.
-    """
-    mean = torch.from_numpy(first(part, count(part, 1000)).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
-    layer.bias.copy_(mean.logit())
-
-
 def _rows(z: Tensor) -> Tensor:
     """Map (B, d, h, w) to (B h w, d)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
@@ -218,6 +215,15 @@ def phases(model: Any, config: Config) -> list[Phase]:
             config.prior_epochs,
         ),
     ]
+
+
+@torch.no_grad()
+def finish(model: VQVAE, config: Config, data: Data) -> None:
+    """Fit the histograms, if the likelihood has them, to the training items at their codes."""
+    if isinstance(model.likelihood, Histogram):
+        generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
+        seen = (model.see(batch) for batch in in_order(data.train, 500, generator, FITTED))
+        model.likelihood.fit((model.decode_codes(model.codes_of(model.vectors(x))), x.flatten(1)) for x in seen)
 
 
 def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
@@ -341,22 +347,16 @@ class DecodeCodes(nn.Module):
         return mean.view(-1, self.channels, self.height, self.width)
 
 
-class Predict(nn.Module):
-    """The task `predict`: codes (B, h, w) to log-probabilities of all levels of each value under p(x | codes), (B, K, C, H, W)."""
+class Parameters(nn.Module):
+    """Codes (B, h, w) to the parameters of p(x | codes), (B, width)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
-        self.codebook, self.decoder, self.likelihood, self.shape = (
-            model.quantiser.codebook,
-            model.decoder,
-            model.likelihood,
-            model.shape,
-        )
+        self.codebook, self.decoder = model.quantiser.codebook, model.decoder
 
     def forward(self, codes: Tensor) -> Tensor:
-        parameters = self.decoder(self.codebook[codes].permute(0, 3, 1, 2)).flatten(1)
-        unread = parameters[:, :1].expand(-1, math.prod(self.shape))
-        return self.likelihood.logits(parameters, unread).view(-1, self.likelihood.levels, *self.shape)
+        parameters: Tensor = self.decoder(self.codebook[codes].permute(0, 3, 1, 2)).flatten(1)
+        return parameters
 
 
 class Decode(nn.Module):
@@ -437,8 +437,6 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
     )
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=model.shape)]
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
-    levels = model.likelihood.levels
-    predicted = TensorSpec(role="logits", shape=(levels, *model.shape)) if levels else None
     return Exports(
         {
             "sample": sampling(model.prior, Sampler(model.prior, DecodeRows(model)), [codes, image], max_rows=256),
@@ -452,7 +450,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
                 [TensorSpec(role="nll"), logits],
                 max_rows=256,
             ),
-            **({"predict": Task(Predict(model), [given], [predicted], max_rows=64)} if predicted else {}),
+            **predicting(Parameters(model), model.likelihood, model.shape, [given]),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
         codes=CodesSpec(shape=model.grid, levels=config.levels),

@@ -22,19 +22,23 @@ MONITORED = 2**28  # largest number of values in the one batch for `monitor`: 1 
 
 @torch.no_grad()
 def test_record(state: State) -> dict[str, Any]:
-    """Return the losses on the test split (at most `test_items`) as `test/NAME`, and the family's other figures.
+    """Return the losses on held-out items (at most `test_items`) as `selection/NAME`, and the family's other figures.
 
-    The other figures use the same items, or only the first ones if all have more than MONITORED values together. All figures use a separate
-    generator, so that they do not change the training's generator.
+    The items are those on which options are chosen (`Data.chosen_on`), so that recipes are not chosen by the test split. If a small data set
+    has no such split, they are those of the test split, and the losses are `test/NAME`. The other figures use the same items, or only the
+    first ones if all have more than MONITORED values together. All figures use a separate generator, so that they do not change the
+    training's generator.
     """
-    part, limit = state.data.test, min(len(state.data.test), state.config.test_items)
+    chosen = state.data.chosen_on
+    prefix, part = ("test", state.data.test) if chosen is None else ("selection", chosen)
+    limit = min(len(part), state.config.test_items)
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
     sums: dict[str, float] = {}
     state.bare.eval()
     for batch in in_order(part, BATCH, generator, limit):
         for name, values in state.family.evaluate(state.bare, batch).items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / limit
-    record: dict[str, Any] = {f"test/{name}": value for name, value in sums.items()}
+    record: dict[str, Any] = {f"{prefix}/{name}": value for name, value in sums.items()}
     if state.family.monitor is not None:
         record |= state.family.monitor(state.bare, joined(part, generator, count(part, limit, MONITORED)))
     state.bare.train()
@@ -56,6 +60,7 @@ def save_figures(state: State) -> None:
     with state.average.applied():
         state.bare.eval()
         round_weights(state.bare, state.config.stored)  # the context restores the model's own weights
+        state.family.finish(state.bare, state.config, state.data)
         metrics = [
             metric.model_dump(mode="json") for metric in state.family.report(state.bare, state.config, state.data)
         ]

@@ -60,7 +60,7 @@ class Curves:
 
 
 def curves(log: Path, path: Path) -> None:
-    """Draw the training and test losses by step from the JSONL log, as a PNG."""
+    """Draw the losses of the training and the held-out items by step from the JSONL log, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def curves(log: Path, path: Path) -> None:
     figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        for part in ("train", "test"):
+        for part in ("train", "selection", "test"):
             points = [(record["step"], record[f"{part}/{name}"]) for record in records if f"{part}/{name}" in record]
             if points:
                 axes.plot(*zip(*points, strict=True), label=part)

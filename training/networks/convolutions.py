@@ -15,7 +15,7 @@ from manifold.training.networks import dcgan
 def convolutions(
     widths: Sequence[int], shape: tuple[int, ...], outputs: int, rules: Sequence[str] | None = None
 ) -> tuple[nn.Sequential, nn.Sequential, int]:
-    """Return layers of stride 2 from images (B, C H W) to features (B, F), the reverse layers to (B, outputs C H W), and F.
+    """Return layers of stride 2 from images (B, C H W) to features (B, F), the reverse layers to (B, outputs H W), and F.
 
     With `rules`, they are the two halves of a DCGAN with those rules. Raises TrainingError if the image size cannot be halved often enough.
     """
@@ -28,12 +28,12 @@ def convolutions(
     small = (widths[-1], height // 2 ** len(widths), width // 2 ** len(widths))
     if rules is not None:
         reads = nn.Sequential(nn.Unflatten(1, shape), dcgan.down(channels, widths, rules), nn.Flatten())
-        makes = dcgan.Up(tuple(reversed(widths)), channels * outputs, rules)
+        makes = dcgan.Up(tuple(reversed(widths)), outputs, rules)
         return reads, nn.Sequential(nn.Unflatten(1, small), makes, nn.Flatten()), math.prod(small)
     down: list[nn.Module] = [nn.Unflatten(1, shape)]
     up: list[nn.Module] = [nn.ReLU(), nn.Unflatten(1, small)]
     for before, after in pairwise([channels, *widths]):
         down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-    for before, after in pairwise([*reversed(widths), channels * outputs]):
+    for before, after in pairwise([*reversed(widths), outputs]):
         up += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*down, nn.Flatten()), nn.Sequential(*up[:-1], nn.Flatten()), math.prod(small)

@@ -1,4 +1,4 @@
-"""The distribution of one position of an autoregressive network, given all earlier positions: a softmax over levels, or a mixture of values.
+"""The distribution of one position of an autoregressive network, given all earlier positions: a softmax or a mixture over levels, or a density.
 
 Like a likelihood, an emission defines everything about it in one place: the embedding of values (`embed`), the parameters computed from the
 network's features (`parameters_of`), the nll in nats, and sampling by inverse CDF (`pick`). A position has one or more parts (the colours of
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manifold.training.likelihoods import LEAST_LOG_SCALE, softplus
+from manifold.training.networks import logistic
+from manifold.training.networks.logistic import LEAST_LOG_SCALE, exact, softplus
 
 EDGE = 1e-6  # uniforms are clamped to [EDGE, 1 - EDGE] before a quantile is computed
 
@@ -42,7 +43,7 @@ class Emission(nn.Module):
         raise NotImplementedError
 
     def logits(self, parameters: Tensor) -> Tensor:
-        """Return unnormalised log-probabilities of all levels, (..., parts, levels). A density has none."""
+        """Return unnormalised log p of every level, (..., parts, levels). Raises NotImplementedError for densities."""
         raise NotImplementedError
 
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
@@ -95,9 +96,73 @@ class Levels(Emission):
         return torch.stack(picked, 1)
 
 
-def exact(x: Tensor) -> Tensor:
-    """Convert to single precision at least. Nats are summed over hundreds of positions, for which half precision (in training) is too coarse."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+class LogisticMixture(Emission):
+    """A mixture of discretised logistic distributions over levels, as in PixelCNN++ (Salimans et al., 2017, arXiv 1701.05517, eq. 2 and 3).
+
+    As there, the means of a part are shifted by multiples of the earlier parts, here in addition to the conditioning by `told`. Parameters
+    (..., parts, 3 K) are the components' logits, means and log scales, in units of the range [0, 1]. A draw takes two uniforms: one for the
+    component, one for the value.
+    """
+
+    integers = True
+    draws = 2
+
+    def __init__(self, components: int, levels: int, parts: int, channels: int, head: int) -> None:
+        super().__init__(parts, channels, head, (2 + parts) * components)
+        self.components, self.levels, self.edge = components, levels, EDGE
+        self.embedding = nn.Linear(parts, channels)
+        self.told = nn.ModuleList(nn.Linear(1, head) for _ in range(parts - 1))
+
+    def embed(self, values: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(self._scaled(values))
+        return embedded
+
+    def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
+        scaled, h, parameters = self._scaled(values), self.trunk(features), []
+        for part, head in enumerate(self.heads):
+            parameters.append(self._shifted(head(h), scaled, part))
+            for place, embed in enumerate(self.told):
+                if place == part:
+                    h = h + embed(scaled[..., part : part + 1])
+        return torch.stack(parameters, -2)
+
+    def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
+        logits, means, log_scales = exact(parameters).chunk(3, -1)
+        return logistic.mixture_nll(values / float(self.levels - 1), logits, means, log_scales, self.levels)
+
+    def logits(self, parameters: Tensor) -> Tensor:
+        logits, means, log_scales = exact(parameters).chunk(3, -1)
+        return logistic.level_logits(logits, means, log_scales, self.levels)
+
+    def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        h, picked = self.trunk(features), []
+        scaled = torch.zeros_like(uniforms[:, : self.parts])
+        for part, head in enumerate(self.heads):
+            logits, means, log_scales = self._shifted(head(h), scaled, part).chunk(3, 1)
+            level = logistic.draw(
+                logits / temperature[:, None], means, log_scales + temperature.log()[:, None],
+                uniforms[:, 2 * part : 2 * part + 1], uniforms[:, 2 * part + 1 : 2 * part + 2], self.levels, self.edge,
+            )  # fmt: skip
+            picked.append(level)
+            value = self._scaled(level[:, None])
+            scaled = torch.cat([scaled[:, :part], value, scaled[:, part + 1 :]], 1)
+            for place, embed in enumerate(self.told):
+                if place == part:
+                    h = h + embed(value)
+        return torch.stack(picked, 1)
+
+    def _scaled(self, levels: Tensor) -> Tensor:
+        """Map levels to [-1, 1]."""
+        return levels.to(torch.float32) * (2.0 / float(self.levels - 1)) - 1.0
+
+    def _shifted(self, outputs: Tensor, scaled: Tensor, part: int) -> Tensor:
+        """Return logits, means and log scales (..., 3 K) from a head's outputs (..., (2 + parts) K) and the earlier parts of `scaled` (..., parts)."""
+        k = self.components
+        means = outputs[..., k : 2 * k]
+        for earlier in range(part):
+            at = (3 + earlier) * k
+            means = means + torch.tanh(outputs[..., at : at + k]) * scaled[..., earlier : earlier + 1]
+        return torch.cat([outputs[..., :k], 0.5 * means + 0.5, outputs[..., 2 * k : 3 * k] - 3.0], -1)
 
 
 class Mixture(Emission):
