@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,10 @@ from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Golden, InputSpec, Manifest
+from manifold.runtime.runner import example_inputs
 from manifold.training import families
 from manifold.training.data import Arrays, Data
+from manifold.training.exporting import graphs
 from manifold.training.exporting.draft import _tasks
 from manifold.training.exporting.tasks import Exports, Task
 
@@ -187,8 +190,9 @@ def test_steps_equal_the_parallel_pass(channels: int, levels: int, monkeypatch: 
     assert np.abs(expected.numpy()).max() > 0.3
 
 
-def test_values_that_are_no_levels_are_valid_inputs() -> None:
+def test_values_that_are_no_levels_are_valid_inputs_and_steps_are_not_served() -> None:
     model = torched("pixelcnn", pictures(3, 5))
+    assert set(model.manifest.tasks) - set(model.manifest.served) == {"predict_row", "predict_pixel", "predict_part"}
     for name in ("predict_row", "predict_pixel", "predict_part"):
         inputs = {
             tensor.role: np.full((2, *tensor.shape), 1e6 * sign, np.float32)
@@ -374,6 +378,30 @@ def test_steps_share_the_weights_of_the_artifact(tiny: Path) -> None:
     steps = places(("predict_row", "predict_pixel"))
     assert steps
     assert steps <= places(("sample", "impute", "score"))
+
+
+@pytest.mark.parametrize("name", ["mixture of a vae", "mixture of a pixelcnn", "vqvae"])
+def test_graphs_equal_the_modules(name: str, tmp_path: Path) -> None:
+    """The tests above use modules. The graphs of levels that depend on earlier colours, of steps, and of histograms give the same."""
+    family, channels, levels, options = KINDS[name]
+    model = cast(Any, torched(family, pictures(channels, levels), **options))
+    tasks = [task for task in model.manifest.tasks if task.startswith("predict")]
+    inputs = {task: example_inputs(model.manifest.tasks[task], model.manifest, 5) for task in tasks}
+    made = {
+        task: graphs.task_to_onnx(
+            model.exported.tasks[task], [torch.from_numpy(array[:3]) for array in inputs[task].values()]
+        )
+        for task in tasks
+    }
+    graphs.save_onnx(made, tmp_path)
+    for task in tasks:
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{task}.onnx"))
+        for rows in (1, 5):
+            given = {role: array[:rows] for role, array in inputs[task].items()}
+            expected = model.run(task, given)
+            found = session.run(list(expected), given)
+            for array, role in zip(found, expected, strict=True):
+                assert np.allclose(array, expected[role], rtol=1e-4, atol=1e-4), f"{task}.{role}"
 
 
 @pytest.mark.parametrize("name", ["pixelcnn", "pixelcnn-ts", "vae", "vae-ts"])

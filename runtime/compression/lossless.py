@@ -199,7 +199,8 @@ def _best_classes(scheme: Scheme, levels: Levels) -> Levels:
         model.run("score", {**data, **scheme.condition(task, np.full(len(levels), label))})[term]
         for label in range(len(scheme.manifest.classes or ()))
     ]
-    return log_joint(scheme.manifest, np.stack(nats, 1).astype(np.float64)).argmax(axis=1)
+    best: Levels = log_joint(scheme.manifest, np.stack(nats, 1).astype(np.float64)).argmax(axis=1)
+    return best
 
 
 def _class_prior(scheme: Scheme, count: int) -> Distances:

@@ -27,7 +27,6 @@ from manifold.runtime.operations.capabilities import abilities
 from manifold.runtime.operations.common import takes
 
 MOST = 64  # images that are coded together; OnnxGraph does not split such runs
-VALUES = 2**25  # limit for the distances of these images, 2 bytes each
 
 
 class Writer:
@@ -64,6 +63,7 @@ class Scheme(ABC):
     """The way in which images are coded with a model."""
 
     tasks: tuple[str, ...] = ()  # the tasks whose outputs decide the bits
+    values = 2**22  # limit for the log-probabilities of these images, which are in memory at the same time
     popped = 0  # largest number of bits that are popped to push one image
     levels: int
 
@@ -74,7 +74,7 @@ class Scheme(ABC):
     @property
     def together(self) -> int:
         """The largest number of images that are coded together."""
-        return max(1, min(MOST, VALUES // (self.levels * int(np.prod(self.spec.shape)))))
+        return max(1, min(MOST, self.values // (self.levels * int(np.prod(self.spec.shape)))))
 
     @property
     def has_classes(self) -> bool:
@@ -109,6 +109,7 @@ class Steps(Scheme):
     """An autoregressive model with the tasks predict_row, predict_pixel and, for colours, predict_part."""
 
     tasks: tuple[str, ...] = ("predict_row", "predict_pixel")
+    values = 2**25  # only their distances are kept, 2 bytes each
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)

@@ -312,17 +312,6 @@ class Decode(nn.Module):
         return self.model.decoded(latent, condition)
 
 
-class Parameters(nn.Module):
-    """Latent (B, L) and an optional condition (B, C) to the parameters of p(x | z), (B, width)."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.model.decode(latent, condition)
-
-
 class Sample(nn.Module):
     """The task `sample`: latent (B, L), an optional condition (B, C) and noise to x, drawn from p(x | z)."""
 
@@ -433,7 +422,7 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
     if config.references and (carries(spec) or not model.width):
         tasks["neighbours"] = _neighbours(model, config, where, items)
     if config.variational:
-        tasks |= predicting(Parameters(model), model.likelihood, spec.shape, [latent, *given])
+        tasks |= predicting(model, "decode", spec.shape, [latent, *given])
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     return tasks

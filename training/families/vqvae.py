@@ -347,18 +347,6 @@ class DecodeCodes(nn.Module):
         return mean.view(-1, self.channels, self.height, self.width)
 
 
-class Parameters(nn.Module):
-    """Codes (B, h, w) to the parameters of p(x | codes), (B, width)."""
-
-    def __init__(self, model: VQVAE) -> None:
-        super().__init__()
-        self.codebook, self.decoder = model.quantiser.codebook, model.decoder
-
-    def forward(self, codes: Tensor) -> Tensor:
-        parameters: Tensor = self.decoder(self.codebook[codes].permute(0, 3, 1, 2)).flatten(1)
-        return parameters
-
-
 class Decode(nn.Module):
     """The task `decode`: latent (B, d h w), which are vectors before quantisation, to the mean of p(x | z_q), (B, C, H, W)."""
 
@@ -450,7 +438,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
                 [TensorSpec(role="nll"), logits],
                 max_rows=256,
             ),
-            **predicting(Parameters(model), model.likelihood, model.shape, [given]),
+            **predicting(model, "decode_codes", model.shape, [given]),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
         codes=CodesSpec(shape=model.grid, levels=config.levels),

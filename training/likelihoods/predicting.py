@@ -4,37 +4,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from manifold.runtime.manifest import InputSpec, TensorSpec
 from manifold.training.exporting.tasks import Task
-from manifold.training.likelihoods.base import DecoderLikelihood
 
 
 class Predict(nn.Module):
     """Log-probabilities (B, K, C, H, W) from the inputs of a decoder, and from the data if the likelihood reads the earlier colours of a pixel."""
 
-    def __init__(self, decoder: nn.Module, likelihood: DecoderLikelihood, shape: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, decode: str, shape: Sequence[int]) -> None:
+        """Initialise. `decode` is the method of the model that maps its inputs to parameters (B, width)."""
         super().__init__()
-        self.decoder, self.likelihood, self.shape = decoder, likelihood, tuple(shape)
+        self.model, self.decode, self.shape = model, decode, tuple(shape)
 
     def forward(self, given: Tensor, *rest: Tensor) -> Tensor:
         """Take the inputs of the decoder in order, and then data (B, C, H, W) if it is read."""
-        if self.likelihood.reads_colours:
-            parameters, x = self.decoder(given, *rest[:-1]), rest[-1].flatten(1)
-        else:
-            parameters = self.decoder(given, *rest)
-            x = parameters[:, :1].expand(-1, math.prod(self.shape))  # it is not read
-        return self.likelihood.logits(parameters, x).reshape(-1, self.likelihood.levels, *self.shape)
+        likelihood: Any = self.model.likelihood
+        read = rest[-1:] if likelihood.reads_colours else ()
+        parameters = getattr(self.model, self.decode)(given, *rest[: len(rest) - len(read)])
+        x = (
+            read[0].flatten(1) if read else parameters[:, :1].expand(-1, math.prod(self.shape))
+        )  # the latter is not read
+        logits: Tensor = likelihood.logits(parameters, x)
+        return logits.reshape(-1, likelihood.levels, *self.shape)
 
 
-def predicting(
-    decoder: nn.Module, likelihood: DecoderLikelihood, shape: tuple[int, ...], inputs: Sequence[InputSpec]
-) -> dict[str, Task]:
-    """Return the task `predict` for a decoder with these inputs to parameters (B, width); nothing if the likelihood has no levels."""
+def predicting(model: nn.Module, decode: str, shape: tuple[int, ...], inputs: Sequence[InputSpec]) -> dict[str, Task]:
+    """Return the task `predict` of a model whose method `decode` has these inputs; nothing if its likelihood has no levels."""
+    likelihood: Any = model.likelihood
     if not likelihood.levels:
         return {}
     data = [InputSpec(role="data", source="data", shape=shape)] if likelihood.reads_colours else []
     logits = TensorSpec(role="logits", shape=(likelihood.levels, *shape))
-    return {"predict": Task(Predict(decoder, likelihood, shape), [*inputs, *data], [logits], max_rows=64)}
+    return {"predict": Task(Predict(model, decode, shape), [*inputs, *data], [logits], max_rows=64)}
