@@ -109,13 +109,10 @@ def decompress(model: Model, content: bytes) -> Pixels:
         stack = Stack(np.concatenate([known[: opened.left_out], opened.words]))
     except ValueError:
         raise Malformed("file: its last word is 0, which no writer leaves; compress the images again") from None
-    sizes = list(group_sizes(scheme, opened.count))
-    groups = []
-    for place in reversed(range(len(sizes))):
-        groups.append(_pop(scheme, stack, sizes[place]))
-        if len(known):
-            stack.mix(len(known), place + 1)
-    levels = np.concatenate(groups[::-1])
+    try:
+        levels = _pop_all(scheme, stack, opened.count, len(known))
+    except InvalidValue:  # wrong values far from all images, for which an output is not finite
+        raise Malformed(_why_not(scheme, opened)) from None
     if _crc(levels) != opened.crc or not np.array_equal(stack.words, known):
         raise Malformed(_why_not(scheme, opened))
     return to_pixels(levels, scheme.levels)
@@ -185,6 +182,16 @@ def _push(scheme: Scheme, stack: Stack, levels: Levels) -> None:
 def _pop(scheme: Scheme, stack: Stack, count: int) -> Levels:
     labels = stack.pop(_class_prior(scheme, count)) if scheme.has_classes else np.zeros(count, np.int64)
     return scheme.pop(stack, labels)
+
+
+def _pop_all(scheme: Scheme, stack: Stack, count: int, known: int) -> Levels:
+    """Pop all groups, the last one first, and return the levels of all images. `known` is the number of known words."""
+    sizes, groups = list(group_sizes(scheme, count)), []
+    for place in reversed(range(len(sizes))):
+        groups.append(_pop(scheme, stack, sizes[place]))
+        if known:
+            stack.mix(known, place + 1)
+    return np.concatenate(groups[::-1])
 
 
 def _best_classes(scheme: Scheme, levels: Levels) -> Levels:
