@@ -28,7 +28,7 @@ from manifold.runtime.compression.stack import Stack
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import Golden, InputSpec, Manifest
+from manifold.runtime.manifest import Conditions, Golden, InputSpec, Manifest
 from manifold.runtime.runner import example_inputs
 from manifold.training import families
 from manifold.training.data import Arrays, Data
@@ -266,7 +266,14 @@ def test_other_levels_are_refused_and_rounding_is_explicit(binary: tuple[Model, 
         lossless.compress(model, grey)
     rounded = lossless.rounded(grey, 2)
     assert np.array_equal(lossless.decompress(model, lossless.compress(model, rounded).content), rounded)
-    for wrong in (grey[:0], grey[0], grey.astype(np.float32), grey[..., :5], np.zeros((1025, 1, 8, 8), np.uint8)):
+    shapes: list[Array] = [
+        grey[:0],
+        grey[0],
+        grey.astype(np.float32),
+        grey[..., :5],
+        np.zeros((1025, 1, 8, 8), np.uint8),
+    ]
+    for wrong in shapes:
         with pytest.raises(InvalidValue, match="images: "):
             lossless.compress(model, wrong)
 
@@ -362,6 +369,13 @@ def test_what_cannot_be_compressed_is_said(tmp_path: Path, table: Data) -> None:
     manifest = torched("vae", pictures(1, 2), likelihood="bernoulli").manifest.with_drawing(["predict"])
     with pytest.raises(UnsupportedTask, match="predict draws random numbers inside the graph"):
         lossless.check_can(manifest)
+    values = Conditions(names=("width",), examples=((1.0,),))
+    manifest = torched("cvae", pictures(1, 2), likelihood="bernoulli").manifest
+    with pytest.raises(UnsupportedTask, match="it is conditioned on condition, which a file does not contain"):
+        lossless.check_can(manifest.model_copy(update={"classes": None, "conditions": values}))
+    without = {name: task for name, task in manifest.tasks.items() if name != "score"}
+    with pytest.raises(UnsupportedTask, match="has no score by which the class of an image can be chosen"):
+        lossless.check_can(manifest.model_copy(update={"tasks": without}))
 
 
 # --- artifacts and commands ---

@@ -259,8 +259,10 @@ def of(model: Model) -> Scheme:
 def kind_of(manifest: Manifest) -> type[Scheme]:
     """Return the kind of scheme for a model. Raises UnsupportedTask, with the reason, for a model that cannot compress without loss."""
     kind = _kind_by_tasks(manifest)
-    if kind is None or (why := _why_not(manifest)):
-        why = _without_probabilities(manifest) if kind is None else why
+    why = WITHOUT_PROBABILITIES if kind is None else _why_not(manifest, kind)
+    if not manifest.spec.pictures:
+        why = f"it makes {manifest.spec.noun}, and only images are compressed"
+    if kind is None or why:
         raise UnsupportedTask(
             f"{manifest.name} cannot compress without loss: {why}; {abilities(manifest)}", field="model"
         )
@@ -270,7 +272,7 @@ def kind_of(manifest: Manifest) -> type[Scheme]:
 def _kind_by_tasks(manifest: Manifest) -> type[Scheme] | None:
     tasks = manifest.tasks
     roles = set(tasks["encode"].roles) if "encode" in tasks else set()
-    if {"predict_row", "predict_pixel"} <= set(tasks):
+    if {"predict_row", "predict_pixel", *(("predict_part",) if manifest.spec.shape[0] > 1 else ())} <= set(tasks):
         return Steps
     if "predict" not in tasks:
         return None
@@ -279,24 +281,18 @@ def _kind_by_tasks(manifest: Manifest) -> type[Scheme] | None:
     return BitsBack if tasks["predict"].input("latent") and {"mean", "log_variance"} <= roles else None
 
 
-def _without_probabilities(manifest: Manifest) -> str:
-    if not isinstance(manifest.spec, ImageSpec):
-        return f"it makes {manifest.spec.noun}, and only images are compressed"
-    return (
-        "no task gives the probabilities of its pixels. A PixelCNN over levels does, and a VAE, CVAE or VQ-VAE with a likelihood of levels such as "
-        "bernoulli or logistic-mixture. If it is one of these, an earlier version exported it: export it again"
-    )
+WITHOUT_PROBABILITIES = (
+    "no task gives the probabilities of its pixels. A PixelCNN over levels does, and a VAE, CVAE or VQ-VAE with a likelihood of levels such as "
+    "bernoulli or logistic-mixture. If it is one of these, an earlier version exported it: export it again"
+)
 
 
-def _why_not(manifest: Manifest) -> str:
+def _why_not(manifest: Manifest, kind: type[Scheme]) -> str:
     """Return why a model with the needed tasks cannot compress; empty if it can."""
-    if not isinstance(manifest.spec, ImageSpec):
-        return f"it makes {manifest.spec.noun}, and only images are compressed"
     if drawing := sorted(manifest.drawing):
         return f"{', '.join(drawing)} draws random numbers inside the graph, so the pixels could not be decoded"
-    kind = _kind_by_tasks(manifest)
     known = ("state", "condition", "data", "latent", "codes")
-    used = [tensor for name in getattr(kind, "tasks", ()) for tensor in manifest.tasks[name].inputs]
+    used = [tensor for name in kind.tasks for tensor in manifest.tasks[name].inputs]
     if other := [tensor.role for tensor in used if tensor.source not in known]:
         return f"its tasks take {', '.join(other)}, which a file does not contain"
     if manifest.classes is None and any(tensor.source == "condition" for tensor in used):
