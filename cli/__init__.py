@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from manifold.cli import artifacts, asking, evaluation, fitting, samples, scoring, service, training
+from manifold.cli import artifacts, asking, compressing, evaluation, fitting, samples, scoring, service, training
 from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError, Unavailable
 
@@ -51,8 +51,8 @@ SUBJECTS = (  # in the order of the help
         (samples.sample, "mnist-vae -n 64 --seed 1"),
         (samples.remake, "mnist-vae.png"),
         (asking.ask, """sample '{"n": 2, "seed": 1}'"""),
-        (samples.compress, "digit.png --model mnist-vqvae -o digit.mfc"),
-        (samples.decompress, "digit.mfc"),
+        (compressing.compress, "digit.png --model mnist-vqvae -o digit.mfc"),
+        (compressing.decompress, "digit.mfc"),
     )),
     Subject("Score tables", (
         (fitting.fit, "payments.csv --name my-payments --truth 'label!=normal'"),
@@ -90,8 +90,8 @@ NEEDED: dict[
     Callable[..., Any], tuple[str, ...]
 ] = {  # the extras of which a command needs every module; it checks them before its work begins
     asking.ask: ("cpu",),
-    samples.compress: ("compress",),
-    samples.decompress: ("compress",),
+    compressing.compress: ("compress",),
+    compressing.decompress: ("compress",),
     fitting.fit: TRAINING,
     scoring.score: ("tables",),
     training.train: ("train",),

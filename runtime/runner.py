@@ -26,7 +26,8 @@ from manifold.runtime.operations import Run
 Array = NDArray[Any]
 T = TypeVar("T")
 
-LARGE = 128 * 128 * 3  # values in an item above which padding is not tried again
+LARGE = 128 * 128 * 3  # values in an input above which padding is not tried again
+LARGE_OUTPUT = 2**19  # values in an output above which it is not tried: 64 rows would take more than 128 MiB
 
 
 class Runner:
@@ -105,13 +106,14 @@ class Runner:
 
         If they do, batches are padded further than the manifest says. If no padding helps, there are three cases. The graph draws random
         numbers by itself: it is marked as not reproducible. Its rows influence each other: it is refused with a GraphError. Its bits depend
-        only on the number of rows: it is served unchanged, and `manifold check` reports it. For large images two rows are tried instead of 64,
-        and no padding.
+        only on the number of rows: it is served unchanged, and `manifold check` reports it. For large images or outputs, two rows are tried
+        instead of 64, and no padding.
         """
         for name, task in list(self.manifest.tasks.items()):
             if name in self.manifest.drawing:
                 continue  # its bits differ anyway
-            if max(math.prod(tensor.shape) for tensor in task.inputs) > LARGE:
+            largest = [max(math.prod(tensor.shape) for tensor in tensors) for tensors in (task.inputs, task.outputs)]
+            if largest[0] > LARGE or largest[1] > LARGE_OUTPUT:
                 self._check_runs(name, task, 2)
                 continue
             if self.chance[name].unsure and not batches.repeats(
@@ -246,7 +248,7 @@ def stated_example(tensor: InputSpec) -> Array | None:
 def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
     shape = (rows, *tensor.shape)
     match tensor.source:
-        case "normal" | "latent":
+        case "normal" | "latent" | "state":
             values: Array = generator.standard_normal(shape)
         case "codes":
             values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)

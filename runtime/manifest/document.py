@@ -16,6 +16,7 @@ from manifold.runtime.kinds import DataSpec, Kind
 from manifold.runtime.manifest import figures, problems
 from manifold.runtime.manifest.conditions import Classes, Condition, Item, Several, Text, Values
 from manifold.runtime.manifest.latents import CodesSpec, LatentSpec
+from manifold.runtime.manifest.rules import INTERNAL
 from manifold.runtime.manifest.scoring import Classification, Scoring
 from manifold.runtime.manifest.tensors import InputSpec, TaskSpec, TensorSpec
 from manifold.runtime.records import Record
@@ -252,6 +253,11 @@ class Manifest(Record):
     def task(self, name: str) -> TaskSpec | None:
         """Return the task with a name, or None if the artifact does not have it."""
         return self.tasks.get(name)
+
+    @cached_property
+    def served(self) -> dict[str, TaskSpec]:
+        """The tasks that are served: all except the steps of lossless compression."""
+        return {name: task for name, task in self.tasks.items() if name not in INTERNAL}
 
     @cached_property
     def drawing(self) -> frozenset[str]:

@@ -15,7 +15,13 @@ TASKS = (
     "features",
     "neighbours",
     "impute",
+    "predict",
+    "predict_row",
+    "predict_pixel",
+    "predict_part",
 )
+# The steps of lossless compression. They have no endpoint and are not served over /v2, as one image takes hundreds of runs.
+INTERNAL = ("predict_row", "predict_pixel", "predict_part")
 
 # Outputs with several equally good values, on which two runtimes need not agree: two items at the same distance may come in either order.
 # Only their distances are compared.
@@ -30,7 +36,9 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "encode": (("mean",), ("codes",)),
     "features": (("features",),),
     "neighbours": (("nearest", "distance"),),
-}
+    "predict": (("logits",),), "predict_row": (("links", "next_embedded", "next_vertical"),),
+    "predict_pixel": (("logits", "features", "next_embedded", "next_horizontal"),), "predict_part": (("logits",),),
+}  # fmt: skip
 
 REQUIRED_SOURCES: dict[str, Source] = {
     "decode": "latent", "decode_codes": "codes", "score_codes": "codes", "encode": "data", "score": "data", "features": "data", "neighbours": "data",

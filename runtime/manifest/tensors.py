@@ -13,7 +13,8 @@ from manifold.runtime.errors import shown
 from manifold.runtime.records import Record
 
 Source = Literal[
-    "normal", "uniform", "condition", "data", "mask", "latent", "codes", "temperature", "number", "integer", "tokens", "token_mask"
+    "normal", "uniform", "condition", "data", "mask", "latent", "codes", "temperature", "number", "integer", "tokens", "token_mask",
+    "state",
 ]  # fmt: skip
 RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # inputs that a seed can fill
 NUMBERS: tuple[Source, ...] = ("number", "integer")  # inputs that a request states by name
@@ -23,6 +24,7 @@ CONDITIONS: tuple[Source, ...] = ("condition", "tokens", "token_mask")  # inputs
 SENT: dict[Source, str] = {
     "normal": "float32", "uniform": "float32", "condition": "float32", "data": "float32", "mask": "float32", "latent": "float32",
     "codes": "int64", "temperature": "float32", "number": "float32", "integer": "int64", "tokens": "int64", "token_mask": "float32",
+    "state": "float32",
 }  # fmt: skip
 
 Size = Annotated[int, Field(ge=1)]

@@ -18,12 +18,15 @@ from manifold.runtime.errors import InvalidValue, TooLarge, near
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
 from manifold.runtime.manifest.conditions import Item
+from manifold.runtime.manifest.rules import INTERNAL
 from manifold.runtime.operations.common import check_takes
 from manifold.runtime.operations.steps import Array, Run, Steps
 
 OPTIONAL = (*RANDOM, *CONDITIONS, "temperature")  # sources that a seed or a default fills
 # the task that the name of a model stands for is the first one of these
-ORDER = ("sample", "decode", "score", "features", "encode", "decode_codes", "score_codes", "neighbours", "impute", "translate")  # fmt: skip
+ORDER = (
+    "sample", "decode", "score", "features", "encode", "decode_codes", "score_codes", "neighbours", "impute", "translate", "predict", *INTERNAL,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

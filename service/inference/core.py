@@ -195,20 +195,20 @@ class Core:
         """Return whether the model answers requests. Raise UnknownModel."""
         model, task = targets.split(self.registry, name)
         entry = self.registry.find(model, targets.version_of(version))
-        known = entry.manifest is not None and (task is None or task in entry.manifest.tasks)
+        known = entry.manifest is not None and (task is None or task in entry.manifest.served)
         return entry.state in SERVING and known and not self.registry.stopped
 
     async def stats(self, name: str, version: str) -> list[dict[str, Any]]:
         """Return the statistics of one model by task, or of every model that is ready if no name is given."""
         if name:
             target = await targets.find(self.registry, name, version, described=True)
-            names = [target.task] if target.name != target.entry.name else list(target.manifest.tasks)
+            names = [target.task] if target.name != target.entry.name else list(target.manifest.served)
             return [self._stats(target.entry.name, target.entry.version, task) for task in names]
         return [
             self._stats(entry.name, entry.version, task)
             for entry in self.registry.shown
             if entry.state == "ready" and entry.manifest is not None
-            for task in entry.manifest.tasks
+            for task in entry.manifest.served
         ]
 
     def index(self, ready: bool) -> list[dict[str, str]]:

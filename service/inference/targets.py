@@ -50,12 +50,12 @@ async def find(registry: Registry, name: str, version: str, *, described: bool =
     assert manifest is not None
     if task is None:
         task = infer.default(manifest)
-    if task not in manifest.tasks:
+    if task not in manifest.served:
         why = operations.why_not_encode(manifest) if task == "encode" else ""
-        hint = why or near(task, manifest.tasks)
+        hint = why or near(task, manifest.served)
         raise UnknownModel(
             f"model: {model} has no task {shown(task)}{hint}; choose one of the valid names",
-            field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)],
+            field="model", valid=[model, *(f"{model}.{each}" for each in manifest.served)],
         )  # fmt: skip
     return Target(name, entry, manifest, task)
 
@@ -104,7 +104,7 @@ def properties(target: Target) -> dict[str, str]:
     manifest = target.manifest
     texts = {
         "task": target.task,
-        "tasks": " ".join(manifest.tasks),
+        "tasks": " ".join(manifest.served),
         "description": manifest.description,
         "example": example(target),
     }

@@ -19,7 +19,7 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
     manifest, model = entry.manifest, entry.model
     return {
         "name": entry.name, "version": entry.version, "family": manifest.family if manifest else "", "description": manifest.description if manifest else "",
-        "tasks": list(manifest.tasks) if manifest else [], "endpoints": entry.endpoints, "state": entry.state,
+        "tasks": list(manifest.served) if manifest else [], "endpoints": entry.endpoints, "state": entry.state,
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
         "classes": list(manifest.classes) if manifest and manifest.classes else None,
         "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None,

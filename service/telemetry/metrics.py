@@ -312,7 +312,7 @@ class Metrics:
             self.queued.labels(entry.name).set(batcher.rows if batcher else 0)
             self.queued_bytes.labels(entry.name).set(batcher.bytes if batcher else 0)
             self.fallback.labels(entry.name).set(bool(model and model.note))
-            for task in entry.manifest.tasks if entry.manifest is not None else ():
+            for task in entry.manifest.served if entry.manifest is not None else ():
                 self.failed.labels(entry.name, task)  # starts at 0 before the first run
             if model is not None:
                 self.device.labels(entry.name, str(entry.version), model.device).set(1)

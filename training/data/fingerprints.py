@@ -25,7 +25,9 @@ def of(data: Data) -> dict[str, Any]:
     splits: dict[str, Part] = {name: part for name in SPLITS if (part := getattr(data, name)) is not None}
     return {
         "sha256": data.protocol.get("sha256") or digest(splits),
-        "columns": [column.name for column in data.spec.columns] if isinstance(data.spec, TableSpec) else None,
+        "columns": [column.name for column in TableSpec.of(data.spec, data.name).columns]
+        if data.spec.in_files
+        else None,
         "classes": None if data.classes is None else list(data.classes),
         "items": {name: len(part) for name, part in splits.items()},
     }

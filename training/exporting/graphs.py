@@ -61,7 +61,8 @@ def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
         parameter.kind.name == "VAR_POSITIONAL" for parameter in _parameters(task.module)
     ):  # forward(a, *rest): rest is one tuple
         positional = sum(parameter.kind.name != "VAR_POSITIONAL" for parameter in _parameters(task.module))
-        shapes = (*shapes[:positional], shapes[positional:])
+        if len(shapes) > positional:
+            shapes = (*shapes[:positional], shapes[positional:])
     return to_onnx(
         task.module, tuple(examples), [spec.role for spec in task.inputs], [spec.role for spec in task.outputs], shapes
     )

@@ -35,6 +35,7 @@ from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Emission, Levels, LogisticMixture, Mixture
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, imputing, nothing, sampling
 from manifold.training.networks.layers import per_item
+from manifold.training.networks.stepping import predicting
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share
 
@@ -288,6 +289,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
             "sample": sampling(model, sampler, [codes, items], max_rows=256),
             "impute": imputing(model, sampler, model.nearest, [codes, items], max_rows=256),
             "score": Task(Score(model), [given, *condition_inputs(model)], scores, max_rows=256),
+            **(predicting(model, model.levels) if integers else {}),
         },
         codes=CodesSpec(shape=grid, levels=model.levels) if integers else None,
         scoring=Scoring(score="nll", terms=(nll,), surprise="surprise"),

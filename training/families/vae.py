@@ -33,6 +33,7 @@ from manifold.training.data import Data, Part
 from manifold.training.data.parts import subset
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
+from manifold.training.likelihoods.predicting import predicting
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
@@ -230,13 +231,13 @@ def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
 
 
 def active_units(mean: Tensor) -> int:
-    """Return the number of dimensions whose posterior mean (N, L) varies over the data by more than ACTIVE."""
+    """Return the number of dimensions whose posterior mean (N, L) has a variance above ACTIVE."""
     return int((mean.var(0) > ACTIVE).sum())
 
 
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
-    """Return means of p(x | z) for z drawn from N(0, I), (n, *shape)."""
+    """Return means of p(x | z) for z from N(0, I), (n, *shape)."""
     device = next(model.parameters()).device
     z = torch.randn((n, model.config.latent_dim), generator=generator, device=device)
     return model.likelihood.mean(model.decode(z, model.condition_of_draws(n))).view(n, *model.shape)
@@ -247,7 +248,7 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: VAE, config: Config, data: Data) -> list[Metric]:
-    """Return test ELBO, IWAE-k, KL by dimension and active units; for the autoencoder only the reconstruction."""
+    """Return test ELBO, IWAE-k, KL and active units; for the autoencoder only the reconstruction."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
     form = likelihoods.form_of(config.likelihood, data.spec, by_chance=True)
     protocol = {
@@ -417,6 +418,8 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
     }
     if config.references and (carries(spec) or not model.width):
         tasks["neighbours"] = _neighbours(model, config, where, items)
+    if config.variational:
+        tasks |= predicting(model, "decode", spec.shape, [latent, *given])
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     return tasks

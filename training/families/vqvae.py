@@ -35,6 +35,7 @@ from manifold.training.data import Data, Part
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
+from manifold.training.likelihoods.predicting import predicting
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Levels
 from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
@@ -454,6 +455,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
                 [TensorSpec(role="nll"), logits],
                 max_rows=256,
             ),
+            **predicting(model, "decode_codes", model.shape, [given]),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
         codes=CodesSpec(shape=model.grid, levels=config.levels),

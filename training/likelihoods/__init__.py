@@ -62,7 +62,7 @@ DISCRETE = ("bernoulli", *OF_LEVELS)
 def form_of(name: str, spec: DataSpec, *, by_chance: bool) -> Form:
     """Return the form of x in the names of figures. `by_chance`: whether grey pixels are binarised at random, or at 1/2 as in graphs."""
     if name == "bernoulli":
-        static = isinstance(spec, ImageSpec) and spec.levels == 2
+        static = ImageSpec.of(spec, f"likelihood {name}").levels == 2
         return "static" if static else "dynamic" if by_chance else "threshold"
     return "columns" if name == "columns" else "levels" if name in OF_LEVELS else "density"
 

@@ -16,6 +16,8 @@ class DecoderLikelihood(Protocol):
 
     width: int  # number of parameters per item
     noise: tuple[InputSpec, ...]  # the noise arguments of `sample`, in order
+    levels: int  # number of levels of a value; 0 for densities and for rows
+    reads_colours: bool  # whether the logits of a colour depend on the earlier colours of the pixel
 
     @property
     def unseen(self) -> Unseen | None:

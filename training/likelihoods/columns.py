@@ -27,6 +27,7 @@ class Columns(nn.Module):
     such columns, because it cannot learn from them what another value means.
     """
 
+    levels, reads_colours = 0, False
     usual: Tensor
     varying: Tensor
 

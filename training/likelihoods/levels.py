@@ -212,6 +212,7 @@ class LogisticMixture(Levels):
         self.per_pixel = components * (1 + 2 * channels + channels * (channels - 1) // 2)
         super().__init__(dimensions, levels, self.per_pixel * (dimensions // channels))
         self.channels, self.components, self.start = channels, components, math.log(scale)
+        self.reads_colours = channels > 1
 
     def bias(self, mean: Tensor) -> Tensor:
         """Return the bias of the decoder's last layer at which the components are spread around the mean of each colour (C,)."""

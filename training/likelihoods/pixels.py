@@ -19,6 +19,8 @@ class Pixels(nn.Module):
     """The common base of likelihoods of pixels. Every value is possible, and the encoder receives all pixels."""
 
     unseen: Unseen | None = None
+    levels: int = 0
+    reads_colours = False
     dimensions: int
 
     def evidence(self, x: Tensor) -> Tensor:
@@ -46,6 +48,7 @@ class Bernoulli(Pixels):
     """The likelihood of binary pixels. Grey pixels are binarised first, as the cross-entropy of grey values is not a likelihood."""
 
     noise: tuple[InputSpec, ...] = ()
+    levels = 2
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()

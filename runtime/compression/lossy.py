@@ -61,7 +61,7 @@ def compress(model: Model, data: Array) -> Compressed:
     flat = np.ascontiguousarray(np.moveaxis(codes, 0, -1).astype(np.int32)).ravel()  # position by position
     encoder.encode(flat, family, np.ascontiguousarray(np.moveaxis(tables, 0, -2).reshape(len(flat), -1)))
     words: NDArray[np.uint32] = encoder.get_compressed()
-    header = HEADER.pack(MAGIC, _fingerprint(model), len(codes), _crc(labels, codes))
+    header = HEADER.pack(MAGIC, fingerprint(model), len(codes), _crc(labels, codes))
     return Compressed(header + words.astype("<u4").tobytes(), 32 * len(words), codes)
 
 
@@ -99,9 +99,9 @@ def made_by(content: bytes) -> str:
 
 def _open(content: bytes, model: Model) -> tuple[int, int, NDArray[np.uint32]]:
     made = made_by(content)
-    if made != _fingerprint(model).hex():
+    if made != fingerprint(model).hex():
         raise InvalidValue(
-            f"model: the file was made by the artifact {made}…, but {model.manifest.name} is {_fingerprint(model).hex()}…; use the model that made it",
+            f"model: the file was made by the artifact {made}…, but {model.manifest.name} is {fingerprint(model).hex()}…; use the model that made it",
             field="model",
         )
     _, _, count, checksum = HEADER.unpack_from(content)
@@ -126,7 +126,8 @@ def check_can(manifest: Manifest) -> None:
         )
 
 
-def _fingerprint(model: Model) -> bytes:
+def fingerprint(model: Model) -> bytes:
+    """Return the first 8 bytes of the checksum of an artifact, by which a file names the artifact that made it."""
     return bytes.fromhex(model.checksum)[:8]
 
 
