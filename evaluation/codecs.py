@@ -23,7 +23,7 @@ from PIL import Image, features
 
 from manifold.evaluation.cells import BITS, STORED
 from manifold.evaluation.extractors import Progress, Stage
-from manifold.evaluation.images import RealImages
+from manifold.evaluation.images import RealImages, batch_size
 from manifold.evaluation.report import Report, rounded
 from manifold.runtime import extras
 from manifold.runtime.kinds.image import ImageSpec
@@ -31,6 +31,7 @@ from manifold.runtime.kinds.image import ImageSpec
 Pixels = NDArray[np.uint8]  # (N, C, H, W), or (C, H, W) for one picture
 
 SIDE = 10  # a sheet has SIDE x SIDE images
+READ = 100  # number of images that are read at a time, or fewer if they are large
 VALUES = 2**23  # largest number of values that are encoded for the anchors; they take about half a minute on two cores
 MODULE = "imagecodecs"  # the module that encodes JPEG XL
 
@@ -174,7 +175,9 @@ def anchors(
     """
     sheet = SIDE * SIDE
     n = min(images.n, max(sheet, VALUES // math.prod(images.shape) // sheet * sheet))
-    pixels = at_levels(np.asarray(images.batch(0, n).pixels), levels, seed)
+    size = batch_size(images, READ)
+    parts = [np.asarray(images.batch(start, min(start + size, n)).pixels) for start in range(0, n, size)]
+    pixels = at_levels(np.concatenate(parts), levels, seed)
     rest = f", the last one of {n % sheet}" if n % sheet else ""
     which = {"n": n, "images": "all" if n == images.n else f"the first {n} of {images.n}"}
     rounding = {} if levels == 256 else {"rounding": "nearest" if seed is None else f"at random, seed {seed}"}

@@ -171,7 +171,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Data]:
     whole = datasets.load("shapes")
     data = dataclasses.replace(
         whole, spec=ImageSpec(height=SIDE, width=SIDE, channels=3, background=0.0), train=halved(Arrays.of(whole.train)[:3000]),
-        calibration=halved(Arrays.of(whole.calibration)[:200]), test=halved(Arrays.of(whole.test)[:200]),
+        selection=None, calibration=halved(Arrays.of(whole.calibration)[:200]), test=halved(Arrays.of(whole.test)[:200]),
     )  # fmt: skip
     root = tmp_path_factory.mktemp("placed")
     run = tiny_run(

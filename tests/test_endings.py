@@ -213,11 +213,14 @@ GOOD = {"family": "vae", "data": "digits", "preset": "smoke", "config": {}}
         ("[" * 100_000, "is not JSON"),
         ({**GOOD, "family": 3}, "family: 3 is not a text"),
         ({**GOOD, "family": ["vae"]}, "is not a text"),
-        ({**GOOD, "family": "gan9"}, "unknown family 'gan9'.*another version of Manifold"),
+        ({**GOOD, "family": "gan9"}, "unknown family 'gan9'.*restore the file that `manifold train` wrote"),
         ({**GOOD, "data": None}, "data: None is not a text"),
         ({**GOOD, "config": []}, r"config: \[\] is not an object"),
         ({**GOOD, "config": {"epochs": "x" * 10_000}}, r"epochs: 'xxx"),
-        ({**GOOD, "config": {"a new key": 1}}, "a new key: unknown option.*another version of Manifold"),
+        (
+            {**GOOD, "config": {"a new key": 1}},
+            "a new key: unknown option.*restore the file that `manifold train` wrote",
+        ),
         ({**GOOD, "config": {"batch_size": -1}}, "batch_size: -1 must be at least 1"),
     ],
 )

@@ -67,7 +67,7 @@ def test_from_a_folder_to_a_calibrated_artifact(
     published = Path(exported.splitlines()[-1])  # the steps are on stderr, which the runner joins
     model = load(published, device="cpu")
     provenance = model.manifest.provenance["data"]
-    assert provenance["sha256"] == config["data_sha256"]
+    assert provenance["sha256"] == config["data_fingerprint"]["sha256"]
     assert (provenance["train"], provenance["calibration"], provenance["test"]) == ("480 images", "60 images", "60 images")  # fmt: skip
     assert model.calibrated.n == 60
 

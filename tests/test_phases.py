@@ -85,9 +85,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
 def test_players_take_turns_and_phases_follow(tmp_path: Path, toy: list[Toy], digits: Data) -> None:
     run = runs.TrainingRun(tmp_path / "run", "toy", "digits", "smoke", Config(batch_size=256))
     train(run, digits, device="cpu", quiet=True)
-    assert toy[0].seen == ["code"] * 5 + ["judge", "make"] * 10
+    assert toy[0].seen == ["code"] * 4 + ["judge", "make"] * 8
     state = checkpoints.load(run.checkpoint)
-    assert state["position"] == {"phase": 2, "in_phase": 0, "step": 15, "rolled_back": 0}
+    assert state["position"] == {"phase": 2, "in_phase": 0, "step": 12, "rolled_back": 0}
     assert int(state["average"]["norm.num_batches_tracked"]) == 5
     assert {path.stem for path in (run.folder / "samples").iterdir()} == {
         "autoencoder-0001",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 
 from manifold.runtime import manifest
 from manifold.runtime.errors import ArtifactError
+from manifold.runtime.manifest import figures
+from manifold.runtime.manifest.file import text_of
 from tests import forms
 from tests.conftest import SHIPPED
 from tests.tabled import COLUMNS
@@ -224,7 +227,9 @@ def test_several_problems_are_several_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*/manifest.json")), ids=lambda path: path.parent.parent.name)
 def test_manifests_in_short_forms_are_written_as_they_were_read(path: Path) -> None:
-    assert manifest.dumps(manifest.read(path)) == path.read_text()
+    stated = json.loads(path.read_text())
+    current = {**stated, "metrics": figures.renamed(stated["metrics"])}  # earlier figures get their present names
+    assert manifest.dumps(manifest.read(path)) == text_of(current)
 
 
 def test_manifests_in_long_forms_are_written_as_they_were_read(tmp_path: Path) -> None:

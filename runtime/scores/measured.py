@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ class Measured:
         """Return the measurement whose requested rate is nearest to `rate` (as a ratio); None if there is none for this term."""
         if term != self.score or not self.rates:
             return None
-        return min(self.rates, key=lambda each: abs(math.log(each.requested / rate)))
+        wanted = math.log(max(rate, sys.float_info.min))
+        return min(self.rates, key=lambda each: abs(math.log(each.requested) - wanted))
 
 
 NOTHING = Measured()
