@@ -38,7 +38,7 @@ LINKED = (".venv", "client", "Makefile", "docker-compose.yml", "benchmarks")
 RUN = ("bash", "sh", "python")
 REASONS = (  # words of which one is in the reason why a block is not run
     "docker", "gpu", "download", "long", "minute", "your own", "grpcurl", "tritonclient", "the new family", "rewrites", "stopped", "keys",
-    "whole test suite", "inception",
+    "whole test suite", "inception", "exported with",
 )  # fmt: skip
 SECONDS = 900  # for one block, on a machine that does much else
 LONG = re.compile(r"(?:\S*/)?manifold (?:fit|train|export) ")  # commands that take long

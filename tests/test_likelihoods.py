@@ -13,7 +13,7 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import likelihoods
-from manifold.training.bounds import gaussian_kl
+from manifold.training.bounds import fixed_draws, gaussian_kl
 from manifold.training.data import Arrays
 from manifold.training.errors import TrainingError
 from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
@@ -150,3 +150,14 @@ def test_a_likelihood_that_does_not_fit_is_refused() -> None:
         likelihoods.build("columns", image, noise=1, floor=1, train=NOTHING)
     with pytest.raises(TrainingError, match="cannot be used for rows; valid are columns"):
         likelihoods.build("gaussian", TABLE, noise=1, floor=1, train=NOTHING)
+
+
+@pytest.mark.parametrize("count", [8, 7])
+def test_fixed_draws_are_pairs_with_mean_zero_and_variance_one(count: int) -> None:
+    draws = fixed_draws(count, 20, seed=3)[:, 0]
+    assert draws.shape == (count, 20)
+    assert torch.equal(draws, fixed_draws(count, 20, seed=3)[:, 0])
+    assert torch.equal(draws[: count // 2], -draws[(count + 1) // 2 :])
+    if count % 2 == 0:
+        assert torch.allclose(draws.mean(0), torch.zeros(20), atol=1e-6)
+        assert torch.allclose(draws.square().mean(0), torch.ones(20), atol=1e-5)

@@ -50,6 +50,19 @@ def drawn(model: Autoencoder, x: Tensor, generator: torch.Generator, c: Tensor |
     return model.decode(mean + (0.5 * log_variance).exp() * noise, c)
 
 
+def fixed_draws(count: int, size: int, seed: int) -> Tensor:
+    """Return `count` draws from N(0, I) that are fixed in an artifact, (count, 1, size), in pairs z and -z.
+
+    As all items share them, their error does not average out over items. They are therefore scaled so that each dimension has mean 0 and
+    variance 1 exactly (moment matching). An odd count gets one more draw without its pair, and is not matched.
+    """
+    half = torch.randn(((count + 1) // 2, 1, size), generator=torch.Generator().manual_seed(seed))
+    if count % 2:
+        return torch.cat([half, -half])[:count]
+    matched = half / half.square().mean(0).sqrt()
+    return torch.cat([matched, -matched])
+
+
 def repeated(c: Tensor | None, times: int) -> Tensor | None:
     """Repeat the condition (B, C) for several draws: (times B, C)."""
     return None if c is None else c.repeat(times, 1)

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from manifold.runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
-from manifold.training.bounds import iwae
+from manifold.training.bounds import fixed_draws, iwae
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
@@ -132,7 +132,7 @@ class ScoreAndBound(Score):
     def __init__(self, model: VAE, place: Placement, k: int, seed: int) -> None:
         super().__init__(model, place, seed)
         size = self.model.config.latent_dim
-        self.register_buffer("draws", torch.randn((k, 1, size), generator=torch.Generator().manual_seed(seed + 1)))
+        self.register_buffer("draws", fixed_draws(k, size, seed + 1))
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         *terms, surprise = super().forward(data, condition)

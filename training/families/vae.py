@@ -28,7 +28,7 @@ from manifold.runtime.manifest import (
 )
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
-from manifold.training.bounds import drawn, gaussian_kl, iwae, repeated
+from manifold.training.bounds import drawn, fixed_draws, gaussian_kl, iwae, repeated
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import subset
 from manifold.training.exporting.tasks import Exports, Task
@@ -344,10 +344,7 @@ class Score(nn.Module):
     def __init__(self, model: VAE, place: Placement, seed: int) -> None:
         super().__init__()
         self.model, self.place = model, place
-        half = torch.randn(
-            (SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed)
-        )
-        self.register_buffer("noise", torch.cat([half, -half]))
+        self.register_buffer("noise", fixed_draws(SCORE_DRAWS, model.config.latent_dim, seed))
         self.distances = Distances(place, model.config.neighbours, model.likelihood)
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
