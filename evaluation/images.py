@@ -146,10 +146,7 @@ class RealData:
 
     def on(self, part: str) -> RealData:
         """Return the data with this split in the place of the test split. Raises EvaluationError for an unknown or an absent one."""
-        if part not in MEASURED:
-            raise EvaluationError(
-                f"part: unknown {part!r}; valid are {', '.join(MEASURED)}", field="part", valid=MEASURED
-            )
+        check_part(part)
         if part == "test":
             return self
         if self.selection is None or not self.selection.n:
@@ -158,6 +155,12 @@ class RealData:
                 field="part",
             )
         return replace(self, test=self.selection, part="selection")
+
+
+def check_part(part: str) -> None:
+    """Raise EvaluationError for the name of a split on which models are not measured."""
+    if part not in MEASURED:
+        raise EvaluationError(f"part: unknown {part!r}; valid are {', '.join(MEASURED)}", field="part", valid=MEASURED)
 
 
 def pick(n: int, wanted: int, seed: int) -> NDArray[np.int64]:

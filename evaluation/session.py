@@ -66,6 +66,7 @@ class Session:
         """Evaluate a model on a split of a data set. Return its report, the images for the page, and the folder of the artifact."""
         manifest = manifests.read(repository.find(name, self.root))
         evaluate_model.check_can(manifest, self.options.n, prior)
+        images.check_part(part)  # before a data set is loaded, and perhaps downloaded
         data = data or self._data_of(manifest)
         model = self._model(name)
         extractor = self._extractor_for(data)

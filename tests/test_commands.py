@@ -207,6 +207,7 @@ def test_all_models_of_a_folder_are_checked(few: Path) -> None:
         ("compare mnist-vae fashion-vae mnist-gan", "different data sets (mnist-vae, mnist-gan on mnist; fashion-vae on fashion_mnist)"),
         ("reference --extractor mnist-gan -o x.npz", "has no task `features`"),
         ("reference --extractor mnist-classifier -o x.npz --part x", "valid are test, selection, calibration, train"),
+        ("evaluate mnist-vae --part x", "valid are test, selection"),
         ("evaluate-images . --against . --extractor mnist-gan", "has no task `features`"),
         ("compress {x} --model mnist-vae", "compression needs codes and a prior over them, as a VQ-VAE has; it supports /sample"),
         ("calibrate mnist-classifier {x}", "does not support /anomaly-score"),
