@@ -88,9 +88,7 @@ class Levels(Emission):
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
         h, picked = self.trunk(features), []
         for part, head in enumerate(self.heads):
-            probabilities = torch.softmax(head(h) / temperature[:, None], 1)
-            level = (probabilities.cumsum(1) <= uniforms[:, part : part + 1]).to(torch.int64).sum(1)
-            level = level.clamp(max=self.levels - 1)
+            level = logistic.component(head(h) / temperature[:, None], uniforms[:, part : part + 1])[:, 0]
             picked.append(level)
             if part + 1 < self.parts:
                 h = h + self.told(level + part * self.levels)
@@ -179,7 +177,6 @@ class Mixture(Emission):
 
     def __init__(self, components: int, parts: int, channels: int, head: int) -> None:
         super().__init__(parts, channels, head, 3 * components)
-        self.components = components
         self.least_log_scale, self.edge = LEAST_LOG_SCALE, EDGE  # TorchScript takes no global numbers
         self.embedding = nn.Linear(parts, channels)
         self.told = nn.ModuleList(nn.Linear(1, head) for _ in range(parts - 1))
@@ -224,12 +221,11 @@ class Mixture(Emission):
     def _draw(self, parameters: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
         """Draw values (B,) from parameters (B, 3 K) and two uniforms (B, 1). The temperature divides the logits and multiplies the scales."""
         logits, mean, log_scale = self._in_range(parameters)
-        below = torch.softmax(logits / temperature, 1).cumsum(1) <= first
-        chosen = below.to(torch.int64).sum(1, keepdim=True).clamp(max=self.components - 1)
+        chosen = logistic.component(logits / temperature, first)
         mean, scale = mean.gather(1, chosen), log_scale.gather(1, chosen).exp() * temperature
         low, high = torch.sigmoid(-mean / scale), torch.sigmoid((1 - mean) / scale)
         share = (low + second * (high - low)).clamp(self.edge, 1 - self.edge)
-        return (mean + scale * (torch.log(share) - torch.log1p(-share))).clamp(0, 1)[:, 0]
+        return logistic.quantile(mean, scale, share).clamp(0, 1)[:, 0]
 
     def _in_range(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, mean, log_scale = parameters.chunk(3, -1)

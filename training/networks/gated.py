@@ -32,7 +32,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """The weights of one gated layer. GatedNetwork (all positions), RowStep (one row) and PixelStep (one pixel) use them."""
+    """The weights of one gated layer. GatedNetwork (all positions), RowStack (one row) and PixelStack (one pixel) use them."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -189,28 +189,24 @@ class Pointwise(nn.Module):
         return F.linear(row, self.convolution.weight.flatten(1), self.convolution.bias)
 
 
-class RowStep(nn.Module):
-    """The vertical stack for row r, after the row above is complete. It caches one row per layer and the embedding of row r - 2.
+class RowStack(nn.Module):
+    """The vertical stack for one row, from the embeddings of the two rows above it. It caches one row per layer.
 
     The axes are columns, batch, channels, so that the values for one turn of the loop over columns are adjacent in memory.
     """
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
-        self.emission, self.first = model.emission, TwoRows(model.first_vertical)
+        self.first = TwoRows(model.first_vertical)
         self.vertical = nn.ModuleList(TwoRows(layer.vertical) for layer in model.layers)
         self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
         self.channels = model.channels
 
-    def forward(
-        self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Map row (), prev_row (B, W, S), row_cache (W, B, C) and v_cache (layers, W, B, C) to links and both new caches.
+    def forward(self, row_cache: Tensor, above: Tensor, v_cache: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the embeddings of rows r - 2 and r - 1 (W, B, C), v_cache (layers, W, B, C) and class terms (layers, B, 4C) to links and the next cache.
 
         The links (W, B, layers 2C) are inputs of the horizontal stack and include its class terms.
         """
-        # zero padding above the image
-        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)
         v = self.first(row_cache, above)
         links, cache = [], []
         for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript has no `strict`
@@ -219,17 +215,54 @@ class RowStep(nn.Module):
             cache.append(v)
             a, b = p.chunk(2, 2)
             v = torch.tanh(a) * torch.sigmoid(b)
-        return torch.cat(links, 2), above, torch.stack(cache)
+        return torch.cat(links, 2), torch.stack(cache)
 
 
-class PixelStep(nn.Module):
-    """The horizontal stack for one pixel, and the pixel's value. It caches one column per layer and the embedding of column c - 2."""
+class PixelStack(nn.Module):
+    """The horizontal stack for one pixel, from the embeddings of the two pixels to the left. It caches one column per layer."""
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
-        self.emission, self.first = model.emission, model.first_horizontal
+        self.first = model.first_horizontal
         self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
         self.out = nn.ModuleList(layer.out for layer in model.layers)
+
+    def forward(self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the embeddings of columns c - 2 and c - 1 (B, C), h_cache (B, layers C) and links (B, layers 2C) to features (B, C) and the next cache."""
+        h = self.first(torch.cat([column_cache, before], 1))
+        link = links.chunk(len(self.horizontal), 1)  # (B, 2C) each
+        left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
+        skip, cache = torch.zeros_like(h), []
+        for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
+            cache.append(h)
+            residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
+            h, skip = h + residual, skip + more
+        return skip, torch.cat(cache, 1)
+
+
+class RowStep(nn.Module):
+    """The vertical stack for row r, after the row above is complete. It caches what RowStack caches, and the embedding of row r - 2."""
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.emission, self.stack = model.emission, RowStack(model)
+
+    def forward(
+        self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map row (), prev_row (B, W, S), row_cache (W, B, C) and v_cache (layers, W, B, C) to links and both new caches."""
+        # zero padding above the image
+        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)
+        links, cache = self.stack(row_cache, above, v_cache, classes)
+        return links, above, cache
+
+
+class PixelStep(nn.Module):
+    """The horizontal stack for one pixel, and the pixel's value. It caches what PixelStack caches, and the embedding of column c - 2."""
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.emission, self.stack = model.emission, PixelStack(model)
         self.width, self.places = model.width, model.height * model.width
         self.draws = model.emission.draws * model.parts
 
@@ -238,17 +271,10 @@ class PixelStep(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Map prev (B, S), column_cache (B, C) and h_cache (B, layers C) to the value (B, S) and both new caches."""
         before = self.emission.embed(prev) * (column > 0).to(torch.float32)
-        h = self.first(torch.cat([column_cache, before], 1))
-        link = links.index_select(0, column.view(1))[0].chunk(len(self.horizontal), 1)  # (B, 2C) each
-        left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
-        skip, cache = torch.zeros_like(h), []
-        for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
-            cache.append(h)
-            residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
-            h, skip = h + residual, skip + more
+        features, cache = self.stack(column_cache, before, h_cache, links.index_select(0, column.view(1))[0])
         mine = row * self.width + column + self.places * torch.arange(self.draws, device=row.device)
-        value = self.emission.pick(skip, uniforms.index_select(1, mine), temperature)
-        return value, before, torch.cat(cache, 1)
+        value = self.emission.pick(features, uniforms.index_select(1, mine), temperature)
+        return value, before, cache
 
 
 class KeepKnown(nn.Module):
@@ -340,7 +366,7 @@ class Sampler(nn.Module):
         A step is exported only once, as sampling and imputing share most steps.
         """
         setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step.step, self.finish
-        batch, layers, channels, width = 3, len(row.vertical), setup.channels, self.width
+        batch, layers, channels, width = 3, len(setup.weights), setup.channels, self.width
         uniforms, condition = torch.rand(batch, self.uniforms), torch.rand(batch, max(1, setup.classes))
         given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
         classes, v_cache, row_cache, h_cache, empty_column, prev_row = setup(given)

@@ -38,14 +38,31 @@ def mixture_mean(logits: Tensor, means: Tensor) -> Tensor:
     return (logits.softmax(-1) * means.clamp(0, 1)).sum(-1)
 
 
+def component(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """Return the indices of components, int64 (B, 1), drawn from logits (B, K) by uniforms (B, 1): the inverse of the cumulative probabilities."""
+    below = (logits.softmax(1).cumsum(1) <= uniforms).to(torch.int64).sum(1, keepdim=True)
+    return below.clamp(max=logits.shape[1] - 1)
+
+
+def quantile(mean: Tensor, scale: Tensor, share: Tensor) -> Tensor:
+    """Return the values of logistic distributions below which these shares lie, which are inside (0, 1). The shapes are broadcast."""
+    return mean + scale * (torch.log(share) - torch.log1p(-share))
+
+
 def draw(
-    logits: Tensor, means: Tensor, log_scales: Tensor, first: Tensor, second: Tensor, levels: int, edge: float
+    logits: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    first: Tensor,
+    second: Tensor,
+    levels: int,
+    edge: float,
+    least: float = LEAST_LOG_SCALE,  # an argument, as TorchScript takes no global numbers
 ) -> Tensor:
     """Return levels int64 (B,), drawn from mixtures (B, K) by two uniforms (B, 1): the component, then the level by its quantile."""
-    chosen = (logits.softmax(1).cumsum(1) <= first).to(torch.int64).sum(1, keepdim=True).clamp(max=logits.shape[1] - 1)
-    mean, scale = means.gather(1, chosen), log_scales.gather(1, chosen).clamp(min=-7.0).exp()
-    share = second.clamp(min=edge, max=1.0 - edge)
-    value = mean + scale * (torch.log(share) - torch.log1p(-share))
+    chosen = component(logits, first)
+    mean, scale = means.gather(1, chosen), log_scales.gather(1, chosen).clamp(min=least).exp()
+    value = quantile(mean, scale, second.clamp(min=edge, max=1.0 - edge))
     return torch.round(value * float(levels - 1)).clamp(0.0, float(levels - 1)).to(torch.int64)[:, 0]
 
 

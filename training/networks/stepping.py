@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from manifold.runtime.manifest import InputSpec, TensorSpec
 from manifold.training.exporting.tasks import Task
-from manifold.training.networks.gated import GatedNetwork, Pointwise, TwoRows, condition_inputs, gate, nothing
+from manifold.training.networks.gated import GatedNetwork, PixelStack, RowStack, condition_inputs, nothing
 
 
 class ToLevels(nn.Module):
@@ -32,11 +32,8 @@ class PredictRow(nn.Module):
 
     def __init__(self, model: GatedNetwork, levels: int) -> None:
         super().__init__()
-        self.emission, self.to_levels, self.first = model.emission, ToLevels(levels), TwoRows(model.first_vertical)
-        self.vertical = nn.ModuleList(TwoRows(layer.vertical) for layer in model.layers)
-        self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
+        self.emission, self.to_levels, self.stack = model.emission, ToLevels(levels), RowStack(model)
         self.of_class = nn.ModuleList(layer.classes for layer in model.layers)
-        self.channels, self.classes = model.channels, model.classes
 
     def forward(
         self, row: Tensor, previous: Tensor, embedded: Tensor, vertical: Tensor, condition: Tensor | None = None
@@ -46,19 +43,11 @@ class PredictRow(nn.Module):
         `embedded` (B, W, C) is the embedding of row r - 2; `vertical` (B, layers, W, C) is the row above in each layer.
         """
         condition = nothing(row[:, None]) if condition is None else condition
+        classes = torch.stack([linear(condition) for linear in self.of_class])
         below_top = (row > 0).to(torch.float32)[:, None]  # zero padding above the image
         above = self.emission.embed(self.to_levels(previous).transpose(0, 1)) * below_top  # (W, B, C)
-        cache = vertical.permute(1, 2, 0, 3)  # (layers, W, B, C)
-        v = self.first(embedded.transpose(0, 1), above)
-        links, after = [], []
-        for i, (step, link, linear) in enumerate(zip(self.vertical, self.link, self.of_class, strict=True)):
-            of_class = linear(condition)
-            p = step(cache[i], v) + of_class[:, : 2 * self.channels]  # (W, B, 2C)
-            links.append(link(p) + of_class[:, 2 * self.channels :])
-            after.append(v)
-            a, b = p.chunk(2, 2)
-            v = torch.tanh(a) * torch.sigmoid(b)
-        return torch.cat(links, 2).transpose(0, 1), above.transpose(0, 1), torch.stack(after).permute(2, 0, 1, 3)
+        links, cache = self.stack(embedded.transpose(0, 1), above, vertical.permute(1, 2, 0, 3), classes)
+        return links.transpose(0, 1), above.transpose(0, 1), cache.permute(2, 0, 1, 3)
 
 
 class PredictPixel(nn.Module):
@@ -66,9 +55,7 @@ class PredictPixel(nn.Module):
 
     def __init__(self, model: GatedNetwork, levels: int) -> None:
         super().__init__()
-        self.emission, self.to_levels, self.first = model.emission, ToLevels(levels), model.first_horizontal
-        self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
-        self.out = nn.ModuleList(layer.out for layer in model.layers)
+        self.emission, self.to_levels, self.stack = model.emission, ToLevels(levels), PixelStack(model)
 
     def forward(
         self, column: Tensor, previous: Tensor, embedded: Tensor, horizontal: Tensor, links: Tensor
@@ -80,18 +67,11 @@ class PredictPixel(nn.Module):
         """
         right_of_edge = (column > 0).to(torch.float32)[:, None]
         before = self.emission.embed(self.to_levels(previous)) * right_of_edge
-        h = self.first(torch.cat([embedded, before], 1))
-        link = links.chunk(len(self.horizontal), 1)
-        skip, after = torch.zeros_like(h), []
-        for i, (step, out) in enumerate(zip(self.horizontal, self.out, strict=True)):
-            after.append(h)
-            residual, more = out(gate(step(torch.cat([horizontal[:, i], h], 1)) + link[i])).chunk(2, 1)
-            h, skip = h + residual, skip + more
-        unknown = torch.zeros_like(
-            self.to_levels(previous)
-        )  # the logits of the first part do not depend on the pixel's own values
-        logits = self.emission.logits(self.emission.parameters_of(skip, unknown))[:, 0]
-        return logits, skip, before, torch.stack(after, 1)
+        features, cache = self.stack(embedded, before, horizontal.flatten(1), links)
+        # the logits of the first part do not depend on the pixel's own values
+        unknown = torch.zeros_like(self.to_levels(previous))
+        logits = self.emission.logits(self.emission.parameters_of(features, unknown))[:, 0]
+        return logits, features, before, cache.unflatten(1, horizontal.shape[1:])
 
 
 class PredictPart(nn.Module):
