@@ -61,7 +61,7 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
             continue
         for tensor in spec.outputs:
             if (key := f"{task}.out.{tensor.role}") in vectors:
-                problems += _compare(f"{task}.{tensor.role}", outputs[tensor.role], vectors[key], tolerance)
+                problems += _compare(task, tensor.role, outputs[tensor.role], vectors[key], tolerance)
         if task == "sample" and manifest.golden.sampler:
             judge = "score_codes" if "score_codes" in manifest.tasks else "score"
             stated = [tensor.role for tensor in manifest.tasks[judge].inputs if tensor.source in STATED]
@@ -70,16 +70,32 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
     return problems
 
 
-def _compare(name: str, actual: Array, expected: Array, tolerance: float) -> list[str]:
+def compared(task: str, role: str, values: Array) -> Array:
+    """Return the values of an output in the form in which two runs are compared.
+
+    The logits of the tasks `predict…` become the square roots of the probabilities. A logit of a value with probability p matters as much as
+    p: of a value that is nearly impossible it may differ by more, as in a histogram whose neighbours differ by orders of magnitude.
+    """
+    if role != "logits" or not task.startswith("predict"):
+        return values
+    levels = 1 if task == "predict" else -1  # the axis of the levels
+    with np.errstate(invalid="ignore"):  # values that are not finite give NaN, which differs from everything
+        powers = np.exp(values.astype(np.float64) - values.max(axis=levels, keepdims=True))
+        roots: Array = np.sqrt(powers / powers.sum(axis=levels, keepdims=True))
+    return roots
+
+
+def _compare(task: str, role: str, actual: Array, expected: Array, tolerance: float) -> list[str]:
     """Return a problem if arrays differ. The difference is relative if the absolute value is above 1, else absolute."""
+    name = f"{task}.{role}"
     if actual.shape != expected.shape:
         return [f"{name}: shape {list(actual.shape)}, but the golden vectors have {list(expected.shape)}"]
     if expected.dtype.kind not in "biuf" or not expected.size:
         return [
             f"{name}: the golden vectors are {expected.dtype}{list(expected.shape)}, which cannot be compared; store numbers"
         ]
-    scale = np.maximum(1.0, np.abs(expected))
-    worst = float((np.abs(actual.astype(np.float64) - expected) / scale).max())
+    one, other = (compared(task, role, values).astype(np.float64) for values in (actual, expected))
+    worst = float((np.abs(one - other) / np.maximum(1.0, np.abs(other))).max())
     return [f"{name}: differs by {worst:.2g}, allowed {tolerance:g}"] if not worst <= tolerance else []
 
 

@@ -99,7 +99,8 @@ def _parity(context: Context) -> list[str]:
         outputs, expected = context.engine.run(task, inputs), context.expected[task]
         drawn = task in context.loops and not any(values.dtype.kind == "i" for values in expected.values())
         for role in set(expected) - set(manifests.TIED):
-            wrong = _difference(outputs[role], expected[role], AGREEING if drawn else 1.0)
+            output, of_torch = (golden.compared(task, role, values[role]) for values in (outputs, expected))
+            wrong = _difference(output, of_torch, AGREEING if drawn else 1.0)
             problems.append(wrong and f"{task}.{role}: {wrong}")
     return sorted(filter(None, problems))
 
