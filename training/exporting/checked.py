@@ -23,7 +23,10 @@ from manifold.training.exporting.draft import TORCHSCRIPT_FILE
 TOLERANCE = 1e-4  # largest difference from torch: absolute for values up to 1, relative above
 AGREEING = 0.9  # share of a sampler's items that must agree with torch's
 GOLDEN_ROWS = 5
-GOLDEN_VALUES = 20_000  # largest number of values in one golden tensor
+GOLDEN_VALUES = 20_000  # largest number of values in one golden tensor, unless one item has more
+GOLDEN_ITEM = (
+    2**18
+)  # largest number of values of one item of a golden output; larger outputs are only compared with torch at export
 
 
 def write_graphs(context: Context) -> None:
@@ -67,7 +70,8 @@ def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
 def write_golden(context: Context) -> None:
     """Write a few inputs and outputs of each task as golden vectors.
 
-    Outputs of loops that draw are omitted, as one different code changes the rest of an item (see runtime.golden).
+    Outputs of loops that draw are omitted, as one different code changes the rest of an item (see runtime.golden). So are outputs of more
+    than GOLDEN_ITEM values an item, such as the logits of all levels of a large image, which would be most of the artifact's bytes.
     """
     manifest = context.manifest
     assert manifest.golden is not None
@@ -77,7 +81,11 @@ def write_golden(context: Context) -> None:
         rows = max(1, min(GOLDEN_ROWS, GOLDEN_VALUES // widest))
         vectors |= {f"{task}.in.{role}": array[:rows] for role, array in context.examples[task].items()}
         if task not in context.loops:
-            compared = [tensor.role for tensor in spec.outputs if tensor.role not in manifests.TIED]
+            compared = [
+                tensor.role
+                for tensor in spec.outputs
+                if tensor.role not in manifests.TIED and math.prod(tensor.shape) <= GOLDEN_ITEM
+            ]
             vectors |= {f"{task}.out.{role}": context.expected[task][role][:rows] for role in compared}
     np.savez_compressed(context.folder / manifest.golden.file, **vectors)  # type: ignore[arg-type]
 
