@@ -203,6 +203,28 @@ def test_a_graph_that_fails_on_its_golden_vectors_is_one_line_of_the_result(tmp_
     ]
 
 
+@pytest.mark.parametrize(
+    ("task", "role", "level", "change", "close"),
+    [
+        ("predict", "logits", 1, 0.01, True),  # a level with a probability near e^-20
+        ("predict", "logits", 0, 0.01, False),  # one that has a third of the probability
+        ("predict_pixel", "logits", 1, 0.01, True),
+        ("predict", "logits", 1, np.nan, False),
+        ("score", "logits", 1, 0.01, False),  # these logits are compared as they are
+    ],
+)
+def test_predicted_distributions_are_compared_by_probability(
+    task: str, role: str, level: int, change: float, close: bool
+) -> None:
+    logits = np.array([[1.0, -20.0, 1.0, 1.0]], np.float32)
+    other = logits.copy()
+    other[0, level] += change
+    one, two = (golden.compared(task, role, values) for values in (logits, other))
+    assert bool(np.abs(one - two).max() <= 1e-4) == close
+    shifted = golden.compared(task, role, logits + 3)  # logits are not normalised
+    assert np.allclose(shifted, one) == task.startswith("predict")
+
+
 def test_a_task_without_golden_inputs_is_not_run(tmp_path: Path) -> None:
     def run(task: str, inputs: Any) -> dict[str, Any]:
         raise AssertionError(f"{task} was run on {sorted(inputs)}")

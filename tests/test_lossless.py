@@ -10,6 +10,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import compression, imaging
+from manifold.runtime import compression, golden, imaging
 from manifold.runtime.compression import lossless, schemes, stack
 from manifold.runtime.compression.lossless import HEADER, PREFIX
 from manifold.runtime.compression.stack import Stack
@@ -32,7 +33,7 @@ from manifold.runtime.manifest import Conditions, Golden, InputSpec, Manifest
 from manifold.runtime.runner import example_inputs
 from manifold.training import families
 from manifold.training.data import Arrays, Data
-from manifold.training.exporting import graphs
+from manifold.training.exporting import checked, graphs
 from manifold.training.exporting.draft import _tasks
 from manifold.training.exporting.tasks import Exports, Task
 
@@ -392,6 +393,23 @@ def test_steps_share_the_weights_of_the_artifact(tiny: Path) -> None:
     steps = places(("predict_row", "predict_pixel"))
     assert steps
     assert steps <= places(("sample", "impute", "score"))
+
+
+@pytest.mark.parametrize(("most", "kept"), [(checked.GOLDEN_ITEM, True), (100, False)])
+def test_large_outputs_are_no_golden_vectors(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, kept: bool
+) -> None:
+    """Logits of 64 pixels at 2 levels are 128 values an item. Inputs, and outputs with fewer values, stay."""
+    model = load(tiny / "models/vae", device="cpu")
+    examples = {task: example_inputs(spec, model.manifest, 2) for task, spec in model.manifest.tasks.items()}
+    expected = {task: model.run(task, inputs) for task, inputs in examples.items()}
+    context = SimpleNamespace(manifest=model.manifest, examples=examples, expected=expected, loops=(), folder=tmp_path)
+    monkeypatch.setattr(checked, "GOLDEN_ITEM", most)
+    checked.write_golden(cast(Any, context))
+    vectors = golden.read(tmp_path, model.manifest)
+    assert {"predict.in.latent", "decode.out.data"} <= set(vectors)
+    assert ("predict.out.logits" in vectors) == kept
+    assert golden.replay(model.run, tmp_path, model.manifest, "cpu") == []
 
 
 @pytest.mark.parametrize("name", ["mixture of a vae", "mixture of a pixelcnn", "vqvae"])
