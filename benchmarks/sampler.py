@@ -26,7 +26,8 @@ import torch
 from manifold.runtime import sampling
 from manifold.training.exporting import graphs, loops
 from manifold.training.networks.emissions import Levels
-from manifold.training.networks.gated import GatedNetwork, Sampler
+from manifold.training.networks.gated import GatedNetwork
+from manifold.training.networks.sampler import Sampler
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -32,7 +32,7 @@ from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Mixture
-from manifold.training.networks.gated import Imputer, Sampler
+from manifold.training.networks.sampler import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
 

@@ -20,7 +20,7 @@ from manifold.training.data import Arrays, Data
 from manifold.training.exporting import graphs, loops
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
-from manifold.training.networks.gated import FreeSampler, Sampler, nothing
+from manifold.training.networks.sampler import FreeSampler, Sampler, nothing
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:

@@ -32,7 +32,7 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     """Build one graph: setup; for each row the row step, and for each column in it the pixel step; finish. An optional step `known` runs first.
 
     Inputs are uniforms, condition, temperature and those of `known`. Outputs are codes and data. The names are those of the steps in
-    training.networks.gated.
+    training.networks.sampler.
     """
     parts = {name: _scoped(model, name) for name, model in steps.items()}
     kind = _kind(parts)

@@ -1,9 +1,9 @@
 """A gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the pixels of grey and colour images. It is class-conditional if the data has
 classes.
 
-The network and its cached sampler are in training.networks.gated. The distribution of a pixel is in networks.emissions: a softmax over 2 to
-256 levels, a mixture of discretised logistic distributions, or a mixture density of dequantised values. This file contains the likelihood,
-the rounding to fewer levels, and the graphs: sampling, scoring with a map of nats, and imputation of unknown pixels.
+The network is in training.networks.gated, its cached sampler in networks.sampler. The distribution of a pixel is in networks.emissions: a
+softmax over 2 to 256 levels, a mixture of discretised logistic distributions, or a mixture density of dequantised values. This file contains
+the likelihood, the rounding to fewer levels, and the graphs: sampling, scoring with a map of nats, and imputation of unknown pixels.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Emission, Levels, LogisticMixture, Mixture
-from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, imputing, nothing, sampling
+from manifold.training.networks.gated import GatedNetwork
 from manifold.training.networks.layers import per_item
+from manifold.training.networks.sampler import Sampler, condition_inputs, imputing, nothing, sampling
 from manifold.training.networks.stepping import predicting
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share

@@ -38,9 +38,10 @@ from manifold.training.likelihoods import FITTED, Histogram
 from manifold.training.likelihoods.predicting import predicting
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Levels
-from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
+from manifold.training.networks.gated import GatedNetwork
 from manifold.training.networks.layers import exact, per_item
 from manifold.training.networks.quantiser import Quantiser, usage
+from manifold.training.networks.sampler import Sampler, condition_inputs, nothing, sampling
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
 

@@ -1,6 +1,6 @@
 """The prediction of a gated PixelCNN for one position at a time, from a caller that holds the values and the caches.
 
-The cached sampler (training.networks.gated) draws inside its loops. A range coder needs the distribution of a position instead, and gives back
+The cached sampler (training.networks.sampler) draws inside its loops. A range coder needs the distribution of a position instead, and gives back
 the value. So the steps of the sampler are exported as tasks without the draw: `predict_row` for the vertical stack of a row, `predict_pixel`
 for the horizontal stack at a pixel and the logits of its first part, and for images with several parts (colours) `predict_part`, which gives
 the logits of the later parts given the earlier ones. All tensors have the batch first. Values are levels 0 .. levels - 1 as float32.
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from manifold.runtime.manifest import InputSpec, TensorSpec
 from manifold.training.exporting.tasks import Task
-from manifold.training.networks.gated import GatedNetwork, PixelStack, RowStack, condition_inputs, nothing
+from manifold.training.networks.gated import GatedNetwork
+from manifold.training.networks.sampler import PixelStack, RowStack, condition_inputs, nothing
 
 
 class ToLevels(nn.Module):
