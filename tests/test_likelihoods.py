@@ -17,6 +17,7 @@ from manifold.training.bounds import fixed_draws, gaussian_kl
 from manifold.training.data import Arrays
 from manifold.training.errors import TrainingError
 from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
+from manifold.training.likelihoods.predicting import VALUES, predicting
 from manifold.training.networks.logistic import LEAST_LOG_SCALE
 
 NOTHING = Arrays(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
@@ -161,3 +162,13 @@ def test_fixed_draws_are_pairs_with_mean_zero_and_variance_one(count: int) -> No
     if count % 2 == 0:
         assert torch.allclose(draws.mean(0), torch.zeros(20), atol=1e-6)
         assert torch.allclose(draws.square().mean(0), torch.ones(20), atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "rows"), [(28 * 28, 41), (16, 64), (3 * 64 * 64 * 64, 1)])
+def test_a_run_of_predict_has_a_limited_number_of_values(width: int, rows: int) -> None:
+    class Model(torch.nn.Module):
+        likelihood = Logistic(width, 256, 0.1)
+
+    task = predicting(Model(), "decode", (1, 1, width), [])["predict"]
+    assert task.max_rows == rows
+    assert rows == 1 or rows * 256 * width <= VALUES

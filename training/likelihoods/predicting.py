@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from manifold.runtime.manifest import InputSpec, TensorSpec
 from manifold.training.exporting.tasks import Task
 
+ROWS = 64  # largest batch of a run
+VALUES = 2**23  # log-probabilities of a run, about: a graph holds several arrays of this size, of 32 MiB each
+
 
 class Predict(nn.Module):
     """Log-probabilities (B, K, C, H, W) from the inputs of a decoder, and from the data if the likelihood reads the earlier colours of a pixel."""
@@ -39,4 +42,5 @@ def predicting(model: nn.Module, decode: str, shape: tuple[int, ...], inputs: Se
         return {}
     data = [InputSpec(role="data", source="data", shape=shape)] if likelihood.reads_colours else []
     logits = TensorSpec(role="logits", shape=(likelihood.levels, *shape))
-    return {"predict": Task(Predict(model, decode, shape), [*inputs, *data], [logits], max_rows=64)}
+    rows = max(1, min(ROWS, VALUES // math.prod(logits.shape)))
+    return {"predict": Task(Predict(model, decode, shape), [*inputs, *data], [logits], max_rows=rows)}
