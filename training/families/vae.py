@@ -30,7 +30,7 @@ from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.bounds import drawn, fixed_draws, gaussian_kl, iwae, repeated
 from manifold.training.data import Data, Part
-from manifold.training.data.parts import subset
+from manifold.training.data.parts import scattered, subset
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
 from manifold.training.likelihoods.predicting import predicting
@@ -208,7 +208,7 @@ def finish(model: VAE, config: Config, data: Data) -> None:
     """Fit the histograms, if the likelihood has them, to the training items at one draw from their posteriors."""
     if isinstance(model.likelihood, Histogram):
         generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
-        seen = ((model.settled(batch.items), batch) for batch in in_order(data.train, 500, generator, FITTED))
+        seen = ((model.settled(batch.items), batch) for batch in in_order(scattered(data.train, FITTED), 500, generator))
         model.likelihood.fit((drawn(model, x, generator, model.condition(of.labels, of.factors)), x) for x, of in seen)
 
 
