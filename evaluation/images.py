@@ -142,7 +142,9 @@ class RealData:
     train: RealImages
     calibration: RealImages
     test: RealImages
-    selection: RealImages | None = None  # the images on which recipes are chosen; if absent, they are chosen on the calibration split
+    selection: RealImages | None = (
+        None  # the images on which recipes are chosen; if absent, they are chosen on the calibration split
+    )
     part: Literal["test", "selection", "calibration"] = field(default="test", kw_only=True)
     splits: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # the description of each split
 
@@ -156,7 +158,8 @@ class RealData:
         if self.calibration.n:
             return replace(self, test=self.calibration, part="calibration")
         raise EvaluationError(
-            f"part: {self.name} has no items for selection, as it is too small; measure the model on `test`", field="part"
+            f"part: {self.name} has no items for selection, as it is too small; measure the model on `test`",
+            field="part",
         )
 
 
