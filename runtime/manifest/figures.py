@@ -29,6 +29,13 @@ TEXTS: tuple[tuple[str, Form], ...] = (
     ("pixels at 2 levels, rounded to the nearest", "threshold"), ("pixels at 2 levels", "static"), ("density", "density"), ("levels", "levels"),
     ("columns", "columns"),
 )  # fmt: skip
+# the present texts of earlier ones about the bound of a figure that is now a lower bound on log p(x)
+LOWER = "lower bound on log p(x)"
+RESTATED = {
+    "upper bound: -ELBO": LOWER,
+    "upper bound: importance-weighted": f"importance-weighted {LOWER}",
+    "upper bound on -log p(x): -log p(x | z_q) - log p(codes)": f"{LOWER}: log p(x | z_q) + log p(codes)",
+}
 LIKELIHOODS: dict[str, Form] = {
     "columns": "columns",
     "gaussian": "density",
@@ -59,33 +66,59 @@ def form_of(observed: str) -> Form | None:
 
 
 def renamed(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the metrics of a manifest with the names that state their protocol. Metrics of earlier manifests are renamed.
+    """Return the metrics of a manifest or report with the names that state their protocol. Metrics of earlier versions are renamed.
 
-    An upper bound on -log p(x) that was called nll becomes an ELBO, with the opposite sign.
+    An upper bound on -log p(x) that was called nll becomes an ELBO or an importance-weighted bound, with the opposite sign, and the protocol of
+    a lower bound states one.
     """
     found = [dict(metric) for metric in metrics]
-    forms = {_group(metric): metric for metric in found if metric.get("name") == "nll"}
+    forms = {_group(metric): dict(metric) for metric in found if metric.get("name") == "nll"}
     for metric in found:
-        name = metric.get("name")
-        if not isinstance(name, str) or EARLIER.fullmatch(name) is None:
-            continue
-        if name == "psnr":
-            metric["name"] = "psnr_mean"
-            continue
-        stated = _stated(forms.get(_group(metric), metric) if name == "nll_se" else metric)
-        form = _form(stated)
-        if form is None:
-            continue
-        exact = stated.get("bound") == "exact"
-        if name == "nll_se":
-            metric["name"] = ("nll_" if exact else "elbo_") + form + SE
-        elif name.startswith("nll"):
-            metric["name"] = ("nll_" if exact else "elbo_") + form + name.removeprefix("nll")
-            if not exact and isinstance(metric.get("value"), int | float):
-                metric["value"] = -metric["value"]
-        else:
-            metric["name"] = f"{name}_{form}"
+        _rename(metric, forms)
+        _restate(metric)
     return found
+
+
+def _rename(metric: dict[str, Any], forms: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give an earlier figure its present name and sign. `forms` gives the figure nll of each evaluation."""
+    name = metric.get("name")
+    if not isinstance(name, str) or EARLIER.fullmatch(name) is None:
+        return
+    if name == "psnr":
+        metric["name"] = "psnr_mean"
+        return
+    stated = _stated(forms.get(_group(metric), metric) if name == "nll_se" else metric)
+    form = _form(stated)
+    if form is None:
+        return
+    if not name.startswith("nll"):
+        metric["name"] = f"{name}_{form}"
+        return
+    bound = _bound(stated)
+    metric["name"] = f"{bound}_{form}{name.removeprefix('nll')}"
+    if bound != "nll" and name != "nll_se" and isinstance(metric.get("value"), int | float):
+        metric["value"] = -metric["value"]
+
+
+def _restate(metric: dict[str, Any]) -> None:
+    """Replace an upper bound in the protocol of a figure that is a lower bound on log p(x). Earlier versions renamed figures without this."""
+    name, stated = metric.get("name"), _stated(metric)
+    text = stated.get("bound")
+    if not isinstance(name, str) or not isinstance(text, str) or not text.startswith("upper bound"):
+        return
+    if is_likelihood(name) and not name.startswith("nll"):
+        changed = {**stated, "bound": RESTATED.get(text, LOWER)}
+        protocol = metric["protocol"]
+        metric["protocol"] = {**protocol, "detail": changed} if stated is protocol.get("detail") else changed
+
+
+def _bound(stated: Mapping[str, Any]) -> str:
+    """Return the start of the present name of a figure that was called nll."""
+    bound, k = stated.get("bound"), stated.get("k")
+    if bound == "exact":
+        return BOUNDS["exact"]
+    weighted = "importance-weighted" in str(bound) and type(k) is int
+    return f"{BOUNDS['iwae']}_{k}" if weighted else BOUNDS["elbo"]
 
 
 def _group(metric: Mapping[str, Any]) -> str:
