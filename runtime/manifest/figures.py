@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 Form = Literal["static", "dynamic", "threshold", "levels", "density", "columns"]
 Given = Literal["", "class", "condition"]
 FORMS: tuple[str, ...] = get_args(Form)
-GIVEN = ("_given_class", "_given_condition")
+GIVEN = tuple(f"_given_{name}" for name in get_args(Given) if name)
 SE = "_se"  # suffix of the standard error of a figure
 BOUNDS = {"exact": "nll", "elbo": "elbo", "iwae": "iwae"}
 EARLIER = re.compile(r"nll|nll_se|elbo|iwae_\d+|nll_given_class|nll_uniform_prior|psnr")  # names without a form
@@ -52,12 +52,8 @@ def name_of(bound: str, form: str, k: int = 1, given: Given = "") -> str:
 
 def is_likelihood(name: str) -> bool:
     """Return whether a figure is a likelihood in nats, or its standard error."""
-    return (
-        re.fullmatch(
-            rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})(_given_class|_given_condition|_uniform_prior)?({SE})?", name
-        )
-        is not None
-    )
+    suffixes = "|".join((*GIVEN, "_uniform_prior"))
+    return re.fullmatch(rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})({suffixes})?({SE})?", name) is not None
 
 
 def form_of(observed: str) -> Form | None:
