@@ -23,6 +23,8 @@ COMPARABLE = {
 }
 RANKS = ("kid", "fid_infinity", "fd_classifier_infinity")  # neither depends on how many images there were
 OTHERS = ("kid", "is_marginal", "is_prior", "precision", "recall", "confident", "class_accuracy", "bits_per_dim", "psnr_mean")  # fmt: skip
+# descriptions of the same x: those of a PixelCNN give the number of levels
+SAME = {"pixels at 256 levels": "levels", "pixels at 2 levels, the nearest": "grey values binarised at 1/2"}
 TEST_ANCHORS = {name: f"test_{name}" for name in ("is_marginal", "is_prior", "class_accuracy", "confident")}
 
 
@@ -119,14 +121,12 @@ def to_markdown(reports: Sequence[Values]) -> str:
 
 def _likelihoods(reports: Sequence[Values]) -> list[dict[str, str]]:
     """Return for each report the names of its likelihoods in nats, with the description of x."""
-    return [
-        {
-            name: str(report["details"].get(name, {}).get("observed"))
-            for name in report["metrics"]
-            if figures.is_likelihood(name) and not name.endswith(figures.SE)
-        }
-        for report in reports
-    ]
+    found = []
+    for report in reports:
+        names = [name for name in report["metrics"] if figures.is_likelihood(name) and not name.endswith(figures.SE)]
+        observed = {name: str(report["details"].get(name, {}).get("observed")) for name in names}
+        found.append({name: SAME.get(text, text) for name, text in observed.items()})
+    return found
 
 
 def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> list[str]:
