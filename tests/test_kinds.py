@@ -53,6 +53,21 @@ def test_errors_are_in_the_units_that_the_kind_names() -> None:
 SPECS = {kind.__name__ for kind in kinds.every} | {"Kind"}
 
 
+def test_images_fit_a_model_with_another_range_or_number_of_levels() -> None:
+    """A model that rounds to two levels is evaluated on the same grey images as others; images of another shape do not fit."""
+    held = ImageSpec(height=2, width=2, channels=1)
+    stored = np.array([[[[0, 51], [204, 255]]]], np.uint8)
+    for spec, wanted in (
+        (held.model_copy(update={"levels": 2}), [0.0, 0.2, 0.8, 1.0]),
+        (held.model_copy(update={"range": (-1.0, 1.0)}), [-1.0, -0.6, 0.6, 1.0]),
+    ):
+        read = spec.reader_of(held)
+        assert read is not None
+        np.testing.assert_allclose(read(stored).ravel(), wanted, atol=1e-6)
+    for other in ({"height": 3}, {"channels": 3}):
+        assert held.reader_of(held.model_copy(update=other)) is None
+
+
 def test_nobody_outside_asks_for_the_class_of_a_kind() -> None:
     for package in ("runtime", "service", "training", "evaluation", "cli", "client", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):

@@ -133,6 +133,10 @@ class ImageSpec(Kind):
         """Convert uint8 pixels into the range of the model."""
         return imaging.from_uint8(stored, self)
 
+    def reader_of(self, held: Kind) -> Callable[[Array], Float32] | None:
+        """Return the conversion of stored images of the same shape; they may have another range or number of levels."""
+        return self.to_model if held.kind == self.kind and held.shape == self.shape else None
+
     def errors(self, data: Array, back: Array) -> Float64:
         """Return the mean squared error (n,) of pixels in [0, 1]."""
         return super().errors(imaging.to_unit(data, self), imaging.to_unit(back, self))
