@@ -1,0 +1,181 @@
+"""The ONNX graph of a solver of the family `flow`: one Loop around one copy of the network (see networks.solving.Loop for its torch form)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from manifold.training.exporting import loops
+
+FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
+Node = onnx.NodeProto
+
+
+class Graph:
+    """The nodes and constants of a graph under construction."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def node(self, kind: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
+        """Add a node. Return its first output."""
+        self.nodes.append(helper.make_node(kind, list(inputs), list(outputs), **attributes))
+        return outputs[0]
+
+    def constant(self, name: str, values: Any, dtype: Any = np.int64) -> str:
+        """Add a constant. Return its name."""
+        self.constants.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+
+def solver(
+    network: onnx.ModelProto, tables: NDArray[np.float32], counts: Sequence[int], steps: Sequence[int], shape: tuple[int, ...], *,
+    classes: int, start: float, finish: float, backwards: bool, guided: bool, clips: bool, draws: int, known: bool,
+) -> onnx.ModelProto:  # fmt: skip
+    """Build the graph of a solver.
+
+    The network maps x (N, C, H, W), time (N,) and, if there are classes, condition (N, K) to prediction (N, C, H, W). The inputs of the graph
+    are latent (or, backwards, data) and, where they apply, condition, guidance, steps, draws, data and mask. Its output is data, or latent.
+    The first point is `start` times the input, the result is `finish` times the last point. Images are in [0, 1] outside of the graph.
+    """
+    net = loops._scoped(network, "network")
+    g = Graph()
+    sizes = [1, *shape]
+    for name, values in (("one", [1]), ("two", [2]), ("items_shape", [-1, *shape]), ("ones", [1] * (len(shape) + 1)), ("per_item", [-1, *[1] * len(shape)])):
+        g.constant(name, values)
+    g.constant("first_place", 0), g.constant("last_place", -1), g.constant("zero_at", [0])
+    g.constant("unit", 1.0, np.float32), g.constant("half", 0.5, np.float32), g.constant("nought", 0.0, np.float32)
+    g.constant("doubled", 2.0, np.float32), g.constant("lowest", -1.0, np.float32)
+    g.constant("tables", tables, np.float32), g.constant("counts", counts), g.constant("offered", steps)
+    g.constant("start", start, np.float32), g.constant("finish", finish, np.float32)
+    # the table for the number of steps
+    if len(steps) > 1:
+        g.node("Gather", ["steps", "first_place"], "wanted", axis=0)
+        g.node("Equal", ["offered", "wanted"], "is_wanted")
+        g.node("Cast", ["is_wanted"], "is_wanted_number", to=INT)
+        g.node("ArgMax", ["is_wanted_number"], "option", axis=0, keepdims=0)
+    else:
+        g.constant("option", 0)
+    g.node("Gather", ["tables", "option"], "table", axis=0)
+    g.node("Gather", ["counts", "option"], "turns", axis=0)
+    # the number of copies of each item in a run of the network: 1, or 2 with guidance
+    if guided:
+        g.node("Equal", ["guidance", "unit"], "is_plain")
+        g.node("Cast", ["is_plain"], "is_plain_number", to=INT)
+        g.node("ReduceMin", ["is_plain_number"], "all_plain", keepdims=1)
+        g.node("Sub", ["two", "all_plain"], "copies")
+        g.node("Sub", ["guidance", "unit"], "excess_flat")
+        g.node("Reshape", ["excess_flat", "per_item"], "excess")
+    if classes:
+        g.constant("classes_shape", [-1, classes])
+        if guided:
+            g.node("Unsqueeze", ["condition", "zero_at"], "condition_once")
+            g.node("Mul", ["condition_once", "nought"], "no_class")
+            g.node("Concat", ["condition_once", "no_class"], "condition_twice", axis=0)
+            g.node("Slice", ["condition_twice", "zero_at", "copies", "zero_at"], "condition_copies")
+            g.node("Reshape", ["condition_copies", "classes_shape"], "network_condition")
+        else:
+            g.node("Identity", ["condition"], "network_condition")
+    source = "data" if backwards else "latent"
+    if backwards:
+        g.node("Mul", ["data", "doubled"], "scaled_up")
+        g.node("Sub", ["scaled_up", "unit"], "first_raw")
+    else:
+        g.node("Identity", ["latent"], "first_raw")
+    g.node("Mul", ["first_raw", "start"], "first_point")
+    g.node("Mul", ["first_point", "nought"], "first_before")
+    if known:
+        g.node("Mul", ["data", "doubled"], "given_up")
+        g.node("Sub", ["given_up", "unit"], "given_x")
+        g.node("Greater", ["mask", "nought"], "is_known")
+    g.node("Loop", ["turns", "", "first_point", "first_point", "first_before"], "last_point", "last_base", "last_before", body=_body(net, g, shape, bool(classes), guided, clips, bool(draws), known))
+    g.node("Mul", ["last_point", "finish"], "ended")
+    if backwards:
+        g.node("Identity", ["ended"], "encoded")
+    else:
+        g.node("Add", ["ended", "unit"], "moved")
+        g.node("Mul", ["moved", "half"], "unclipped")
+        g.node("Clip", ["unclipped", "nought", "unit"], "clipped")
+        g.node(*(("Where", ["is_known", "data", "clipped"], "made") if known else ("Identity", ["clipped"], "made")))
+    inputs = [helper.make_tensor_value_info(source, FLOAT, ["batch", *shape])]
+    if classes:
+        inputs.append(helper.make_tensor_value_info("condition", FLOAT, ["batch", classes]))
+    if guided:
+        inputs.append(helper.make_tensor_value_info("guidance", FLOAT, ["batch"]))
+    if len(steps) > 1:
+        inputs.append(helper.make_tensor_value_info("steps", INT, ["batch"]))
+    if draws:
+        inputs.append(helper.make_tensor_value_info("draws", FLOAT, ["batch", draws, *shape]))
+    if known:
+        inputs.append(helper.make_tensor_value_info("data", FLOAT, ["batch", *shape]))
+        inputs.append(helper.make_tensor_value_info("mask", FLOAT, ["batch", *shape]))
+    made = helper.make_tensor_value_info("encoded" if backwards else "made", FLOAT, ["batch", *shape])
+    del sizes
+    return loops._model({"network": network}, g.nodes, "solver", inputs, [made], [*g.constants, *net.initializer])
+
+
+def _body(net, g, shape, conditional, guided, clips, draws, known):
+    b = Graph()
+    from manifold.training.networks.paths import COLUMNS
+
+    b.node("Gather", ["table", "turn"], "row", axis=0)
+    b.node("Split", ["row"], *(f"at_{name}" for name in COLUMNS), axis=0, num_outputs=len(COLUMNS))
+    b.node("Mul", ["point", "at_scale"], "x_once")
+    if guided:
+        b.node("Unsqueeze", ["x_once", "zero_at"], "x_unit")
+        b.node("Concat", ["copies", "ones"], "copies_shape", axis=0)
+        b.node("Expand", ["x_unit", "copies_shape"], "x_copies")
+        b.node("Reshape", ["x_copies", "items_shape"], "network_x")
+    else:
+        b.node("Identity", ["x_once"], "network_x")
+    b.node("Shape", ["network_x"], "network_items", start=0, end=1)
+    b.node("Expand", ["at_time", "network_items"], "network_time")
+    rename = {"x": "network_x", "time": "network_time", "condition": "network_condition"}
+    b.nodes += loops._renamed(net.node, rename)
+    if guided:
+        b.node("Concat", ["copies", "items_shape"], "pair_shape", axis=0)
+        b.node("Reshape", ["prediction", "pair_shape"], "pair")
+        b.node("Gather", ["pair", "first_place"], "with_class", axis=0)
+        b.node("Gather", ["pair", "last_place"], "without_class", axis=0)
+        b.node("Sub", ["with_class", "without_class"], "difference")
+        b.node("Mul", ["excess", "difference"], "extra")
+        b.node("Add", ["with_class", "extra"], "guided")
+    else:
+        b.node("Identity", ["prediction"], "guided")
+    if clips:
+        b.node("Equal", ["at_span", "nought"], "is_free")
+        b.node("Where", ["is_free", "unit", "at_span"], "divisor")
+        b.node("Mul", ["at_span", "guided"], "noise_part")
+        b.node("Sub", ["point", "noise_part"], "x_free")
+        b.node("Clip", ["x_free", "lowest", "unit"], "x_clipped")
+        b.node("Sub", ["point", "x_clipped"], "e_part")
+        b.node("Div", ["e_part", "divisor"], "e_clipped")
+        b.node("Where", ["is_free", "guided", "e_clipped"], "d")
+    else:
+        b.node("Identity", ["guided"], "d")
+    b.node("Mul", ["d", "at_now"], "by_now")
+    b.node("Mul", ["before", "at_before"], "by_before")
+    b.node("Add", ["base", "by_now"], "moved_now")
+    last = b.node("Add", ["moved_now", "by_before"], "moved_both")
+    if draws:
+        b.node("Gather", ["draws", "turn"], "draw", axis=1)
+        b.node("Mul", ["draw", "at_noise"], "by_draw")
+        last = b.node("Add", [last, "by_draw"], "moved_by_draw")
+    if known:
+        b.node("Mul", ["given_x", "at_data"], "known_x")
+        b.node("Mul", ["first_raw", "at_chance"], "known_e")
+        b.node("Add", ["known_x", "known_e"], "known_point")
+        last = b.node("Where", ["is_known", "known_point", last], "moved_known")
+    b.node("Identity", [last], "next_point")
+    b.node("Greater", ["at_moves", "nought"], "does_move")
+    b.node("Where", ["does_move", "next_point", "base"], "next_base")
+    b.node("Identity", ["d"], "next_before")
+    return loops._loop_body(
+        "turn", b.nodes, {"point": ("next_point", FLOAT), "base": ("next_base", FLOAT), "before": ("next_before", FLOAT)}, scanned=[]
+    )
