@@ -73,6 +73,11 @@ def evaluate(
             f"--part: the model is measured against {shown(str(against))} and not against a split; remove one of the two options",
             field="part",
         )
+    if record and part not in (None, "test"):
+        raise InvalidValue(
+            f"--record: a manifest states figures of the test split, and these are those of {shown(part)}; remove one of the two options",
+            field="record",
+        )
     check_writable(out, html, makes_folders=True)
 
     from manifold.evaluation import recording

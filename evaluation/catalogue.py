@@ -13,6 +13,7 @@ from typing import Any
 
 from manifold.evaluation import rates
 from manifold.evaluation.cells import BITS, DISTANCES, STORED, of_codecs
+from manifold.evaluation.recording import RECORDED
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository, shipped
 from manifold.runtime.errors import InvalidValue
@@ -199,8 +200,10 @@ def _likelihood(manifest: Manifest) -> str:
     found = [
         metric
         for metric in manifest.metrics
-        if naming.is_likelihood(metric.name) and metric.name.endswith(naming.FORMS)
+        if naming.is_likelihood(metric.name) and metric.name.endswith((*naming.FORMS, *naming.GIVEN))
     ]
+    # those of the training first, as they have the same form of x, and of these the ones of p(x)
+    found.sort(key=lambda metric: (metric.protocol.get("by") == RECORDED, metric.name.endswith(naming.GIVEN)))
     by_bound = {bound: next((each for each in found if each.name.startswith(bound)), None) for bound in bounds}
     parts = [_nats(metric) for metric in by_bound.values() if metric is not None]
     bits = _first(manifest, "bits_per_dim")
@@ -216,9 +219,10 @@ def _likelihood(manifest: Manifest) -> str:
 def _nats(metric: Metric) -> str:
     """Return a likelihood in nats as text, with its standard error if it is known."""
     error = f" ± {metric.se:.2g}" if metric.se is not None else ""
-    bound = "NLL" if metric.name.startswith("nll") else metric.name.rpartition("_")[0].upper().replace("_", "-")
+    name, _, given = metric.name.partition("_given_")
+    bound = "NLL" if name.startswith("nll") else name.rpartition("_")[0].upper().replace("_", "-")
     direction = "(exact) ↓" if bound == "NLL" else "↑"
-    return f"{bound} {metric.value:.1f}{error} nats {direction}"
+    return f"{bound} {metric.value:.1f}{error} nats {f'given the {given} ' if given else ''}{direction}"
 
 
 def _beside(manifest: Manifest, bits: Metric) -> str:

@@ -44,7 +44,7 @@ def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> No
     stated, form = term.likelihood, term.likelihood.named
     if form == "threshold" and _are_binary(test):
         form = "static"
-    name = figures.name_of(stated.bound, form or "levels", stated.k)
+    name = figures.name_of(stated.bound, form or "levels", stated.k, "condition" if model.manifest.conditions else "")
     protocol = _likelihood_protocol(model, stated, data)
     error = float(nats.std(ddof=1) / math.sqrt(len(nats)))
     report.metrics |= {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +19,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError, cut
 from manifold.runtime.imaging import Fitted
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.manifest import Manifest
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
@@ -141,26 +142,47 @@ class RealData:
     train: RealImages
     calibration: RealImages
     test: RealImages
-    selection: RealImages | None = None  # the images on which recipes are chosen
-    part: Literal["test", "selection"] = field(default="test", kw_only=True)
+    selection: RealImages | None = (
+        None  # the images on which recipes are chosen; if absent, they are chosen on the calibration split
+    )
+    part: Literal["test", "selection", "calibration"] = field(default="test", kw_only=True)
+    splits: Mapping[str, Any] = field(default_factory=dict, kw_only=True)  # the description of each split
 
     def on(self, part: str) -> RealData:
         """Return the data with this split in the place of the test split. Raises EvaluationError for an unknown or an absent one."""
         check_part(part)
         if part == "test":
             return self
-        if self.selection is None or not self.selection.n:
-            raise EvaluationError(
-                f"part: {self.name} has no items for selection, as it is too small; measure the model on `test`",
-                field="part",
-            )
-        return replace(self, test=self.selection, part="selection")
+        if self.selection is not None and self.selection.n:
+            return replace(self, test=self.selection, part="selection")
+        if self.calibration.n:
+            return replace(self, test=self.calibration, part="calibration")
+        raise EvaluationError(
+            f"part: {self.name} has no items for selection, as it is too small; measure the model on `test`",
+            field="part",
+        )
 
 
 def check_part(part: str) -> None:
     """Raise EvaluationError for the name of a split on which models are not measured."""
     if part not in MEASURED:
         raise EvaluationError(f"part: unknown {part!r}; valid are {', '.join(MEASURED)}", field="part", valid=MEASURED)
+
+
+def check_not_trained_on(manifest: Manifest, real: RealData) -> None:
+    """Raise EvaluationError if a model was trained on images of the split that it is to be measured on.
+
+    Models from before data sets had a selection split were trained on the images that are in it now.
+    """
+    stated = manifest.provenance.get("data")
+    if not isinstance(stated, dict) or stated.get("data") != real.name:
+        return
+    if stated.get(real.part) != real.splits.get(real.part):
+        raise EvaluationError(
+            f"part: the {real.part} split of {real.name} is {real.splits.get(real.part) or 'not described'}, but {manifest.name} was trained with "
+            f"{stated.get(real.part) or 'none'}, so its training images may be among them; measure it on `test`, or train it again",
+            field="part",
+        )
 
 
 def pick(n: int, wanted: int, seed: int) -> NDArray[np.int64]:

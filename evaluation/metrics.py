@@ -60,7 +60,8 @@ def _error(pairs: Float64) -> float:
 
     The mean over a pair of blocks is μ + a + a' + e, with a term for each block and one for the pair. Over all pairs, their variances have
     the weights 4 / B and 2 / B². The variance of the pair does not vanish if both sets have the same distribution, where that of the block
-    does (the U-statistic is degenerate). A jackknife counts the variance of the pair twice, and its error is then √2 times too large.
+    does (the U-statistic is degenerate). A jackknife counts the variance of the pair twice, and its error is then √2 times too large. The
+    estimate of a block's variance can be negative. It then counts as zero, so that the error is never smaller than for equal distributions.
     """
     blocks = len(pairs)
     above = np.triu_indices(blocks, 1)
@@ -70,7 +71,7 @@ def _error(pairs: Float64) -> float:
     rest = centred[above] - effects[above[0]] - effects[above[1]]
     of_pair = (rest**2).sum() / (blocks * (blocks - 3) / 2)
     of_block = (effects**2).sum() / (blocks - 1) - of_pair / (blocks - 2)
-    return float(np.sqrt(max(4 * of_block / blocks + 2 * of_pair / blocks**2, 0.0)))
+    return float(np.sqrt(4 * max(of_block, 0.0) / blocks + 2 * of_pair / blocks**2))
 
 
 def _blocks(rows: Array, count: int, generator: np.random.Generator) -> list[Float64]:

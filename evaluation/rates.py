@@ -27,6 +27,7 @@ INTERVAL = (
     "k = floor((n + 1) rate)"
 )
 UNLIKELY = 0.001  # a test with a p-value below this is reported as a warning
+EXPLAINED = 0.25  # largest Kolmogorov-Smirnov distance that a stated shift explains without a warning
 LEAST_ORDERED = 40  # smallest number of rows whose order is tested
 
 
@@ -95,14 +96,14 @@ def order(scores: Float64, numbers: NDArray[np.int64]) -> Distance | None:
 def warnings(
     noun: str, *, shift: str, compared: Distance | None, ordered: Distance | None, labelled: bool
 ) -> list[str]:
-    """Return warnings about the two tests. A stated `shift` explains a difference from the calibration, so there is no warning about it.
+    """Return warnings about the two tests. A stated `shift` explains a small difference from the calibration, so there is no warning about it.
 
     `labelled`: the items are known to be normal, so that they contain no anomalies.
     """
     found = []
-    if compared is not None and compared.p_value < UNLIKELY and not shift:
-        why = "they come from another source or time"
-        why = why if labelled else f"they contain anomalies, or {why}"
+    if compared is not None and compared.p_value < UNLIKELY and (not shift or compared.statistic > EXPLAINED):
+        causes = [shift, "" if labelled else "they contain anomalies", "they come from another source or time"]
+        why = ", or ".join(filter(None, causes))
         found.append(
             f"the scores of the held-out {noun} differ from those of the calibration {noun} ({_said(compared)}), so the requested rates do not hold for "
             f"them: {why}"

@@ -76,8 +76,10 @@ class Session:
                 real, statistics = None, reference.read_npz(path, extractor)
             else:
                 real = self.data(data).on(part)
+                if part != "test":
+                    images.check_not_trained_on(manifest, real)
                 self._check_shape(model, real)
-                statistics = reference.of_source(extractor, real.test, part, stage(f"{data}: reference"))
+                statistics = reference.of_source(extractor, real.test, real.part, stage(f"{data}: reference"))
             report, pictures = evaluate_model.evaluate(
                 model, statistics, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, stage=stage
             )
@@ -186,7 +188,8 @@ class Session:
         """Return whether a report's protocol equals that of this session."""
         recorded = [protocol[key] for key in ("extractor_sha256", "n", "seed", "resize")]
         own = [extractor.sha256, self.options.n, self.options.seed, extractor.mode]
-        return recorded == own and protocol["reference"].get("data") == data
+        measured = protocol["reference"]
+        return recorded == own and measured.get("data") == data and measured.get("split", "test") == "test"
 
     def _data_of(self, manifest: Manifest) -> str:
         name = manifest.data_name

@@ -254,6 +254,18 @@ def test_a_likelihood_may_read_the_earlier_colours(binary: tuple[Model, Data]) -
     assert everything < 0.2 * 48 * 64
 
 
+@pytest.mark.parametrize("family", ["pixelcnn", "vqvae"])
+def test_a_single_class_needs_no_bits(family: str) -> None:
+    data = pictures(1, 4)
+    part = Arrays(data.train.batch(np.arange(48)).items, np.zeros(48, np.int64))
+    single = dataclasses.replace(data, train=part, calibration=part, test=part, classes=("a",))
+    options = {"likelihood": "histogram"} if family == "vqvae" else {}
+    model = torched(family, single, **options)
+    assert schemes.of(model).has_classes
+    written = lossless.compress(model, images_of(single))
+    assert np.array_equal(lossless.decompress(model, written.content), images_of(single))
+
+
 # --- refusals ---
 
 

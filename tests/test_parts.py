@@ -19,7 +19,7 @@ from manifold.training import datasets, families, judging, runs
 from manifold.training.batches import Batch
 from manifold.training.data import Arrays, Data, Part
 from manifold.training.data import parts as parts_module
-from manifold.training.data.parts import batches, count, first, subset
+from manifold.training.data.parts import batches, count, first, scattered, subset
 from manifold.training.export import export
 from manifold.training.loop import checkpoints, evaluation
 from manifold.training.train import train
@@ -177,3 +177,13 @@ def test_a_subset_gives_the_items_of_its_part(digits: Data) -> None:
     assert [len(held) for held in batches(part, 2)] == [2, 1]
     assert len(first(part, 9)) == 3
     assert isinstance(subset(digits.train, rows), Arrays)
+
+
+def test_some_items_of_an_ordered_split_are_a_sample_of_it() -> None:
+    whole = Arrays(np.arange(4000).reshape(-1, 1).astype(np.float32), np.repeat([0, 1, 2, 3], 1000))
+    for part in (whole, subset(Made(whole, 5000), np.arange(4000))):
+        some = scattered(part, 400)
+        assert len(some) == 400
+        assert np.bincount(some.labels).min() > 70
+        assert (np.diff(Arrays.of(some).items[:, 0]) > 0).all()  # no item twice, and in order
+        assert scattered(part, 4000) is part

@@ -115,6 +115,8 @@ def test_scores_that_differ_from_the_calibration_are_a_warning_unless_the_shift_
     (warning,) = judged(other, normal=np.ones(500, bool)).warnings
     assert warning.endswith("do not hold for them: they come from another source or time")
     assert judged(other, shift=SHIFT).warnings == []
+    (warning,) = judged(generator.normal(1.5, 1, 500), shift=SHIFT).warnings
+    assert warning.endswith(f"{SHIFT}, or they contain anomalies, or they come from another source or time")
 
 
 def test_a_trend_along_the_file_is_a_warning() -> None:

@@ -55,7 +55,7 @@ def model(rows: Data, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def test_an_epoch_is_a_number_of_steps(model: Model) -> None:
     lines = [json.loads(line) for line in (model.folder.parents[2] / "run" / LOG).read_text().splitlines()]
     assert len(lines) == 6
-    assert lines[-1]["selection/loss"] < lines[0]["selection/loss"]
+    assert lines[-1]["calibration/loss"] < lines[0]["calibration/loss"]
 
 
 def test_the_artifact_is_whole(model: Model) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from manifold.training.likelihoods import DecoderLikelihood
 from manifold.training.networks.layers import per_item
 
+ACTIVE = 0.01  # variance of a unit's posterior mean over the data above which it is active
+
 
 class Autoencoder(Protocol):
     """A model with q(z | x, c) and p(x | z, c). The condition c is optional."""
@@ -26,6 +28,11 @@ class Autoencoder(Protocol):
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Return KL(N(mean, diag exp(log_variance)) || N(0, I)) of each dimension: ½ (σ² + μ² - 1 - log σ²)."""
     return 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance)
+
+
+def active_units(mean: Tensor) -> int:
+    """Return the number of dimensions whose posterior mean (N, L) has a variance above ACTIVE (Burda et al., 2016, arXiv 1509.00519, section 5.1)."""
+    return int((mean.var(0) > ACTIVE).sum())
 
 
 def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:

@@ -96,12 +96,15 @@ def real_data(name: str) -> RealData:
         part: PartImages(held, data.spec.shape, name, data.factors)
         for part, held in (
             ("train", data.train),
-            ("selection", data.calibration if data.chosen_on is None else data.chosen_on),
+            ("selection", data.selection),
             ("calibration", data.calibration),
             ("test", data.test),
         )
+        if held is not None
     }
-    return RealData(name, parts["train"], parts["calibration"], parts["test"], parts["selection"])
+    return RealData(
+        name, parts["train"], parts["calibration"], parts["test"], parts.get("selection"), splits=data.protocol
+    )
 
 
 def data_of(model: Model, named: str | None = None, truth: str | None = None) -> Data:

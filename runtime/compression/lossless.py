@@ -173,14 +173,14 @@ def group_sizes(scheme: Scheme, count: int) -> Iterator[int]:
 
 
 def _push(scheme: Scheme, stack: Stack, levels: Levels) -> None:
-    labels = _best_classes(scheme, levels) if scheme.has_classes else np.zeros(len(levels), np.int64)
+    labels = _best_classes(scheme, levels) if scheme.codes_classes else np.zeros(len(levels), np.int64)
     scheme.push(stack, levels, labels)
-    if scheme.has_classes:
+    if scheme.codes_classes:
         stack.push(labels, _class_prior(scheme, len(levels)))
 
 
 def _pop(scheme: Scheme, stack: Stack, count: int) -> Levels:
-    labels = stack.pop(_class_prior(scheme, count)) if scheme.has_classes else np.zeros(count, np.int64)
+    labels = stack.pop(_class_prior(scheme, count)) if scheme.codes_classes else np.zeros(count, np.int64)
     return scheme.pop(stack, labels)
 
 

@@ -81,6 +81,11 @@ class Scheme(ABC):
         """Whether the images are conditioned on a class."""
         return any(takes(self.manifest.tasks[name]) for name in self.tasks)
 
+    @property
+    def codes_classes(self) -> bool:
+        """Whether a file states the class of each image; a single class needs no bits."""
+        return self.has_classes and len(self.manifest.classes or ()) > 1
+
     def data(self, levels: Levels) -> Array:
         """Convert levels to the values of the model, float32."""
         low, high = self.spec.range

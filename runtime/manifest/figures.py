@@ -6,7 +6,8 @@
     bits_per_dim       -log2 p(x), or its upper bound, divided by the number of values; lower is better
 
 The forms are static (pixels that were binarised once and for all), dynamic (binarised at random for each evaluation), threshold (binarised at
-1/2), levels (grey or colour levels), density (real values) and columns (encoded rows of a table).
+1/2), levels (grey or colour levels), density (real values) and columns (encoded rows of a table). `_given_class` or `_given_condition` follows
+if the figure is that of p(x | class) or of p(x | condition).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 Form = Literal["static", "dynamic", "threshold", "levels", "density", "columns"]
+Given = Literal["", "class", "condition"]
 FORMS: tuple[str, ...] = get_args(Form)
+GIVEN = ("_given_class", "_given_condition")
 SE = "_se"  # suffix of the standard error of a figure
 BOUNDS = {"exact": "nll", "elbo": "elbo", "iwae": "iwae"}
 EARLIER = re.compile(r"nll|nll_se|elbo|iwae_\d+|nll_given_class|nll_uniform_prior|psnr")  # names without a form
@@ -34,15 +37,19 @@ LIKELIHOODS: dict[str, Form] = {
 }
 
 
-def name_of(bound: str, form: str, k: int = 1) -> str:
-    """Return the name of a likelihood figure. `bound` is exact, elbo or iwae."""
-    return f"iwae_{k}_{form}" if bound == "iwae" else f"{BOUNDS[bound]}_{form}"
+def name_of(bound: str, form: str, k: int = 1, given: Given = "") -> str:
+    """Return the name of a likelihood figure. `bound` is exact, elbo or iwae. `given` is what x is conditioned on."""
+    name = f"iwae_{k}_{form}" if bound == "iwae" else f"{BOUNDS[bound]}_{form}"
+    return f"{name}_given_{given}" if given else name
 
 
 def is_likelihood(name: str) -> bool:
     """Return whether a figure is a likelihood in nats, or its standard error."""
     return (
-        re.fullmatch(rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})(_given_class|_uniform_prior)?({SE})?", name) is not None
+        re.fullmatch(
+            rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})(_given_class|_given_condition|_uniform_prior)?({SE})?", name
+        )
+        is not None
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.evaluation import comparison, disentanglement, extractors, held_out, latent
+from manifold.evaluation import comparison, disentanglement, extractors, held_out, images, latent
 from manifold.evaluation import copies as copying
 from manifold.evaluation import evaluate_model as models
 from manifold.evaluation.errors import EvaluationError, ProtocolMismatch
@@ -21,10 +22,12 @@ from manifold.evaluation.extractors import ExtractedFeatures, Extractor
 from manifold.evaluation.images import ImageArray, RealData
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.report import Pictures, Report
+from manifold.evaluation.session import Session, SessionOptions
 from manifold.evaluation.statistics import of_rows
 from manifold.runtime import engine, imaging, manifest
 from manifold.runtime.errors import ManifoldError, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.training import judging
 from tests.evaluation.helpers import PNG, RealArrays, run
 
 Array = NDArray[Any]
@@ -314,8 +317,37 @@ def test_a_model_is_measured_on_the_selection_split(tiny_models: Path) -> None:
     refused = {
         ("--part", "train"): "valid are test, selection",
         ("--part", "test", "--against", "shipped"): "remove one",
+        ("--part", "selection", "--record"): "a manifest states figures of the test split",
     }
     for options, message in refused.items():
         result = CliRunner().invoke(cli.app, ["evaluate", "vae", *options, "--models", str(tiny_models)])
         assert isinstance(result.exception, ManifoldError)
         assert message in str(result.exception)
+
+
+def test_a_model_is_not_measured_on_its_training_images(tiny_models: Path) -> None:
+    """Models from before data sets had a selection split were trained on the images that are in it now."""
+    made, real = manifest.read(tiny_models / "vae/1"), judging.real_data("digits").on("selection")
+    images.check_not_trained_on(made, real)
+    for data in ({"data": "digits", "train": "items 0 to 1296"}, {"data": "digits", "selection": "items 0 to 99"}):
+        old = made.model_copy(update={"provenance": {**made.provenance, "data": data}})
+        with pytest.raises(EvaluationError, match="its training images may be among them"):
+            images.check_not_trained_on(old, real)
+    images.check_not_trained_on(made.model_copy(update={"provenance": {}}), real)  # of unknown origin
+
+
+def test_a_data_set_without_a_selection_split_is_measured_on_the_calibration_split() -> None:
+    whole = judging.real_data("digits")
+    without = replace(whole, selection=None)
+    assert (without.on("selection").part, without.on("selection").test.n) == ("calibration", whole.calibration.n)
+    with pytest.raises(EvaluationError, match="too small"):
+        replace(without, calibration=whole.calibration.picked(0, 0)).on("selection")
+
+
+def test_figures_of_another_split_are_measured_again(tiny_models: Path) -> None:
+    session = Session(tiny_models, SessionOptions(100, 0, None, "none", "cpu"), judging.real_data, quiet=True)
+    extractor = session.extractor("digits-classifier")
+    protocol = {"extractor_sha256": extractor.sha256, "n": 100, "seed": 0, "resize": extractor.mode}
+    for split, same in (("test", True), ("selection", False)):
+        stated = {**protocol, "reference": {"data": "digits", "split": split}}
+        assert session._is_same(stated, extractor, "digits") == same

@@ -31,7 +31,7 @@ from manifold.runtime.pixels import border
 from manifold.training.data.folder_cache import digests, stored, surveyed
 from manifold.training.data.folder_options import COLOURS, LARGEST_SIDE, FolderOptions, is_folder, like, parse, stated
 from manifold.training.data.parts import Array, Arrays, Part, Subset
-from manifold.training.data.splits import Data
+from manifold.training.data.splits import BY_CALIBRATION, Data
 from manifold.training.errors import DataError, TrainingError
 
 __all__ = ["DecodedFolder", "FolderOptions", "decode", "every", "is_folder", "like", "of_folder", "parse", "stated"]
@@ -102,6 +102,7 @@ def of_folder(name: str) -> Data:
         "size": f"{decoded.spec.width}x{decoded.spec.height}", "colour": "grey" if decoded.spec.channels == 1 else "rgb",
         "classes": decoded.listing.classes_by or "none", "split": split,
         **{part: f"{len(indices)} images" for part, indices in parts.items()},
+        **({} if small else {"selection": BY_CALIBRATION}),
         **({"shift": shift} if shift else {}),
         **({"files": dict(decoded.read)} if decoded.read else {}),
         **({"copies": copies} if copies else {}),

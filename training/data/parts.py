@@ -85,6 +85,16 @@ def first(part: Part, n: int) -> Arrays:
     return part.batch(np.arange(min(n, len(part))))
 
 
+def scattered(part: Part, n: int) -> Part:
+    """Return n items of a split that are drawn at random with seed 0, in order, or all if it has fewer.
+
+    The items of a split can be ordered, such as by class, so that the first ones are no sample of it.
+    """
+    if n >= len(part):
+        return part
+    return subset(part, np.sort(np.random.Generator(np.random.Philox(0)).choice(len(part), n, replace=False)))
+
+
 def count(part: Part, most: int, values: int | None = None) -> int:
     """Return the number of items to read at once: `most`, or fewer if they would exceed `values` (default VALUES) values, but at least 1."""
     one = part.batch(np.arange(1)).items.size if len(part) else 1

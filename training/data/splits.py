@@ -16,6 +16,7 @@ from manifold.training.data.parts import Array, Arrays, Part
 from manifold.training.errors import TrainingError
 
 OFFICIAL = "the test split is the official one and was collected separately"  # a `shift`
+BY_CALIBRATION = "the calibration split"  # the selection split of a protocol without one
 BY_FOLDS = (
     "the model was calibrated by folds, and the models of the folds score somewhat differently than the final model"
 )

@@ -23,7 +23,7 @@ from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
 from manifold.training.data.schema import ColumnSettings
-from manifold.training.data.splits import Data, FileRows
+from manifold.training.data.splits import BY_CALIBRATION, Data, FileRows
 from manifold.training.errors import DataError, TrainingError
 
 Table = Mapping[str, Array]
@@ -368,6 +368,7 @@ def from_parts(
             "data": name,
             **protocol,
             **{part: f"{len(held)} rows" for part, held in made.items()},
+            **({} if folds else {"selection": BY_CALIBRATION}),
             **({"shift": shift} if shift else {}),
         },
         anomalies=made.get("anomalies"),

@@ -92,7 +92,7 @@ def _curve(records: Sequence[dict[str, Any]], most: int) -> dict[str, Any]:
     """Return the losses of one phase, at no more than `most` evenly spread epochs."""
     records = [records[place] for place in _spread(len(records), most)]
     names = dict.fromkeys(
-        key for record in records for key in record if key.startswith(("train/", "selection/", "test/"))
+        key for record in records for key in record if key.startswith(("train/", "selection/", "calibration/", "test/"))
     )
     losses = {name: [_rounded(record.get(name)) for record in records] for name in names}
     return {"phase": records[0]["phase"], "steps": [record["step"] for record in records], "losses": losses}

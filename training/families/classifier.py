@@ -21,7 +21,7 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Classification, InputSpec, TensorSpec
 from manifold.training.batches import Batch
 from manifold.training.data import Data, Part
-from manifold.training.data.parts import count, first
+from manifold.training.data.parts import Arrays, count, scattered
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.layers import exact
@@ -110,8 +110,8 @@ class Classifier(nn.Module):
 
 
 def _pixels(part: Part) -> NDArray[np.float32]:
-    """Return the items of a split in [0, 1], float32 (N, C, H, W), or its first ones if it has more than PIXELS values."""
-    pixels = first(part, count(part, len(part), PIXELS)).items.astype(np.float32)
+    """Return the items of a split in [0, 1], float32 (N, C, H, W), or of some of them, drawn at random, if they have more than PIXELS values."""
+    pixels = Arrays.of(scattered(part, count(part, len(part), PIXELS))).items.astype(np.float32)
     return pixels / np.float32(255)
 
 

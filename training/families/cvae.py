@@ -86,6 +86,7 @@ class CVAE(VAE):
             raise TrainingError(f"data: {data.name} has no classes to condition on; use the family `vae`", field="data")
         super().__init__(config, data, len(data.classes or ()) if by_class else len(config.given))
         self.by_class = by_class
+        self.given = "class" if by_class else "condition"
         self.columns = [] if by_class else [data.factors.index(name) for name in config.given if name in data.factors]
         factors = np.zeros((2, self.width), np.float32) if by_class else data.of_factors(data.train, config.given)
         self.register_buffer("centre", torch.from_numpy(factors.mean(0)), persistent=False)

@@ -28,9 +28,9 @@ from manifold.runtime.manifest import (
 )
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
-from manifold.training.bounds import drawn, fixed_draws, gaussian_kl, iwae, repeated
+from manifold.training.bounds import ACTIVE, active_units, drawn, fixed_draws, gaussian_kl, iwae, repeated
 from manifold.training.data import Data, Part
-from manifold.training.data.parts import subset
+from manifold.training.data.parts import scattered, subset
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
 from manifold.training.likelihoods.predicting import predicting
@@ -48,7 +48,6 @@ from manifold.training.scores.trimming import kept, least_surprising
 
 SCORE_DRAWS = 8  # number of draws from the posterior, fixed in the artifact, for the ELBO of the score task
 TRIM_AFTER = 1 / 3  # share of the epochs before trimming, as rare normal items cost as many nats as anomalies at first
-ACTIVE = 0.01  # variance of a unit's posterior mean over the data above which it is active (Burda et al., section 5.1)
 
 
 class Config(ScoreOptions):
@@ -95,8 +94,10 @@ def resolve(config: C, data: Data) -> C:
 class VAE(nn.Module):
     """The model q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Inside, arrays are (B, D).
 
-    An optional condition c (B, `width`) is joined to the inputs of both networks: q(z | x, c) and p(x | z, c).
+    An optional condition c (B, `width`) is joined to the inputs of both networks: q(z | x, c) and p(x | z, c). `given` names it in figures.
     """
+
+    given: figures.Given = ""
 
     def __init__(self, config: Config, data: Data, width: int = 0) -> None:
         super().__init__()
@@ -208,7 +209,9 @@ def finish(model: VAE, config: Config, data: Data) -> None:
     """Fit the histograms, if the likelihood has them, to the training items at one draw from their posteriors."""
     if isinstance(model.likelihood, Histogram):
         generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
-        seen = ((model.settled(batch.items), batch) for batch in in_order(data.train, 500, generator, FITTED))
+        seen = (
+            (model.settled(batch.items), batch) for batch in in_order(scattered(data.train, FITTED), 500, generator)
+        )
         model.likelihood.fit((drawn(model, x, generator, model.condition(of.labels, of.factors)), x) for x, of in seen)
 
 
@@ -230,11 +233,6 @@ def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
     return {"active_units": active_units(mean), "kl_by_dimension": [round(nats, 4) for nats in kl.tolist()]}
 
 
-def active_units(mean: Tensor) -> int:
-    """Return the number of dimensions whose posterior mean (N, L) has a variance above ACTIVE."""
-    return int((mean.var(0) > ACTIVE).sum())
-
-
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
     """Return means of p(x | z) for z from N(0, I), (n, *shape)."""
@@ -254,7 +252,8 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     protocol = {
         **data.protocol, "likelihood": config.likelihood, "observed": likelihoods.SEEN[form], "n": len(data.test), "seed": config.seed
     }  # fmt: skip
-    elbo, tight = figures.name_of("elbo", form), figures.name_of("iwae", form, config.iwae_k)
+    elbo, tight = (figures.name_of(bound, form, config.iwae_k, model.given) for bound in ("elbo", "iwae"))
+    of = f"p(x | {model.given})" if model.given else "p(x)"
     means, by_dimension, places = Means(), Means(), []
     size = max(1, min(1000, 50_000 // config.iwae_k))
     for batch in in_order(data.test, size, generator):
@@ -275,8 +274,8 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
         return list(means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}))
     bounds |= {
         "kl": "KL(q(z | x) || p(z))",
-        elbo: "lower bound on log p(x), one draw, analytic KL",
-        tight: f"importance-weighted lower bound on log p(x), k = {config.iwae_k}",
+        elbo: f"lower bound on log {of}, one draw, analytic KL",
+        tight: f"importance-weighted lower bound on log {of}, k = {config.iwae_k}",
     }
     active = Metric(
         name="active_units",
@@ -290,7 +289,7 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     )
     found = [*means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}), active]
     if config.likelihood in likelihoods.DISCRETE:
-        bound = {"bound": "upper bound: from the ELBO"}
+        bound = {"bound": f"upper bound on -log2 {of}: from the ELBO"}
         found.append(bits_per_dim(means, elbo, math.prod(data.spec.shape), {**protocol, **bound}))
     return found
 

@@ -32,6 +32,7 @@ from manifold.runtime.manifest import (
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
+from manifold.training.data.parts import scattered
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.likelihoods import FITTED, Histogram
@@ -234,7 +235,7 @@ def finish(model: VQVAE, config: Config, data: Data) -> None:
     """Fit the histograms, if the likelihood has them, to the training items at their codes."""
     if isinstance(model.likelihood, Histogram):
         generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
-        seen = (model.see(batch) for batch in in_order(data.train, 500, generator, FITTED))
+        seen = (model.see(batch) for batch in in_order(scattered(data.train, FITTED), 500, generator))
         model.likelihood.fit((model.decode_codes(model.codes_of(model.vectors(x))), x.flatten(1)) for x in seen)
 
 

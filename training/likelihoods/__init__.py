@@ -17,8 +17,8 @@ from manifold.runtime.kinds import DataSpec
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest.figures import Form
-from manifold.training.data import Part
-from manifold.training.data.parts import count, first
+from manifold.training.data import Arrays, Part
+from manifold.training.data.parts import count, scattered
 from manifold.training.errors import TrainingError
 from manifold.training.likelihoods.base import DecoderLikelihood
 from manifold.training.likelihoods.columns import Columns
@@ -112,9 +112,14 @@ def build(
 
 @torch.no_grad()
 def start_at_mean(layer: Any, likelihood: DecoderLikelihood, part: Part) -> None:
-    """Set the bias of a decoder's last layer so that it predicts each channel's mean over at most a thousand images.
+    """Set the bias of a decoder's last layer so that it predicts each channel's mean over a thousand images of the split, or all of fewer.
 
     If most pixels are black and the decoder started at grey, all first steps would have the same direction, until the sigmoid has no gradient.
     """
-    mean = torch.from_numpy(first(part, count(part, 1000)).items / 255.0).float().mean((0, 2, 3)).clamp(0.01, 0.99)
+    mean = (
+        torch.from_numpy(Arrays.of(scattered(part, count(part, 1000))).items / 255.0)
+        .float()
+        .mean((0, 2, 3))
+        .clamp(0.01, 0.99)
+    )
     layer.bias.copy_(likelihood.bias(mean))

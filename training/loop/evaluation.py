@@ -9,7 +9,7 @@ import torch
 
 from manifold.runtime.repository import replacing
 from manifold.training.batches import in_order, joined
-from manifold.training.data.parts import count
+from manifold.training.data.parts import count, scattered
 from manifold.training.loop import sheets
 from manifold.training.loop.state import State
 from manifold.training.networks.layers import round_weights
@@ -24,14 +24,16 @@ MONITORED = 2**28  # largest number of values in the one batch for `monitor`: 1 
 def test_record(state: State) -> dict[str, Any]:
     """Return the losses on held-out items (at most `test_items`) as `selection/NAME`, and the family's other figures.
 
-    The items are those on which options are chosen (`Data.chosen_on`), so that recipes are not chosen by the test split. If a small data set
-    has no such split, they are those of the test split, and the losses are `test/NAME`. The other figures use the same items, or only the
-    first ones if all have more than MONITORED values together. All figures use a separate generator, so that they do not change the
-    training's generator.
+    The items are those on which options are chosen (`Data.chosen_on`), so that recipes are not chosen by the test split. If these are the
+    calibration items, the losses are `calibration/NAME`. If a small data set has neither, they are those of the test split, and the losses are
+    `test/NAME`. The other figures use the same items, or fewer of them if all have more than MONITORED values together. All figures use a
+    separate generator, so that they do not change the training's generator.
     """
-    chosen = state.data.chosen_on
-    prefix, part = ("test", state.data.test) if chosen is None else ("selection", chosen)
-    limit = min(len(part), state.config.test_items)
+    data = state.data
+    chosen = data.test if data.chosen_on is None else data.chosen_on
+    prefix = "selection" if chosen is data.selection else "calibration" if chosen is data.calibration else "test"
+    limit = min(len(chosen), state.config.test_items)
+    part = scattered(chosen, limit)
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
     sums: dict[str, float] = {}
     state.bare.eval()

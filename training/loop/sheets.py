@@ -71,7 +71,7 @@ def curves(log: Path, path: Path) -> None:
     figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        for part in ("train", "selection", "test"):
+        for part in ("train", "selection", "calibration", "test"):
             points = [(record["step"], record[f"{part}/{name}"]) for record in records if f"{part}/{name}" in record]
             if points:
                 axes.plot(*zip(*points, strict=True), label=part)
