@@ -15,6 +15,7 @@ from manifold.runtime import codecs, conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, near, shown
 from manifold.runtime.manifest import NUMBERS, RANDOM, FittedPrior, InputSpec, LatentSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.tensors import listed
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -127,6 +128,10 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
         values = np.atleast_1d(np.asarray(given, np.float64))
     except (TypeError, ValueError, OverflowError):
         raise InvalidValue(f"{name}: {shown(given)} is not a number; give {_range(low, high)}", field=name) from None
+    if tensor.choices is not None and not np.isin(values, tensor.choices).all():
+        raise InvalidValue(
+            f"{name}: {shown(given)} is not offered; give one of {listed(tensor.choices)}", field=name, valid=list(tensor.choices)
+        )
     if values.shape not in ((1,), (n,)):
         raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)
     if not (np.isfinite(values) & (values >= low) & (values <= high)).all():

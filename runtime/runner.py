@@ -158,11 +158,26 @@ class Runner:
 
     def _run(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
+        if spec.shared and rows > 1:
+            kinds, which = np.unique(np.stack([inputs[role] for role in spec.shared], 1), axis=0, return_inverse=True)
+            if len(kinds) > 1:
+                return self._run_apart(task, spec, inputs, which.reshape(-1))
         pieces = [
             self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
             for start in range(0, rows, spec.max_rows)
         ]
         return joined(pieces)
+
+    def _run_apart(
+        self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], which: NDArray[np.int64]
+    ) -> dict[str, Array]:
+        """Run the rows of each kind by themselves. `which` (B,) is the kind of each row."""
+        order = np.argsort(which, kind="stable")
+        parts = [np.flatnonzero(which == kind) for kind in range(which.max() + 1)]
+        done = joined(
+            [self._run(task, spec, {role: array[rows] for role, array in inputs.items()}) for rows in parts]
+        )
+        return {role: array[np.argsort(order)] for role, array in done.items()}
 
     def _run_piece(
         self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int

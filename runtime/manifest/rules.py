@@ -33,7 +33,7 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "decode_codes": (("data",),),
     "sample": (("data",),),
     "impute": (("data",),),
-    "encode": (("mean",), ("codes",)),
+    "encode": (("mean",), ("codes",), ("latent",)),
     "features": (("features",),),
     "neighbours": (("nearest", "distance"),),
     "predict": (("logits",),), "predict_row": (("links", "next_embedded", "next_vertical"),),
@@ -49,7 +49,7 @@ STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a reques
 # The inputs that endpoints fill, each once. Tasks that are not listed take any input that a seed or a default fills.
 FILLED: dict[str, tuple[Source, ...]] = {
     "encode": ("data", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
-    "impute": ("data", "mask", "uniform", "temperature", *STATED),
+    "impute": ("data", "mask", *RANDOM, "temperature", *STATED),
 }  # fmt: skip
 
 # The inputs that may have free axes. Noise gets the length of the inputs that a request states. Latents and codes always have their full shape.

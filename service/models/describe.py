@@ -55,6 +55,7 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
         {
             "name": tensor.role, "task": name, "kind": tensor.source,
             "default": tensor.default, "minimum": tensor.minimum, "maximum": tensor.maximum,
+            **({} if tensor.choices is None else {"choices": list(tensor.choices)}),
         }
         for name, task in manifest.tasks.items()
         for tensor in task.inputs

@@ -55,13 +55,10 @@ def solver(
     g.constant("tables", tables, np.float32), g.constant("counts", counts), g.constant("offered", steps)
     g.constant("start", start, np.float32), g.constant("finish", finish, np.float32)
     # the table for the number of steps
-    if len(steps) > 1:
-        g.node("Gather", ["steps", "first_place"], "wanted", axis=0)
-        g.node("Equal", ["offered", "wanted"], "is_wanted")
-        g.node("Cast", ["is_wanted"], "is_wanted_number", to=INT)
-        g.node("ArgMax", ["is_wanted_number"], "option", axis=0, keepdims=0)
-    else:
-        g.constant("option", 0)
+    g.node("Gather", ["steps", "first_place"], "wanted", axis=0)
+    g.node("Equal", ["offered", "wanted"], "is_wanted")
+    g.node("Cast", ["is_wanted"], "is_wanted_number", to=INT)
+    g.node("ArgMax", ["is_wanted_number"], "option", axis=0, keepdims=0)
     g.node("Gather", ["tables", "option"], "table", axis=0)
     g.node("Gather", ["counts", "option"], "turns", axis=0)
     # the number of copies of each item in a run of the network: 1, or 2 with guidance
@@ -108,13 +105,13 @@ def solver(
         inputs.append(helper.make_tensor_value_info("condition", FLOAT, ["batch", classes]))
     if guided:
         inputs.append(helper.make_tensor_value_info("guidance", FLOAT, ["batch"]))
-    if len(steps) > 1:
+    if steps:
         inputs.append(helper.make_tensor_value_info("steps", INT, ["batch"]))
     if draws:
         inputs.append(helper.make_tensor_value_info("draws", FLOAT, ["batch", draws, *shape]))
     if known:
         inputs.append(helper.make_tensor_value_info("data", FLOAT, ["batch", *shape]))
-        inputs.append(helper.make_tensor_value_info("mask", FLOAT, ["batch", *shape]))
+        inputs.append(helper.make_tensor_value_info("mask", FLOAT, ["batch", 1, *shape[1:]]))
     made = helper.make_tensor_value_info("encoded" if backwards else "made", FLOAT, ["batch", *shape])
     del sizes
     return loops._model({"network": network}, g.nodes, "solver", inputs, [made], [*g.constants, *net.initializer])

@@ -12,7 +12,10 @@ arXiv 2207.12598).
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -20,8 +23,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, TensorSpec
+from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
 from manifold.training.batches import Batch, in_order
+from manifold.training.bounds import fixed_draws
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import loops, solvers
@@ -29,10 +33,27 @@ from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.means import Means
 from manifold.training.networks import paths
 from manifold.training.networks.layers import exact, per_item
-from manifold.training.networks.solving import Loop
+from manifold.training.networks.solving import (
+    Complete,
+    CompleteFree,
+    Encode,
+    EncodeFree,
+    Loop,
+    Make,
+    MakeByChance,
+    MakeFree,
+    MakeFreeByChance,
+    nothing,
+    shown,
+)
 from manifold.training.networks.unet import UNet
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
+
+
+ERROR = "prediction_error"  # the term of the score
+TIMES = 8  # number of times of the score
+ROWS = 64  # largest batch of a run of a solver
 
 
 class Config(Recipe):
@@ -157,14 +178,10 @@ class Flow(nn.Module):
         tables = [
             paths.table(config.objective, config.noise_schedule, solver, steps, backwards=backwards) for steps in config.steps
         ]
-        return Loop(self.network, tables, config.steps, clips=config.objective == "ddpm" and not backwards)
-
-    @property
-    def start(self) -> float:
-        """The factor between noise and the first point of a solver."""
-        if self.config.objective == "flow":
-            return 1.0
-        return 1 / paths.Diffusion(self.config.noise_schedule).scale(paths.STEPS)
+        scale = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).scale(paths.STEPS)
+        start, finish = (1.0, scale) if backwards else (1 / scale, 1.0)
+        clips = config.objective == "ddpm" and not backwards
+        return Loop(self.network, tables, config.steps, clips=clips, start=start, finish=finish)
 
 
 def build(config: Config, data: Data) -> Flow:
@@ -196,9 +213,9 @@ def draw(model: Flow, n: int, generator: torch.Generator) -> Tensor:
     draws = None
     if config.sampler == "ancestral":
         draws = torch.randn((n, max(config.steps), *model.shape), generator=generator, device=device)
-    last = model.eval().loop().to(device)(model.start * noise, condition, guidance, steps, draws)
+    made = shown(model.eval().loop().to(device)(noise, condition, guidance, steps, draws))
     model.train(training)
-    return ((last + 1) / 2).clamp(0, 1)
+    return made
 
 
 @torch.no_grad()
@@ -210,3 +227,135 @@ def report(model: Flow, config: Config, data: Data) -> list[Metric]:
         means.add({"velocity_mse" if config.objective == "flow" else "noise_mse": evaluate(model, batch)["loss"]})
     protocol = {**data.protocol, "objective": config.objective, "n": len(data.test), "seed": config.seed}
     return list(means.metrics({name: protocol for name in means.n}, unit="squared, of values in [-1, 1]"))
+
+
+# --- exports ------------------------------------------------------------------------------------------------------------------
+
+
+class Score(nn.Module):
+    """The task `score`: images (B, C, H, W) in [0, 1] to the mean squared error of the prediction (B,), and by pixel (B, C, H, W).
+
+    It is the mean over fixed times and noises of an artifact, without a class.
+    """
+
+    def __init__(self, model: Flow, seed: int) -> None:
+        super().__init__()
+        self.network, self.classes = model.network, model.classes
+        noise = fixed_draws(2, math.prod(model.shape), seed).view(2, *model.shape)
+        times = torch.arange(TIMES) / TIMES + 0.5 / TIMES
+        if model.config.objective == "flow":
+            data, chance, seen = times, 1 - times, times
+        else:
+            steps = (times * paths.STEPS).round().clamp(min=1).long()
+            data, seen = model.levels[steps], steps / paths.STEPS
+            chance = (1 - data**2).sqrt()
+        self.is_flow = model.config.objective == "flow"
+        self.noise = nn.Parameter(noise, requires_grad=False)
+        self.rows = nn.Parameter(torch.stack([data, chance, seen], 1), requires_grad=False)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        x = 2 * data - 1
+        total = torch.zeros_like(x)
+        for share, chance, time in (row.unbind(0) for row in self.rows.unbind(0)):
+            for noise in self.noise.unbind(0):
+                e = noise.expand_as(x)
+                predicted = self.network(share * x + chance * e, time.expand(len(x)), nothing(x).expand(-1, max(1, self.classes)))
+                total = total + (predicted - (x - e if self.is_flow else e)) ** 2
+        by_pixel = total / (len(self.rows) * len(self.noise))
+        return per_item(by_pixel) / math.prod(x.shape[1:]), by_pixel
+
+
+def exports(model: Flow, config: Config, data: Data) -> Exports:
+    """Return the tasks `sample`, `decode`, `encode` and `impute`, which are loops, and `score`."""
+    shape, free = model.shape, not model.classes
+    latent = InputSpec(role="latent", source="latent", shape=shape)
+    items, mask = InputSpec(role="data", source="data", shape=shape), InputSpec(role="mask", source="mask", shape=(1, *shape[1:]))
+    steps = InputSpec(
+        role="steps", source="integer", dtype="int64", default=config.default_steps, choices=config.steps, shared=True
+    )
+    by_class = [] if free else [InputSpec(role="condition", source="condition", shape=(model.classes,))]
+    made = [TensorSpec(role="data", name="made", shape=shape)]
+    noise = [TensorSpec(role="latent", name="encoded", shape=shape)]
+    forwards, back, graphs = model.loop(), model.loop(backwards=True), Graphs(model)
+
+    def guided(default: float) -> list[InputSpec]:
+        limits = {"minimum": 0.0, "maximum": 20.0}
+        return [] if free else [InputSpec(role="guidance", source="number", default=default, **limits)]
+
+    chance = []
+    if config.sampler == "ancestral":
+        chance = [InputSpec(role="draws", source="normal", shape=(max(config.steps), *shape))]
+    sampler: nn.Module = (
+        (MakeFreeByChance if free else MakeByChance)(forwards) if chance else (MakeFree if free else Make)(forwards)
+    )
+    tasks = {
+        "sample": Task(sampler, [latent, *by_class, *guided(config.guidance), steps, *chance], made, graphs.of(forwards, draws=max(config.steps) if chance else 0), ROWS),
+        "score": Task(Score(model, config.seed), [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], max_rows=ROWS),
+    }  # fmt: skip
+    if not chance:
+        tasks["decode"] = Task((MakeFree if free else Make)(forwards), [latent, *by_class, *guided(1.0), steps], made, graphs.of(forwards), ROWS)
+        tasks["encode"] = Task((EncodeFree if free else Encode)(back), [items, *by_class, steps], noise, graphs.of(back, backwards=True), ROWS)
+        tasks["impute"] = Task(
+            (CompleteFree if free else Complete)(forwards), [latent, *by_class, *guided(config.guidance), steps, items, mask], made,
+            graphs.of(forwards, known=True), ROWS,
+        )  # fmt: skip
+    term = Term(
+        name=ERROR, kind="distance",
+        description=f"experimental: squared error of the prediction at {TIMES} times and 2 noises, which are fixed in the artifact, without a class",
+    )  # fmt: skip
+    return Exports(
+        tasks,
+        latent=LatentSpec(shape=shape, interpolation="slerp"),
+        scoring=Scoring(score=ERROR, terms=(term,), surprise="surprise"),
+        classes=not free,
+        description=_describe(model, config, data),
+    )
+
+
+class Free(nn.Module):
+    """A network without classes, as a function of the images and times only."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        out: Tensor = self.network(x, time, nothing(x))
+        return out
+
+
+class Graphs:
+    """The ONNX graphs of the loops of a model. Its network is exported once."""
+
+    def __init__(self, model: Flow) -> None:
+        self.model = model
+
+    @cached_property
+    def network(self) -> Any:
+        """The graph of the network."""
+        model = self.model
+        inputs = {"x": torch.rand(3, *model.shape), "time": torch.rand(3)}
+        if model.classes:
+            inputs["condition"] = torch.rand(3, model.classes)
+        module = model.network if model.classes else Free(model.network)
+        return loops.export(module, inputs, ["prediction"], dict.fromkeys(inputs, 0))
+
+    def of(self, loop: Loop, *, backwards: bool = False, draws: int = 0, known: bool = False) -> Callable[[], Any]:
+        """Return a function that builds the graph of a loop."""
+        model = self.model
+        return lambda: solvers.solver(
+            copy.deepcopy(self.network), loop.tables.numpy(), loop.counts.tolist(), model.config.steps, model.shape, classes=model.classes,
+            start=loop.start, finish=loop.finish, backwards=backwards, guided=bool(model.classes) and not backwards, clips=loop.clips,
+            draws=draws, known=known,
+        )  # fmt: skip
+
+
+def _describe(model: Flow, config: Config, data: Data) -> str:
+    kind = "Flow matching" if config.objective == "flow" else f"Diffusion (DDPM, {config.noise_schedule} schedule)"
+    widths = "-".join(str(config.channels * multiple) for multiple in config.multiples)
+    parts = [
+        f"{kind} on {data.name}: U-Net of {widths} channels",
+        f"{config.sampler} sampler with {', '.join(map(str, config.steps))} steps",
+        *(["class-conditional with guidance"] if model.classes else []),
+    ]
+    return ", ".join(parts) + "."

@@ -17,18 +17,17 @@ Tables = Sequence[NDArray[np.float64]]
 class Loop(nn.Module):
     """The loop of a solver over the evaluations of a network. `tables` has one table for each number of steps in `steps`."""
 
-    tables: Tensor
-    counts: Tensor
-    offered: Tensor
-
-    def __init__(self, network: nn.Module, tables: Tables, steps: Sequence[int], *, clips: bool) -> None:
+    def __init__(
+        self, network: nn.Module, tables: Tables, steps: Sequence[int], *, clips: bool, start: float = 1.0, finish: float = 1.0
+    ) -> None:  # fmt: skip
+        """Initialise. The first point of a loop is `start` times its input, and its result `finish` times the last point."""
         super().__init__()
-        self.network, self.clips = network, clips
+        self.network, self.clips, self.start, self.finish = network, clips, start, finish
         most = max(map(len, tables))
         padded = np.stack([np.pad(table, ((0, most - len(table)), (0, 0))) for table in tables])
-        self.register_buffer("tables", torch.from_numpy(padded).float(), persistent=False)
-        self.register_buffer("counts", torch.tensor([len(table) for table in tables]), persistent=False)
-        self.register_buffer("offered", torch.tensor(list(steps)), persistent=False)
+        self.tables = nn.Parameter(torch.from_numpy(padded).float(), requires_grad=False)
+        self.counts = nn.Parameter(torch.tensor([len(table) for table in tables]), requires_grad=False)
+        self.offered = nn.Parameter(torch.tensor(list(steps)), requires_grad=False)
 
     def rows_of(self, steps: Tensor) -> Tensor:
         """Return the table for a number of steps (B,), which must be equal for all items."""
@@ -53,16 +52,17 @@ class Loop(nn.Module):
         return guided
 
     def forward(
-        self, start: Tensor, condition: Tensor, guidance: Tensor | None, steps: Tensor, draws: Tensor | None = None,
-        known: tuple[Tensor, Tensor, Tensor] | None = None,
+        self, given: Tensor, condition: Tensor, guidance: Tensor | None, steps: Tensor, draws: Tensor | None = None,
+        known: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
-        """Run the loop from `start` (B, C, H, W). Return its last point.
+        """Run the loop: noise (B, C, H, W) to images in [-1, 1], or images to noise.
 
         `draws` (B, steps, C, H, W) are the normal draws of an ancestral solver. `known` contains a mask (B, 1, H, W) that is 1 for known pixels,
-        their values (B, C, H, W) in [-1, 1], and noise (B, C, H, W).
+        and their values (B, C, H, W) in [-1, 1]. On the way, known pixels have the noise of `given`.
         """
-        point = base = start
-        before = torch.zeros_like(start)
+        point = self.start * given
+        base = point
+        before = torch.zeros_like(point)
         for turn, row in enumerate(self.rows_of(steps).unbind(0)):
             time, scale, now, then, noise, moves, data, chance, span = row.unbind(0)
             d = self.predict(scale * point, time, condition, guidance)
@@ -72,12 +72,117 @@ class Loop(nn.Module):
             if draws is not None:
                 point = point + noise * draws[:, turn]
             if known is not None:
-                mask, x, e = known
-                point = torch.where(mask > 0, data * x + chance * e, point)
+                mask, x = known
+                point = torch.where(mask > 0, data * x + chance * given, point)
             if bool(moves > 0):
                 base = point
             before = d
-        return point
+        return self.finish * point
 
 
 assert len(COLUMNS) == 9  # those that Loop.forward reads
+
+
+def shown(x: Tensor) -> Tensor:
+    """Map images in [-1, 1] to [0, 1]."""
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+def nothing(x: Tensor) -> Tensor:
+    """Return the condition of a network without classes for a batch like x: zeros (B, 1)."""
+    return torch.zeros_like(x.flatten(1)[:, :1])
+
+
+class Make(nn.Module):
+    """The tasks `sample` and `decode`: noise (B, C, H, W), class weights (B, K), guidance (B,) and steps (B,) to images in [0, 1]."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, latent: Tensor, condition: Tensor, guidance: Tensor, steps: Tensor) -> Tensor:
+        return shown(self.loop(latent, condition, guidance, steps))
+
+
+class MakeFree(nn.Module):
+    """The same of a network without classes: noise and steps to images."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, latent: Tensor, steps: Tensor) -> Tensor:
+        return shown(self.loop(latent, nothing(latent), None, steps))
+
+
+class MakeByChance(nn.Module):
+    """The task `sample` of an ancestral solver, with a normal draw for each step."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, latent: Tensor, condition: Tensor, guidance: Tensor, steps: Tensor, draws: Tensor) -> Tensor:
+        return shown(self.loop(latent, condition, guidance, steps, draws))
+
+
+class MakeFreeByChance(nn.Module):
+    """The same of a network without classes."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, latent: Tensor, steps: Tensor, draws: Tensor) -> Tensor:
+        return shown(self.loop(latent, nothing(latent), None, steps, draws))
+
+
+class Encode(nn.Module):
+    """The task `encode`: images (B, C, H, W) in [0, 1], class weights and steps to noise, backwards along the path and without guidance."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, data: Tensor, condition: Tensor, steps: Tensor) -> Tensor:
+        noise: Tensor = self.loop(2 * data - 1, condition, None, steps)
+        return noise
+
+
+class EncodeFree(nn.Module):
+    """The same of a network without classes."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, data: Tensor, steps: Tensor) -> Tensor:
+        noise: Tensor = self.loop(2 * data - 1, nothing(data), None, steps)
+        return noise
+
+
+class Complete(nn.Module):
+    """The task `impute`: as `sample`, with images in [0, 1] and masks (B, 1, H, W). Pixels whose mask is above zero stay as they are.
+
+    At each step they are replaced by their value on the path (Lugmayr et al., 2022, arXiv 2201.09865, eq. 8, without resampling).
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, latent: Tensor, condition: Tensor, guidance: Tensor, steps: Tensor, data: Tensor, mask: Tensor) -> Tensor:
+        made = shown(self.loop(latent, condition, guidance, steps, None, (mask, 2 * data - 1)))
+        return torch.where(mask > 0, data, made)
+
+
+class CompleteFree(nn.Module):
+    """The same of a network without classes."""
+
+    def __init__(self, loop: Loop) -> None:
+        super().__init__()
+        self.loop = loop
+
+    def forward(self, latent: Tensor, steps: Tensor, data: Tensor, mask: Tensor) -> Tensor:
+        made = shown(self.loop(latent, nothing(latent), None, steps, None, (mask, 2 * data - 1)))
+        return torch.where(mask > 0, data, made)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +148,7 @@ class UNet(nn.Module):
         self, shape: tuple[int, int, int], classes: int, *, channels: int, multiples: Sequence[int], blocks: int, patch: int, dropout: float,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.patch, size = patch, 4 * channels
+        self.patch, self.shape, self.classes, size = patch, shape, classes, 4 * channels
         depth = shape[0] * patch**2
         widths = [channels * multiple for multiple in multiples]
         self.conditioning = Conditioning(2 * channels, size, classes)
@@ -185,3 +186,9 @@ class UNet(nn.Module):
             h = level(torch.cat([grow(h), skip], 1), vector)
         out: Tensor = F.pixel_shuffle(self.last(F.silu(self.norm(h))), self.patch)
         return out
+
+    def __prepare_scriptable__(self) -> Any:
+        """Return the traced network, which takes the place of this module in TorchScript. It has no branches that depend on values."""
+        jit: Any = torch.jit  # has no types
+        example = (torch.zeros(2, *self.shape), torch.zeros(2), torch.zeros(2, max(1, self.classes)))
+        return jit.trace(self.eval().requires_grad_(False), example, check_trace=False)
