@@ -10,7 +10,7 @@ import numpy as np
 from manifold.runtime.errors import shown
 from manifold.runtime.manifest import condition_problems, legal
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
-from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, RANDOM, SENT, InputSpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
     from manifold.runtime.manifest.document import Manifest

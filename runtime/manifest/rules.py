@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, Source
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, RANDOM, Source
 
 TASKS = (
     "decode",

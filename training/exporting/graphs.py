@@ -33,7 +33,8 @@ def to_onnx(
     module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
 ) -> onnx.ModelProto:
     """Export the module as an ONNX model that contains its weights."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     registry.share()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals

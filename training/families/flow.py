@@ -250,19 +250,20 @@ class Score(nn.Module):
             data, seen = model.levels[steps], steps / paths.STEPS
             chance = (1 - data**2).sqrt()
         self.is_flow = model.config.objective == "flow"
-        self.noise = nn.Parameter(noise, requires_grad=False)
-        self.rows = nn.Parameter(torch.stack([data, chance, seen], 1), requires_grad=False)
+        # one entry for each pair of a time and a noise
+        shares = (each.repeat_interleave(len(noise)).view(-1, 1, 1, 1) for each in (data, chance))
+        self.data, self.chance = (nn.Parameter(each, requires_grad=False) for each in shares)
+        self.time = nn.Parameter(seen.repeat_interleave(len(noise)), requires_grad=False)
+        self.noise = nn.Parameter(noise.repeat(len(times), 1, 1, 1), requires_grad=False)
 
     def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
-        x = 2 * data - 1
-        total = torch.zeros_like(x)
-        for share, chance, time in (row.unbind(0) for row in self.rows.unbind(0)):
-            for noise in self.noise.unbind(0):
-                e = noise.expand_as(x)
-                predicted = self.network(share * x + chance * e, time.expand(len(x)), nothing(x).expand(-1, max(1, self.classes)))
-                total = total + (predicted - (x - e if self.is_flow else e)) ** 2
-        by_pixel = total / (len(self.rows) * len(self.noise))
-        return per_item(by_pixel) / math.prod(x.shape[1:]), by_pixel
+        x = (2 * data - 1)[:, None]  # (B, 1, C, H, W)
+        noisy = (self.data * x + self.chance * self.noise).flatten(0, 1)
+        time = (torch.zeros_like(noisy[:, 0, 0, 0]).view(-1, len(self.time)) + self.time).flatten()
+        predicted = self.network(noisy, time, torch.zeros_like(noisy.flatten(1)[:, : max(1, self.classes)]))
+        target = x - self.noise if self.is_flow else self.noise
+        by_pixel = ((predicted.unflatten(0, (-1, len(self.time))) - target) ** 2).mean(1)
+        return per_item(by_pixel) / math.prod(data.shape[1:]), by_pixel
 
 
 def exports(model: Flow, config: Config, data: Data) -> Exports:
@@ -290,7 +291,7 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
     )
     tasks = {
         "sample": Task(sampler, [latent, *by_class, *guided(config.guidance), steps, *chance], made, graphs.of(forwards, draws=max(config.steps) if chance else 0), ROWS),
-        "score": Task(Score(model, config.seed), [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], max_rows=ROWS),
+        "score": Task(Score(model, config.seed), [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], max_rows=ROWS // 4),
     }  # fmt: skip
     if not chance:
         tasks["decode"] = Task((MakeFree if free else Make)(forwards), [latent, *by_class, *guided(1.0), steps], made, graphs.of(forwards), ROWS)
