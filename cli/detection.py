@@ -103,7 +103,7 @@ def _exchangeable(judgement: Judgement, noun: str) -> Iterator[str]:
         if beyond := sum(map(rates.outside, measured)):
             yield (
                 f"{beyond} of {len(measured)} rates {'lies' if beyond == 1 else 'lie'} outside {'its interval' if beyond == 1 else 'their intervals'}. "
-                "By chance, one of 20 does."
+                "By chance, each rate lies outside in at most 5 of 100 cases; the rates of one model depend on each other."
             )
     if (compared := judgement.comparison) is not None:
         yield (

@@ -79,9 +79,9 @@ compare them within a data set."""
 
 LEGEND = {
     "ELBO, IWAE-k ↑": "Lower bounds of the log-likelihood of test items, in nats. IWAE-k uses k samples and is tighter.",
-    "NLL ↓": "Negative log-likelihood of test items in nats, exact or an upper bound (≤).",
-    "bits/dim ↓": "The same in bits per dimension; beside it the lossless codecs PNG, WebP and JPEG XL on sheets of 100 of the same images, "
-    "at the same levels, if the manifest has them.",
+    "NLL ↓": "Exact negative log-likelihood of test items, in nats.",
+    "bits/dim ↓": "The NLL in bits per dimension, or an upper bound of it for a model with an ELBO or IWAE-k; beside it the lossless codecs "
+    "PNG, WebP and JPEG XL on sheets of 100 of the same images, at the same levels, if the manifest has them.",
     "reconstruction ↓": "Negative log-likelihood of test items given their latents, in nats.",
     "Fréchet distance ↓": "Distance between 10 000 samples and the test images in the features of a classifier; 0 is best.",
     "requested class recognised ↑": "Share of samples that a classifier puts into the class that was requested.",
@@ -307,22 +307,20 @@ def _false_alarms(manifest: Manifest) -> str:
         return ""
     beyond = sum(each.outside for each in found.rates)
     parts = [
-        f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({_interval(rate)})",
+        f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({rates.interval_text(rate.measured, rate.interval)})",
         *([f"{beyond} of {len(found.rates)} rates outside"] if beyond else []),
         *(["not exchangeable"] if found.shift else []),
     ]
     return ", ".join(parts)
 
 
-def _interval(rate: measured.MeasuredRate) -> str:
-    low, high = rate.interval
-    return f"{low:.2%} to {high:.2%}{': outside' if rate.outside else ''}"
-
-
 def _all_rates(manifest: Manifest) -> list[str]:
     """Return all measured false positive rates, and the reason why calibration and test items are not exchangeable."""
     found, noun = measured.of(manifest), manifest.spec.noun
-    each = [f"{rate.measured:.2%} (requested {100 * rate.requested:.3g}%, {_interval(rate)})" for rate in found.rates]
+    each = [
+        f"{rate.measured:.2%} (requested {100 * rate.requested:.3g}%, {rates.interval_text(rate.measured, rate.interval)})"
+        for rate in found.rates
+    ]
     told = [f"false alarm rates on {found.rates[0].n} normal test {noun}: {', '.join(each)}"] if each else []
     return [*told, *([rates.not_exchangeable(found.shift, noun)] if found.shift else [])]
 

@@ -38,11 +38,12 @@ MODULE = "imagecodecs"  # the module that encodes JPEG XL
 
 @dataclass(frozen=True)
 class Codec:
-    """A lossless codec. `encode` stores a picture (C, H, W) with values at `levels` levels, with one of `options`."""
+    """A lossless codec. `encode` stores a picture (C, H, W) with values at `levels` levels, with one of `options` or of `slow`."""
 
     library: Callable[[], str]
     options: tuple[dict[str, Any], ...]  # the best of them is taken
     encode: Callable[[Pixels, int, dict[str, Any]], bytes]
+    slow: tuple[dict[str, Any], ...] = ()  # further options for smaller files, too slow for the anchors of every report
 
 
 def _picture(pixels: Pixels) -> Any:
@@ -103,7 +104,7 @@ def _pillow(*libraries: str) -> Callable[[], str]:
 
 CODECS: dict[str, Codec] = {  # by the titles in STORED
     "PNG": Codec(_pillow("zlib"), ({"optimize": True},), _png),
-    "WebP": Codec(_pillow("webp"), ({"method": 6},), _webp),
+    "WebP": Codec(_pillow("webp"), ({"method": 6},), _webp, ({"method": 6, "quality": 100},)),  # 20 times slower
     "JPEG XL": Codec(_libjxl, ({"effort": 7}, {"effort": 9}), _jxl),  # which effort is better depends on the images
 }
 
@@ -142,17 +143,22 @@ def sheets(images: Pixels, side: int = SIDE) -> Iterator[Pixels]:
 
 
 def bits_per_dim(
-    images: Pixels, codec: str, levels: int = 256, side: int | None = SIDE, progress: Progress | None = None
+    images: Pixels,
+    codec: str,
+    levels: int = 256,
+    side: int | None = SIDE,
+    progress: Progress | None = None,
+    slow: bool = False,
 ) -> tuple[float, dict[str, Any]]:
     """Return the bits per dimension of images (N, C, H, W) stored by a codec, and the options of the codec that need the fewest bits.
 
     They are stored as sheets of `side` x `side` images, or as single files if `side` is None. The values must be at `levels` levels, as
-    `at_levels` rounds them. Pictures are encoded in parallel.
+    `at_levels` rounds them. `slow` also tries the slow options of the codec. Pictures are encoded in parallel.
     """
     found, pictures = CODECS[codec], list(images if side is None else sheets(images, side))
-    sizes = []
+    every, sizes = (*found.options, *(found.slow if slow else ())), []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for options in found.options:
+        for options in every:
             size = 0
             for each in pool.map(
                 lambda picture, options=options: len(found.encode(picture, levels, options)), pictures
@@ -160,9 +166,9 @@ def bits_per_dim(
                 size += each
             sizes.append(size)
             if progress:
-                progress(len(sizes), len(found.options))
+                progress(len(sizes), len(every))
     best = int(np.argmin(sizes))
-    return 8 * sizes[best] / images.size, found.options[best]
+    return 8 * sizes[best] / images.size, every[best]
 
 
 def anchors(

@@ -101,10 +101,15 @@ def to_markdown(reports: Sequence[Values]) -> str:
     likelihoods = _likelihoods(reports)
     observed = {observed for found in likelihoods for observed in found.values()}
     if len(observed) > 1:
-        names = [name for name in names if name != "bits_per_dim"]
+        names = [name for name in names if name != BITS]
         note = f"\n\nlikelihoods are omitted, as the models' x differs: {'; '.join(sorted(observed))}"
     else:
-        names[-1:-1] = dict.fromkeys(name for found in likelihoods for name in found)
+        place = names.index(BITS) if BITS in names else len(names)
+        names[place:place] = dict.fromkeys(name for found in likelihoods for name in found)
+    if unknown := {name for report in reports for name in report["metrics"] if figures.EARLIER.fullmatch(name)}:
+        note += (
+            f"\n\nfigures of earlier versions are omitted, as their protocol is unknown: {', '.join(sorted(unknown))}"
+        )
     metrics = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
     places = list(zip(*(ranks(reports, name) for name in metrics), strict=True)) or [()] * len(reports)
     rows = [_row(report, place, names) for report, place in zip(reports, places, strict=True)]

@@ -170,7 +170,7 @@ def check_part(part: str) -> None:
 
 
 def check_not_trained_on(manifest: Manifest, real: RealData) -> None:
-    """Raise EvaluationError if a model was trained on images of the split that it is to be measured on.
+    """Raise EvaluationError if a model was trained on images of the split on which it is measured.
 
     Models from before data sets had a selection split were trained on the images that are in it now.
     """
@@ -178,9 +178,10 @@ def check_not_trained_on(manifest: Manifest, real: RealData) -> None:
     if not isinstance(stated, dict) or stated.get("data") != real.name:
         return
     if stated.get(real.part) != real.splits.get(real.part):
+        other = f"was trained with {stated[real.part]}" if stated.get(real.part) else "was trained without such a split"
         raise EvaluationError(
-            f"part: the {real.part} split of {real.name} is {real.splits.get(real.part) or 'not described'}, but {manifest.name} was trained with "
-            f"{stated.get(real.part) or 'none'}, so its training images may be among them; measure it on `test`, or train it again",
+            f"part: the {real.part} split of {real.name} is {real.splits.get(real.part) or 'not described'}, but {manifest.name} {other}, "
+            "so its training images may be among them; measure it on `test`, or train it again",
             field="part",
         )
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.report import rounded
 from manifold.runtime.scores.drift import Distance, kolmogorov_smirnov
+from manifold.runtime.scores.measured import is_outside
 from manifold.runtime.scores.scoring import Calibrated, Float64
 
 RATES = (0.001, 0.01, 0.05, 0.1)
@@ -61,14 +62,17 @@ def interval(n: int, m: int, k: int, level: float = LEVEL) -> tuple[float, float
 
 def interval_of(rate: Mapping[str, Any]) -> str:
     """Return the interval of a rate as text, with a mark if the rate lies outside."""
-    low, high = rate["expected"]
-    return f"{low:.2%} to {high:.2%}{': outside' if outside(rate) else ''}"
+    return interval_text(rate["met"], rate["expected"])
+
+
+def interval_text(rate: float, interval: tuple[float, float]) -> str:
+    """Return the interval of a measured rate as text, with a mark if the rate lies outside."""
+    return f"{interval[0]:.2%} to {interval[1]:.2%}{': outside' if is_outside(rate, interval) else ''}"
 
 
 def outside(rate: Mapping[str, Any]) -> bool:
     """Return whether a measured rate lies outside its interval."""
-    low, high = rate["expected"]
-    return not low <= rate["met"] <= high
+    return is_outside(rate["met"], rate["expected"])
 
 
 def not_exchangeable(shift: str, noun: str) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
 from manifold.runtime.errors import cut, shown
+from manifold.runtime.manifest import figures
 
 Array = NDArray[Any]
 Values = Mapping[str, Any]  # a report as `Report.as_dict` gives it
@@ -67,7 +68,7 @@ def to_json(report: Values) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the report in a JSON file. Raises EvaluationError if it is not one."""
+    """Return the report in a JSON file. Figures of earlier versions get their present names. Raises EvaluationError if it is not one."""
     try:
         report: dict[str, Any] = json.loads(path.read_text())
         check_report(report)
@@ -76,7 +77,23 @@ def read(path: Path) -> dict[str, Any]:
         raise EvaluationError(
             f"{path}: not a report of `manifold evaluate --out`: {cut(str(error))}{missing}; write one with it"
         ) from None
-    return report
+    return renamed(report)
+
+
+def renamed(report: Values) -> dict[str, Any]:
+    """Return the report with the present names of its figures, see `runtime.manifest.figures`. Figures without a known protocol keep their names."""
+    values, details = report["metrics"], dict(report["details"])
+    earlier = [
+        {"name": name, "value": value, "protocol": {"detail": details[name]} if name in details else {}}
+        for name, value in values.items()
+    ]
+    metrics = {}
+    for name, metric in zip(values, figures.renamed(earlier), strict=True):
+        metrics[metric["name"]] = metric["value"]
+        if name in details:
+            del details[name]
+            details[metric["name"]] = metric["protocol"]["detail"]
+    return {**report, "metrics": metrics, "details": details}
 
 
 def check_report(report: Values) -> None:

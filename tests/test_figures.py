@@ -49,6 +49,10 @@ EVALUATED: dict[str, Any] = {"by": "evaluation", "common": {"n": 100}}
         ("nll", 1211.6, {"bound": "upper bound on -log p(x): -log p(x | z_q) - log p(codes)"}, ("elbo_levels", -1211.6)),
         ("nll_uniform_prior", 1361.0, {"bound": "upper bound on -log p(x): -log p(x | z_q) - log p(codes)"}, ("elbo_levels_uniform_prior", -1361.0)),
         ("nll", 80.4, {**EVALUATED, "detail": {"bound": "upper bound: -ELBO", "observed": "grey values binarised at 1/2"}}, ("elbo_threshold", -80.4)),
+        (
+            "nll", 90.6, {**EVALUATED, "detail": {"bound": "upper bound: importance-weighted", "k": 32, "observed": "grey values binarised at 1/2"}},
+            ("iwae_32_threshold", -90.6),
+        ),
         ("nll", 28.6, {**EVALUATED, "detail": {"bound": "exact", "observed": "pixels at 2 levels, the nearest"}}, ("nll_threshold", 28.6)),
         ("psnr", 21.3, {**EVALUATED}, ("psnr_mean", 21.3)),
         ("nll", 1.0, {}, ("nll", 1.0)),  # a figure of another origin, about which nothing is known
@@ -61,6 +65,45 @@ def test_earlier_names_are_readable(
     (found,) = figures.renamed([{"name": name, "value": value, "protocol": protocol}])
     assert (found["name"], found["value"]) == expected
     assert figures.renamed([found]) == [found]
+
+
+@pytest.mark.parametrize(
+    ("name", "bound", "expected"),
+    [
+        ("nll", "upper bound: -ELBO", "lower bound on log p(x)"),
+        ("nll", "upper bound: importance-weighted", "importance-weighted lower bound on log p(x)"),
+        (
+            "nll_given_class",
+            "upper bound on -log p(x): -log p(x | z_q) - log p(codes)",
+            "lower bound on log p(x): log p(x | z_q) + log p(codes)",
+        ),
+        (
+            "elbo_threshold",
+            "upper bound: -ELBO",
+            "lower bound on log p(x)",
+        ),  # a manifest that was written after it was read
+        ("elbo_levels", "upper bound of another program", "lower bound on log p(x)"),
+        ("nll", "exact", "exact"),
+        ("bits_per_dim", "upper bound: -ELBO", "upper bound: -ELBO"),
+        ("elbo", "lower bound on log p(x), one draw, analytic KL", "lower bound on log p(x), one draw, analytic KL"),
+    ],
+)
+def test_the_protocol_of_a_lower_bound_states_one(name: str, bound: str, expected: str) -> None:
+    stated = {"bound": bound, "k": 32, "observed": "grey values binarised at 1/2"}
+    present = {**stated, "bound": expected}
+    for protocol, changed in ((stated, present), ({**EVALUATED, "detail": stated}, {**EVALUATED, "detail": present})):
+        (found,) = figures.renamed([{"name": name, "value": 80.4, "protocol": protocol}])
+        assert found["protocol"] == changed
+        assert stated["bound"] == bound  # the given metrics are not changed
+        assert figures.renamed([found]) == [found]
+
+
+def test_no_lower_bound_of_a_shipped_model_is_called_an_upper_one() -> None:
+    for path in sorted(SHIPPED.glob("*/*/manifest.json")):
+        for metric in manifest.read(path.parent).metrics:
+            bound = metric.protocol.get("detail", metric.protocol).get("bound", "")
+            if metric.name.startswith(("elbo", "iwae")):
+                assert "upper" not in bound, f"{path}: {metric.name}"
 
 
 def test_an_error_follows_its_figure() -> None:

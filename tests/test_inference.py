@@ -71,7 +71,7 @@ def test_every_task_states_its_tensors_and_answers_its_own_example(service: Serv
     """The metadata agrees with the manifest over both transports. The example in it is valid and gives the stated outputs."""
     manifest = service.registry.find(name, None).manifest
     assert manifest is not None
-    for target in (name, *(f"{name}.{task}" for task in manifest.tasks)):
+    for target in (name, *(f"{name}.{task}" for task in manifest.served)):
         said = service.client.get(f"/v2/models/{target}").json()
         spec = manifest.tasks[said["parameters"]["task"]]
         assert (said["name"], said["versions"]) == (target, [str(manifest.version)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
@@ -16,8 +17,10 @@ from manifold.training import likelihoods
 from manifold.training.bounds import fixed_draws, gaussian_kl
 from manifold.training.data import Arrays
 from manifold.training.errors import TrainingError
+from manifold.training.exporting import graphs
 from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
 from manifold.training.likelihoods.predicting import VALUES, predicting
+from manifold.training.networks import logistic
 from manifold.training.networks.logistic import LEAST_LOG_SCALE
 
 NOTHING = Arrays(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
@@ -62,6 +65,49 @@ def test_logistic_sums_to_one_over_levels_and_is_the_cut_law(scale: float, logit
     cdf = torch.cat([torch.zeros(1), torch.sigmoid((edges - torch.sigmoid(torch.tensor(logit))) / s), torch.ones(1)])
     likely = cdf.diff() > 1e-9
     assert torch.allclose(torch.exp(-nll)[likely], cdf.diff()[likely], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("log_scale", [-9.0, -3.0, 3.0, 6.9, 12.0, 200.0])
+def test_logistic_is_finite_and_sums_to_one_in_single_precision(log_scale: float, levels: int) -> None:
+    """At large scales, the probability of a level is too small to be 1 minus another number."""
+    x = torch.arange(levels) / (levels - 1)
+    found = []
+    for kind in (torch.float32, torch.float64):
+        given = [torch.full((levels,), value, dtype=kind, requires_grad=True) for value in (0.37, log_scale)]
+        nats = logistic.nll(x.to(kind), given[0], given[1], levels)
+        nats.sum().backward()
+        assert all(each.grad is not None and torch.isfinite(each.grad).all() for each in given)
+        assert float(torch.exp(-nats.detach()).sum()) == pytest.approx(1, abs=1e-5)
+        found.append(nats.detach().double())
+    assert torch.isfinite(found[0]).all()
+    assert torch.allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["logistic", "logistic-by-mean", "logistic-learned", "logistic-mixture", "histogram"])
+def test_learned_scales_may_become_large(name: str) -> None:
+    spec = ImageSpec(height=1, width=2, channels=3, levels=256)
+    likelihood = likelihoods.build(name, spec, noise=math.exp(12), floor=0.1, components=2, train=NOTHING)
+    parameters = torch.zeros(4, likelihood.width, requires_grad=True)
+    x = likelihood.settle(torch.rand(4, 6, generator=torch.Generator().manual_seed(0)))
+    nats = likelihood.nll(parameters, x)
+    nats.sum().backward()
+    assert torch.isfinite(nats).all()
+    assert parameters.grad is not None and torch.isfinite(parameters.grad).all()
+    assert torch.allclose(likelihood.logits(parameters, x).exp().sum(1), torch.ones(4, 6), atol=1e-5)
+
+
+def test_the_share_of_a_level_is_accurate_in_a_graph() -> None:
+    class Share(torch.nn.Module):
+        def forward(self, rate: torch.Tensor) -> torch.Tensor:
+            return logistic.log_share(rate)
+
+    rates = torch.logspace(-7, 2, 200)
+    graph = graphs.to_onnx(Share(), (rates,), ["rate"], ["share"], ({},))
+    (found,) = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"rate": rates.numpy()})
+    exact = np.log(-np.expm1(-rates.double().numpy()))
+    assert np.allclose(found, exact, rtol=1e-5, atol=1e-6)
+    assert np.allclose(logistic.log_share(rates).numpy(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_logistic_sees_levels() -> None:

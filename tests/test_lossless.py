@@ -232,7 +232,7 @@ def test_files_are_as_small_as_the_model_says(kind: tuple[Model, Data]) -> None:
     assert -1 <= written.borrowed_bits <= 64 + 1.5 * scheme.popped
 
 
-def test_a_likelihood_may_read_the_earlier_colours(binary: tuple[Model, Data]) -> None:
+def test_a_likelihood_may_read_the_earlier_colours() -> None:
     """Each colour is a copy of the one before, except red. Without that, green and blue would take as many bits as red."""
 
     class Copies(nn.Module):

@@ -25,7 +25,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.capabilities import abilities
 from manifold.training import datasets
 from manifold.training.data import Data, Part, folder, reading, tables
-from manifold.training.data.parts import Array, subset
+from manifold.training.data.parts import Array, scattered
 from manifold.training.data.remote import digest
 
 SPLITTING = ("order", "test")  # entries of a protocol that state the test split
@@ -71,7 +71,7 @@ class PartImages:
 
     def picked(self, n: int, seed: int) -> PartImages:
         """Return n of them without replacement, in order; all if there are no more."""
-        return self if n >= self.n else replace(self, part=subset(self.part, sources.pick(self.n, n, seed)))
+        return self if n >= self.n else replace(self, part=scattered(self.part, n, seed))
 
 
 class PartInputs:

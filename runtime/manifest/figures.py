@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 Form = Literal["static", "dynamic", "threshold", "levels", "density", "columns"]
 Given = Literal["", "class", "condition"]
 FORMS: tuple[str, ...] = get_args(Form)
-GIVEN = ("_given_class", "_given_condition")
+GIVEN = tuple(f"_given_{name}" for name in get_args(Given) if name)
 SE = "_se"  # suffix of the standard error of a figure
 BOUNDS = {"exact": "nll", "elbo": "elbo", "iwae": "iwae"}
 EARLIER = re.compile(r"nll|nll_se|elbo|iwae_\d+|nll_given_class|nll_uniform_prior|psnr")  # names without a form
@@ -29,6 +29,13 @@ TEXTS: tuple[tuple[str, Form], ...] = (
     ("pixels at 2 levels, rounded to the nearest", "threshold"), ("pixels at 2 levels", "static"), ("density", "density"), ("levels", "levels"),
     ("columns", "columns"),
 )  # fmt: skip
+# the present texts of earlier ones about the bound of a figure that is now a lower bound on log p(x)
+LOWER = "lower bound on log p(x)"
+RESTATED = {
+    "upper bound: -ELBO": LOWER,
+    "upper bound: importance-weighted": f"importance-weighted {LOWER}",
+    "upper bound on -log p(x): -log p(x | z_q) - log p(codes)": f"{LOWER}: log p(x | z_q) + log p(codes)",
+}
 LIKELIHOODS: dict[str, Form] = {
     "columns": "columns",
     "gaussian": "density",
@@ -45,12 +52,8 @@ def name_of(bound: str, form: str, k: int = 1, given: Given = "") -> str:
 
 def is_likelihood(name: str) -> bool:
     """Return whether a figure is a likelihood in nats, or its standard error."""
-    return (
-        re.fullmatch(
-            rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})(_given_class|_given_condition|_uniform_prior)?({SE})?", name
-        )
-        is not None
-    )
+    suffixes = "|".join((*GIVEN, "_uniform_prior"))
+    return re.fullmatch(rf"(nll|elbo|iwae_\d+)_({'|'.join(FORMS)})({suffixes})?({SE})?", name) is not None
 
 
 def form_of(observed: str) -> Form | None:
@@ -59,33 +62,59 @@ def form_of(observed: str) -> Form | None:
 
 
 def renamed(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the metrics of a manifest with the names that state their protocol. Metrics of earlier manifests are renamed.
+    """Return the metrics of a manifest or report with the names that state their protocol. Metrics of earlier versions are renamed.
 
-    An upper bound on -log p(x) that was called nll becomes an ELBO, with the opposite sign.
+    An upper bound on -log p(x) that was called nll becomes an ELBO or an importance-weighted bound, with the opposite sign, and the protocol of
+    a lower bound states one.
     """
     found = [dict(metric) for metric in metrics]
-    forms = {_group(metric): metric for metric in found if metric.get("name") == "nll"}
+    forms = {_group(metric): dict(metric) for metric in found if metric.get("name") == "nll"}
     for metric in found:
-        name = metric.get("name")
-        if not isinstance(name, str) or EARLIER.fullmatch(name) is None:
-            continue
-        if name == "psnr":
-            metric["name"] = "psnr_mean"
-            continue
-        stated = _stated(forms.get(_group(metric), metric) if name == "nll_se" else metric)
-        form = _form(stated)
-        if form is None:
-            continue
-        exact = stated.get("bound") == "exact"
-        if name == "nll_se":
-            metric["name"] = ("nll_" if exact else "elbo_") + form + SE
-        elif name.startswith("nll"):
-            metric["name"] = ("nll_" if exact else "elbo_") + form + name.removeprefix("nll")
-            if not exact and isinstance(metric.get("value"), int | float):
-                metric["value"] = -metric["value"]
-        else:
-            metric["name"] = f"{name}_{form}"
+        _rename(metric, forms)
+        _restate(metric)
     return found
+
+
+def _rename(metric: dict[str, Any], forms: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give an earlier figure its present name and sign. `forms` gives the figure nll of each evaluation."""
+    name = metric.get("name")
+    if not isinstance(name, str) or EARLIER.fullmatch(name) is None:
+        return
+    if name == "psnr":
+        metric["name"] = "psnr_mean"
+        return
+    stated = _stated(forms.get(_group(metric), metric) if name == "nll_se" else metric)
+    form = _form(stated)
+    if form is None:
+        return
+    if not name.startswith("nll"):
+        metric["name"] = f"{name}_{form}"
+        return
+    bound = _bound(stated)
+    metric["name"] = f"{bound}_{form}{name.removeprefix('nll')}"
+    if bound != "nll" and name != "nll_se" and isinstance(metric.get("value"), int | float):
+        metric["value"] = -metric["value"]
+
+
+def _restate(metric: dict[str, Any]) -> None:
+    """Replace an upper bound in the protocol of a figure that is a lower bound on log p(x). Earlier versions renamed figures without this."""
+    name, stated = metric.get("name"), _stated(metric)
+    text = stated.get("bound")
+    if not isinstance(name, str) or not isinstance(text, str) or not text.startswith("upper bound"):
+        return
+    if is_likelihood(name) and not name.startswith("nll"):
+        changed = {**stated, "bound": RESTATED.get(text, LOWER)}
+        protocol = metric["protocol"]
+        metric["protocol"] = {**protocol, "detail": changed} if stated is protocol.get("detail") else changed
+
+
+def _bound(stated: Mapping[str, Any]) -> str:
+    """Return the start of the present name of a figure that was called nll."""
+    bound, k = stated.get("bound"), stated.get("k")
+    if bound == "exact":
+        return BOUNDS["exact"]
+    weighted = "importance-weighted" in str(bound) and type(k) is int
+    return f"{BOUNDS['iwae']}_{k}" if weighted else BOUNDS["elbo"]
 
 
 def _group(metric: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ class MeasuredRate:
     @property
     def outside(self) -> bool:
         """Whether the measured rate lies outside the interval."""
-        return not self.interval[0] <= self.measured <= self.interval[1]
+        return is_outside(self.measured, self.interval)
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Measured:
 
 
 NOTHING = Measured()
+
+
+def is_outside(rate: float, interval: tuple[float, float]) -> bool:
+    """Return whether a measured rate lies outside its interval."""
+    return not interval[0] <= rate <= interval[1]
 
 
 def of(manifest: Manifest) -> Measured:

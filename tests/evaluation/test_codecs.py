@@ -46,7 +46,7 @@ def decoded(content: bytes, title: str, channels: int, depth: int) -> Pixels:
 def test_nothing_is_lost(title: str, channels: int, levels: int, depth: int) -> None:
     (picture,) = codecs.sheets(images(9, channels, levels), side=3)
     codec = codecs.CODECS[title]
-    for options in codec.options:
+    for options in (*codec.options, *codec.slow):
         content = codec.encode(picture, levels, options)
         assert np.array_equal(decoded(content, title, channels, depth), picture)
     if title == "PNG":
@@ -75,6 +75,14 @@ def test_bits_count_files_with_their_headers() -> None:
         8 * sum(len(codecs.CODECS["JPEG XL"].encode(each, 256, {"effort": effort})) for each in given) / given.size
         for effort in (7, 9)
     )
+
+
+def test_slow_options_are_tried_on_demand(real: RealArrays) -> None:
+    given, webp = codecs.at_levels(real.test.pixels[:3], 17), codecs.CODECS["WebP"]
+    sizes = [sum(len(webp.encode(each, 17, options)) for each in given) for options in (*webp.options, *webp.slow)]
+    assert codecs.bits_per_dim(given, "WebP", 17, side=None) == (8 * sizes[0] / given.size, webp.options[0])
+    assert codecs.bits_per_dim(given, "WebP", 17, side=None, slow=True) == (8 * sizes[1] / given.size, webp.slow[0])
+    assert sizes[1] < sizes[0]
 
 
 def test_rounding_is_that_of_models() -> None:

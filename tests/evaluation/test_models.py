@@ -333,7 +333,7 @@ def test_a_model_is_not_measured_on_its_training_images(tiny_models: Path) -> No
         old = made.model_copy(update={"provenance": {**made.provenance, "data": data}})
         with pytest.raises(EvaluationError, match="its training images may be among them"):
             images.check_not_trained_on(old, real)
-    images.check_not_trained_on(made.model_copy(update={"provenance": {}}), real)  # of unknown origin
+    images.check_not_trained_on(made.model_copy(update={"provenance": {}}), real)  # nothing is known about its training
 
 
 def test_a_data_set_without_a_selection_split_is_measured_on_the_calibration_split() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.evaluation import cells, comparison, evaluate_images, recording, report_page
+from manifold.evaluation import report as reports
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.extractors import Extractor
 from manifold.evaluation.images import ImageArray
@@ -65,6 +67,55 @@ def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) ->
         "likelihoods are omitted, as the models' x differs: grey values binarised at 1/2; pixels at 4 levels"
         in together
     )
+
+
+def report(metrics: dict[str, float], **details: dict[str, Any]) -> dict[str, Any]:
+    """Return a report with these figures beside a Fréchet distance."""
+    return {
+        "model": "vae", "version": 1, "protocol": {"extractor_sha256": "ab" * 32, "n": 100}, "metrics": {"fd_classifier": 2.0, **metrics},
+        "anchors": {}, "details": details,
+    }  # fmt: skip
+
+
+def columns(line: str) -> list[str]:
+    """Return the figures in a line of a table, without directions."""
+    return [cell.partition("(")[0].strip() for cell in line.split("|")[3:-1]]
+
+
+def test_reports_of_earlier_versions_keep_their_columns(tmp_path: Path) -> None:
+    observed = {"bound": "upper bound: -ELBO", "k": 8, "observed": "grey values binarised at 1/2"}
+    figures = {"nll": 80.4, "nll_se": 0.26, "bits_per_dim": 0.148, "psnr": 20.8}
+    path = tmp_path / "earlier.json"
+    path.write_text(json.dumps(report(figures, nll=observed, bits_per_dim=observed, psnr={"unit": "dB"})))
+    found = reports.read(path)
+    assert found["metrics"] == {
+        "fd_classifier": 2.0, "elbo_threshold": -80.4, "elbo_threshold_se": 0.26, "bits_per_dim": 0.148, "psnr_mean": 20.8,
+    }  # fmt: skip
+    assert found["details"] == {
+        "elbo_threshold": {**observed, "bound": "lower bound on log p(x)"}, "bits_per_dim": observed, "psnr_mean": {"unit": "dB"},
+    }  # fmt: skip
+    header, _, row = comparison.to_markdown([found]).splitlines()
+    assert columns(header) == ["fd_classifier", "elbo_threshold", "bits_per_dim", "psnr_mean"]
+    assert columns(row) == ["2", "-80.4 ± 0.26", "≤ 0.148", "20.8"]
+
+
+def test_figures_without_a_protocol_are_not_omitted_without_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "earlier.json"
+    path.write_text(json.dumps(report({"nll": 80.4})))
+    assert "figures of earlier versions are omitted, as their protocol is unknown: nll" in comparison.to_markdown(
+        [reports.read(path)]
+    )
+
+
+def test_likelihoods_stand_before_bits_or_at_the_end() -> None:
+    levels = {"observed": "levels"}
+    for figures, expected in (
+        ({"elbo_levels": -90.0, "class_accuracy": 0.9}, ["class_accuracy", "elbo_levels"]),
+        ({"bits_per_dim": 3.3, "elbo_levels": -90.0}, ["elbo_levels", "bits_per_dim"]),
+        ({"bits_per_dim": 3.3, "psnr_mean": 20.0, "elbo_levels": -90.0}, ["elbo_levels", "bits_per_dim", "psnr_mean"]),
+    ):
+        header = comparison.to_markdown([report(figures, elbo_levels=levels)]).splitlines()[0]
+        assert columns(header) == ["fd_classifier", *expected]
 
 
 def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:

@@ -85,14 +85,14 @@ def first(part: Part, n: int) -> Arrays:
     return part.batch(np.arange(min(n, len(part))))
 
 
-def scattered(part: Part, n: int) -> Part:
-    """Return n items of a split that are drawn at random with seed 0, in order, or all if it has fewer.
+def scattered(part: Part, n: int, seed: int = 0) -> Part:
+    """Return n items of a split that are drawn at random, in order, or all if it has fewer.
 
     The items of a split can be ordered, such as by class, so that the first ones are no sample of it.
     """
     if n >= len(part):
         return part
-    return subset(part, np.sort(np.random.Generator(np.random.Philox(0)).choice(len(part), n, replace=False)))
+    return subset(part, np.sort(np.random.Generator(np.random.Philox(seed)).choice(len(part), n, replace=False)))
 
 
 def count(part: Part, most: int, values: int | None = None) -> int:

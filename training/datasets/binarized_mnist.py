@@ -37,12 +37,6 @@ def load() -> Data:
     """Load the data set with its official parts. The first half of `valid` is for selection and the second half for calibration."""
     root = os.environ.get(ROOT_VARIABLE)
     packed = _of_npz(Path(root) / FILE) if root else {part: _of_text(part) for part in BITS}
-    for part, expected in BITS.items():
-        actual = hashlib.sha256(np.ascontiguousarray(packed[part]).tobytes()).hexdigest()
-        if actual != expected:
-            raise DataError(
-                f"{NAME}: the part {part} is truncated or altered: the SHA-256 of its bits is {actual}, expected {expected}; download it again"
-            )
     train, valid, test = (_images(packed[part]) for part in BITS)
     half = len(valid) // 2
     protocol = {
@@ -65,6 +59,15 @@ def _images(packed: Array) -> Arrays:
     return Arrays(images, np.full(len(images), -1, np.int64))
 
 
+def _check(part: str, packed: Array, path: Path, advice: str) -> None:
+    """Raise DataError if the bits of a part, which were read from `path`, are not the published ones. `advice` says what to do."""
+    actual = hashlib.sha256(np.ascontiguousarray(packed).tobytes()).hexdigest()
+    if actual != BITS[part]:
+        raise DataError(
+            f"{path}: the part {part} is truncated or altered: the SHA-256 of its bits is {actual}, expected {BITS[part]}; {advice}"
+        )
+
+
 def _of_npz(path: Path) -> dict[str, Array]:
     """Read the packed bits of all parts from one file."""
     if not path.exists():
@@ -73,9 +76,12 @@ def _of_npz(path: Path) -> dict[str, Array]:
         )
     try:
         with np.load(path, allow_pickle=False) as content:
-            return {part: content[part] for part in BITS}
+            packed = {part: content[part] for part in BITS}
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: it is not an .npz file with {', '.join(BITS)}: {error}; restore it") from None
+    for part in BITS:
+        _check(part, packed[part], path, f"restore it, or unset {ROOT_VARIABLE} to download the official text files")
+    return packed
 
 
 def _of_text(part: str) -> Array:
@@ -84,7 +90,10 @@ def _of_text(part: str) -> Array:
     path = download(
         NAME, URL + name, None, Path("binarized_mnist"), f"set {ROOT_VARIABLE} to a folder that holds {FILE}"
     )
+    advice = "delete this file, and it is downloaded again"  # otherwise the same file is read again
     try:
-        return np.packbits(np.loadtxt(path, dtype=np.uint8).reshape(-1, SIDE * SIDE), axis=1)
+        packed = np.packbits(np.loadtxt(path, dtype=np.uint8).reshape(-1, SIDE * SIDE), axis=1)
     except ValueError as error:
-        raise DataError(f"{path}: it is not a file of 784 zeros and ones a line: {error}; download it again") from None
+        raise DataError(f"{path}: it is not a file of 784 zeros and ones a line: {error}; {advice}") from None
+    _check(part, packed, path, advice)
+    return packed

@@ -116,10 +116,6 @@ def start_at_mean(layer: Any, likelihood: DecoderLikelihood, part: Part) -> None
 
     If most pixels are black and the decoder started at grey, all first steps would have the same direction, until the sigmoid has no gradient.
     """
-    mean = (
-        torch.from_numpy(Arrays.of(scattered(part, count(part, 1000))).items / 255.0)
-        .float()
-        .mean((0, 2, 3))
-        .clamp(0.01, 0.99)
-    )
+    some = Arrays.of(scattered(part, count(part, 1000)))
+    mean = torch.from_numpy(some.items / 255.0).float().mean((0, 2, 3)).clamp(0.01, 0.99)
     layer.bias.copy_(likelihood.bias(mean))

@@ -56,7 +56,7 @@ class DecoderLikelihood(Protocol):
         ...
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Return E[x], (B, D)."""
+        """Return E[x], (B, D), or for logistic distributions of levels their centres, which differ from E[x]. Samples show it."""
         ...
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:

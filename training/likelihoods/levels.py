@@ -30,7 +30,7 @@ PRIOR, EVEN = (
 
 
 class Levels(Pixels):
-    """The common base. Items are rounded to the nearest level. Samples are shown as their mean."""
+    """The common base. Items are rounded to the nearest level. Samples are shown as `mean`."""
 
     noise: tuple[InputSpec, ...] = ()
 
@@ -48,6 +48,7 @@ class Levels(Pixels):
         return self.mean(parameters)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Return the centres of the logistic distributions, (B, D). They differ from E[x], as the ends are open and values are rounded to levels."""
         return self.predicted(parameters)
 
     def predicted(self, parameters: Tensor) -> Tensor:
@@ -139,6 +140,7 @@ class Histogram(Logistic):
         self.register_buffer("means", torch.zeros(BINS + 1), persistent=False)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Return E[x] of the fitted histograms, (B, D), or the centres of the logistic distributions in training."""
         if not self.fitted:
             return self.predicted(parameters)
         low, share = self._places(parameters)
@@ -225,6 +227,11 @@ class LogisticMixture(Levels):
         return torch.cat([torch.zeros(self.components), middle, torch.zeros(rest)])
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Return the weighted mean of the components' centres, (B, D).
+
+        It approximates E[x]: centres are limited to [0, 1], and those of a colour are computed from the centres of the earlier colours in the same
+        component, with the weights that the first colour has.
+        """
         logits, means, _, multiples = self._split(parameters)
         weights, scaled, every = logits.softmax(1), means[:, :0], []
         for part in range(self.channels):
