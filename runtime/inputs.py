@@ -116,6 +116,33 @@ def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Number
             )
 
 
+def with_fields(
+    manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Numbers | None, fields: Mapping[str, Any], n: int
+) -> Numbers:
+    """Return the numbers of a request with those that it states in fields of their own, such as `steps`. `tasks` are those that will run.
+
+    Raises InvalidValue, which names the field, for a number that the tasks do not take or that is not valid.
+    """
+    merged = dict(numbers or {})
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name in merged:
+            raise InvalidValue(f"{name}: it is given twice, also as a number by name; give it once", field=name)
+        inputs = [tensor for task in tasks for tensor in task.inputs if tensor.source in NUMBERS and tensor.role == name]
+        if not inputs:
+            raise InvalidValue(f"{name}: {manifest.name} has no such input; remove it, or use another model", field=name)
+        for tensor in inputs:
+            try:
+                number(tensor, {name: value}, n)
+            except InvalidValue as error:
+                raise InvalidValue(
+                    error.message.replace(f"inputs.{name}", name, 1), field=name, valid=error.valid
+                ) from None
+        merged[name] = value
+    return merged
+
+
 def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     """Return a number for each item (n,): from the request, else its default. Raises InvalidValue."""
     name = f"inputs.{tensor.role}"
@@ -130,7 +157,7 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
         raise InvalidValue(f"{name}: {shown(given)} is not a number; give {_range(low, high)}", field=name) from None
     if tensor.choices is not None and not np.isin(values, tensor.choices).all():
         raise InvalidValue(
-            f"{name}: {shown(given)} is not offered; give one of {listed(tensor.choices)}", field=name, valid=list(tensor.choices)
+            f"{name}: {shown(given)} is not offered; give one of {listed(tensor.choices)}", field=name, valid=_as_given(tensor)
         )
     if values.shape not in ((1,), (n,)):
         raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)
@@ -169,6 +196,11 @@ def repeated(numbers: Numbers | None, times: int) -> Numbers:
 def of_items(numbers: Numbers | None, items: Array) -> Numbers:
     """Return the numbers of some of the items, selected by index."""
     return {name: np.asarray(value)[items] if np.size(value) > 1 else value for name, value in (numbers or {}).items()}
+
+
+def _as_given(tensor: InputSpec) -> list[float]:
+    """Return the choices of a number, as whole numbers if it is an integer."""
+    return [int(value) if tensor.source == "integer" else value for value in tensor.choices or ()]
 
 
 def _range(low: float, high: float) -> str:

@@ -54,6 +54,7 @@ def _manifest(
         data=exported.spec or data.spec,
         classes=data.classes if exported.classes and data.classes else None,
         class_prior=None,
+        class_optional=True if exported.classes and data.classes and exported.optional_class else None,
         conditions=exported.conditions,
         latent=exported.latent,
         codes=exported.codes,

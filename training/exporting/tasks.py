@@ -48,6 +48,7 @@ class Exports:
     classification: Classification | None = None
     conditions: Conditions | None = None
     classes: bool = False  # whether the tasks take a condition over the data set's classes
+    optional_class: bool = False  # whether weights of zero mean "no class"
     # the score task's output with the logits of one parallel pass, for samplers with loops
     sampler: str | None = None
     autoregressive: bool = (

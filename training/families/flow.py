@@ -309,6 +309,7 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
         latent=LatentSpec(shape=shape, interpolation="slerp"),
         scoring=Scoring(score=ERROR, terms=(term,), surprise="surprise"),
         classes=not free,
+        optional_class=not free,
         description=_describe(model, config, data),
     )
 
