@@ -215,7 +215,8 @@ class Model:
     @overload
     def impute(
         self, items: AnyItems, masks: None = None, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
-        condition: Given | None = None, candidates: None = None, temperature: None = None, steps: None = None, guidance: None = None, numbers: Numbers | None = None,
+        condition: Given | None = None, candidates: None = None, temperature: None = None, steps: None = None,
+        guidance: None = None, numbers: Numbers | None = None,
     ) -> operations.Imputed: ...  # fmt: skip
 
     @overload

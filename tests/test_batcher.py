@@ -21,7 +21,8 @@ from manifold.runtime import operations
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
 from manifold.service.models import batcher as batching
-from manifold.service.models.batcher import CALM, NICE, Batcher, InPlace, Ran, RunCosts
+from manifold.service.models.batcher import NICE, Batcher, Ran
+from manifold.service.models.costs import CALM, InPlace, RunCosts
 from manifold.service.models.queueing import WINDOW, Queue, Work
 from manifold.service.settings import Settings
 from tests import foreign
@@ -223,7 +224,7 @@ def test_outputs_are_checked_and_joined_where_they_are_made(
     for name in ("not_finite", "joined"):
         monkeypatch.setattr(f"manifold.service.models.batcher.{name}", noted(getattr(batching, name)))
     monkeypatch.setattr(model.runner, "check", noted(model.runner.check))
-    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)
+    monkeypatch.setattr("manifold.service.models.costs.IN_PLACE", 0)
     batcher = make(max_rows=64)
 
     async def scene() -> Array:

@@ -132,6 +132,8 @@ class InputSpec(TensorSpec):
             raise ValueError(
                 f"choices, shared: only inputs with the source {' or '.join(NUMBERS)} can have them, not {self.source}; remove them"
             )
+        if self.shared and self.choices is None:
+            raise ValueError("shared: the input has no choices; list the valid values as choices, since each is queued by itself")
         if self.choices is not None:
             self._check_choices(self.choices)
         stated = [name for name in ("default", "minimum", "maximum") if getattr(self, name) is not None]
