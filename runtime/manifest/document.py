@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from manifold.runtime.kinds import DataSpec, Kind
 from manifold.runtime.manifest import figures, problems
 from manifold.runtime.manifest.conditions import Classes, Condition, Item, Several, Text, Values
-from manifold.runtime.manifest.latents import CodesSpec, LatentSpec
+from manifold.runtime.manifest.latents import CodesSpec, LatentSpec, PathSpec
 from manifold.runtime.manifest.rules import INTERNAL
 from manifold.runtime.manifest.scoring import Classification, Scoring
 from manifold.runtime.manifest.tensors import InputSpec, TaskSpec, TensorSpec
@@ -140,6 +140,7 @@ class Manifest(Record):
         default=None, description="the latent. For a model with several latents: latents by the role of the input"
     )
     codes: CodesSpec | None = None
+    path: PathSpec | None = Field(default=None, description="the path from noise to data, of a model with the task denoise")
     tasks: dict[str, TaskSpec] = Field(min_length=1)
     scoring: Scoring | None = None
     classification: Classification | None = None

@@ -19,9 +19,11 @@ TASKS = (
     "predict_row",
     "predict_pixel",
     "predict_part",
+    "denoise",
 )
-# The steps of lossless compression. They have no endpoint and are not served over /v2, as one image takes hundreds of runs.
-INTERNAL = ("predict_row", "predict_pixel", "predict_part")
+# The steps of lossless compression, and the network of a sampler. They have no endpoint and are not served over /v2, as one image takes
+# hundreds of runs.
+INTERNAL = ("predict_row", "predict_pixel", "predict_part", "denoise")
 
 # Outputs with several equally good values, on which two runtimes need not agree: two items at the same distance may come in either order.
 # Only their distances are compared.
@@ -38,6 +40,7 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "neighbours": (("nearest", "distance"),),
     "predict": (("logits",),), "predict_row": (("links", "next_embedded", "next_vertical"),),
     "predict_pixel": (("logits", "features", "next_embedded", "next_horizontal"),), "predict_part": (("logits",),),
+    "denoise": (("prediction",),),
 }  # fmt: skip
 
 REQUIRED_SOURCES: dict[str, Source] = {

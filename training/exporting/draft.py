@@ -62,6 +62,7 @@ def _manifest(
         conditions=exported.conditions,
         latent=exported.latent,
         codes=exported.codes,
+        path=exported.path,
         tasks=_tasks(exported, backend),
         scoring=exported.scoring,
         classification=exported.classification,

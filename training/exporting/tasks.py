@@ -12,7 +12,7 @@ from torch import nn
 
 from manifold.runtime import operations
 from manifold.runtime.kinds import DataSpec
-from manifold.runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
+from manifold.runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, PathSpec, Scoring, TensorSpec
 from manifold.runtime.operations import Run
 
 T = TypeVar("T")
@@ -44,6 +44,7 @@ class Exports:
     tasks: dict[str, Task]
     latent: LatentSpec | None = None
     codes: CodesSpec | None = None
+    path: PathSpec | None = None
     scoring: Scoring | None = None
     classification: Classification | None = None
     conditions: Conditions | None = None

@@ -23,15 +23,17 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
+from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, PathSpec, Scoring, TensorSpec, Term, figures
 from manifold.training.batches import Batch, in_order
 from manifold.training.bounds import fixed_draws
 from manifold.training.data import Data
+from manifold.training.data.parts import scattered
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import loops, solvers
 from manifold.training.exporting.tasks import Exports, Task
-from manifold.training.means import Means
+from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks import paths
+from manifold.training.networks.densities import log_density
 from manifold.training.networks.layers import exact, per_item
 from manifold.training.networks.solving import (
     Complete,
@@ -52,6 +54,7 @@ from manifold.training.recipes import Recipe, Share, Size
 
 
 ERROR = "prediction_error"  # the term of the score
+LIKELIHOOD_BATCH = 50
 TIMES = 8  # number of times of the score
 ROWS = 64  # largest batch of a run of a solver
 
@@ -76,6 +79,8 @@ class Config(Recipe):
     steps: Annotated[tuple[Size, ...], Field(min_length=1)] = (4, 8, 16, 50)  # the numbers of steps that a request can choose
     default_steps: int = Field(8, ge=1)
     guidance: float = Field(1.5, ge=0, le=20)  # the default of requests for new images
+    likelihood_items: int = Field(100, ge=0)  # number of test images for the likelihood of the differential equation; 0: it is not computed
+    likelihood_steps: Size = 50  # midpoint steps of that likelihood
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -95,7 +100,7 @@ class Config(Recipe):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"epochs": 2, "channels": 8, "multiples": (1, 2), "test_items": 100, "ema": 0.9, "steps": (2, 4), "default_steps": 4},
+    "smoke": {"epochs": 2, "channels": 8, "multiples": (1, 2), "test_items": 100, "ema": 0.9, "likelihood_items": 10, "likelihood_steps": 4, "steps": (2, 4), "default_steps": 4},
     "cpu": {"epochs": 18, "schedule": "cosine"},
     "gpu": {
         "epochs": 256, "schedule": "cosine", "batch_size": 128, "lr": 2e-4, "channels": 128, "multiples": (1, 2, 2, 2), "blocks": 3, "patch": 1,
@@ -160,6 +165,11 @@ class Flow(nn.Module):
         noisy, time, target = self.mixed(2 * x - 1, generator)
         predicted = exact(self.network(noisy, time, condition))
         return per_item((predicted - target) ** 2) / math.prod(self.shape)
+
+    def unconditional(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return the prediction of the network without a class."""
+        out: Tensor = self.network(x, time, torch.zeros(len(x), max(1, self.classes), device=x.device))
+        return out
 
     def loss(self, batch: Batch) -> Losses:
         """Return the mean squared error over the batch."""
@@ -226,7 +236,29 @@ def report(model: Flow, config: Config, data: Data) -> list[Metric]:
     for batch in in_order(data.test, 500, generator):
         means.add({"velocity_mse" if config.objective == "flow" else "noise_mse": evaluate(model, batch)["loss"]})
     protocol = {**data.protocol, "objective": config.objective, "n": len(data.test), "seed": config.seed}
-    return list(means.metrics({name: protocol for name in means.n}, unit="squared, of values in [-1, 1]"))
+    found = list(means.metrics({name: protocol for name in means.n}, unit="squared, of values in [-1, 1]"))
+    return [*found, *_likelihood(model, config, data)] if config.likelihood_items else found
+
+
+def _likelihood(model: Flow, config: Config, data: Data) -> list[Metric]:
+    """Return the likelihood of the differential equation, without a class, of some test images that are dequantised by uniform noise."""
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    part, levels = scattered(data.test, config.likelihood_items), model.spec.levels
+    table = paths.table(config.objective, config.noise_schedule, "midpoint", config.likelihood_steps, backwards=True)
+    spread = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).place(paths.STEPS)
+    name, means = figures.name_of("exact", "density"), Means()
+    for batch in in_order(part, LIKELIHOOD_BATCH, generator):
+        steps = torch.round(batch.items * (levels - 1))
+        x = (steps + torch.rand(steps.shape, generator=generator, device=device)) / levels * 2 - 1
+        log_p = log_density(model.unconditional, x, table, spread=spread, generator=generator)
+        means.add({name: -(log_p + math.prod(model.shape) * math.log(2))})  # the density of values in [0, 1]
+    protocol = {
+        **data.protocol, "bound": f"of the differential equation by {config.likelihood_steps} midpoint steps; divergence by one random vector an item",
+        "observed": f"pixels at {levels} levels, dequantised by uniform noise: a density on [0, 1]", "classes": "no class", "n": len(part),
+        "seed": config.seed,
+    }  # fmt: skip
+    return [*means.metrics({name: protocol}), bits_per_dim(means, name, math.prod(model.shape), protocol, math.log2(levels))]
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
@@ -293,6 +325,11 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
         "sample": Task(sampler, [latent, *by_class, *guided(config.guidance), steps, *chance], made, graphs.of(forwards, draws=max(config.steps) if chance else 0), ROWS),
         "score": Task(Score(model, config.seed), [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], max_rows=ROWS // 4),
     }  # fmt: skip
+    tasks["denoise"] = Task(
+        Free(model.network) if free else model.network,
+        [InputSpec(role="noisy", source="state", shape=shape), InputSpec(role="time", source="state"), *by_class],
+        [TensorSpec(role="prediction", shape=shape)], max_rows=4 * ROWS,
+    )  # fmt: skip
     if not chance:
         tasks["decode"] = Task((MakeFree if free else Make)(forwards), [latent, *by_class, *guided(1.0), steps], made, graphs.of(forwards), ROWS)
         tasks["encode"] = Task((EncodeFree if free else Encode)(back), [items, *by_class, steps], noise, graphs.of(back, backwards=True), ROWS)
@@ -307,6 +344,7 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
     return Exports(
         tasks,
         latent=LatentSpec(shape=shape, interpolation="slerp"),
+        path=PathSpec(objective=config.objective, schedule=config.noise_schedule),
         scoring=Scoring(score=ERROR, terms=(term,), surprise="surprise"),
         classes=not free,
         optional_class=not free,
