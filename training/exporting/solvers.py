@@ -44,7 +44,7 @@ def solver(
     are latent (or, backwards, data) and, where they apply, condition, guidance, steps, draws, data and mask. Its output is data, or latent.
     The first point is `start` times the input, the result is `finish` times the last point. Images are in [0, 1] outside of the graph.
     """
-    net = loops._scoped(network, "network")
+    net = loops.scoped(network, "network")
     g = Graph()
     sizes = [1, *shape]
     for name, values in (("one", [1]), ("two", [2]), ("items_shape", [-1, *shape]), ("ones", [1] * (len(shape) + 1)), ("per_item", [-1, *[1] * len(shape)])):
@@ -114,7 +114,7 @@ def solver(
         inputs.append(helper.make_tensor_value_info("mask", FLOAT, ["batch", 1, *shape[1:]]))
     made = helper.make_tensor_value_info("encoded" if backwards else "made", FLOAT, ["batch", *shape])
     del sizes
-    return loops._model({"network": network}, g.nodes, "solver", inputs, [made], [*g.constants, *net.initializer])
+    return loops.assembled({"network": network}, g.nodes, "solver", inputs, [made], [*g.constants, *net.initializer])
 
 
 def _body(net, g, shape, conditional, guided, clips, draws, known):
@@ -134,7 +134,7 @@ def _body(net, g, shape, conditional, guided, clips, draws, known):
     b.node("Shape", ["network_x"], "network_items", start=0, end=1)
     b.node("Expand", ["at_time", "network_items"], "network_time")
     rename = {"x": "network_x", "time": "network_time", "condition": "network_condition"}
-    b.nodes += loops._renamed(net.node, rename)
+    b.nodes += loops.renamed(net.node, rename)
     if guided:
         b.node("Concat", ["copies", "items_shape"], "pair_shape", axis=0)
         b.node("Reshape", ["prediction", "pair_shape"], "pair")
@@ -173,6 +173,64 @@ def _body(net, g, shape, conditional, guided, clips, draws, known):
     b.node("Greater", ["at_moves", "nought"], "does_move")
     b.node("Where", ["does_move", "next_point", "base"], "next_base")
     b.node("Identity", ["d"], "next_before")
-    return loops._loop_body(
+    return loops.loop_body(
         "turn", b.nodes, {"point": ("next_point", FLOAT), "base": ("next_base", FLOAT), "before": ("next_before", FLOAT)}, scanned=[]
     )
+
+
+def denoiser(network: onnx.ModelProto, shape: tuple[int, ...], *, classes: int) -> onnx.ModelProto:
+    """Build the graph of the network itself: noisy (B, C, H, W), time (B,) and, if there are classes, condition (B, K) to prediction."""
+    net = loops.scoped(network, "network")
+    nodes = loops.renamed(net.node, {"x": "noisy"})
+    inputs = [_info("noisy", shape), helper.make_tensor_value_info("time", FLOAT, ["batch"]), *_condition(classes)]
+    return loops.assembled({"network": network}, nodes, "denoiser", inputs, [_info("prediction", shape)], list(net.initializer))
+
+
+def score(
+    network: onnx.ModelProto, data: NDArray[np.float32], chance: NDArray[np.float32], time: NDArray[np.float32], noise: NDArray[np.float32],
+    shape: tuple[int, ...], *, classes: int, is_flow: bool, outputs: Sequence[str],
+) -> onnx.ModelProto:  # fmt: skip
+    """Build the graph of families.flow.Score: `data`, `chance` (K, 1, 1, 1), `time` (K,) and `noise` (K, C, H, W) are its constants."""
+    net = loops.scoped(network, "network")
+    g, count = Graph(), len(time)
+    g.constant("doubled", 2.0, np.float32), g.constant("unit", 1.0, np.float32), g.constant("axis", [1]), g.constant("pixels", [1, 2, 3])
+    g.constant("shares", data, np.float32), g.constant("noise_part", chance * noise, np.float32), g.constant("noise", noise, np.float32)
+    g.constant("times", time[None], np.float32), g.constant("all", [-1]), g.constant("items_shape", [-1, *shape])
+    g.constant("pairs_shape", [-1, count, *shape]), g.constant("repeats", [count])
+    g.node("Mul", ["data", "doubled"], "scaled")
+    g.node("Sub", ["scaled", "unit"], "centred")
+    g.node("Unsqueeze", ["centred", "axis"], "x")
+    g.node("Mul", ["x", "shares"], "data_part")
+    g.node("Add", ["data_part", "noise_part"], "noisy_pairs")
+    g.node("Reshape", ["noisy_pairs", "items_shape"], "noisy")
+    g.node("Shape", ["data"], "batch", start=0, end=1)
+    g.node("Concat", ["batch", "repeats"], "times_shape", axis=0)
+    g.node("Expand", ["times", "times_shape"], "time_pairs")
+    g.node("Reshape", ["time_pairs", "all"], "time")
+    if classes:
+        g.constant("no_class", np.zeros((1, classes)), np.float32), g.constant("classes", [classes])
+        g.node("Shape", ["noisy"], "rows", start=0, end=1)
+        g.node("Concat", ["rows", "classes"], "condition_shape", axis=0)
+        g.node("Expand", ["no_class", "condition_shape"], "condition")
+    g.nodes += loops.renamed(net.node, {"x": "noisy"})
+    g.node("Reshape", ["prediction", "pairs_shape"], "predicted")
+    if is_flow:
+        g.node("Sub", ["x", "noise"], "target")
+    else:
+        g.node("Identity", ["noise"], "target")
+    g.node("Sub", ["predicted", "target"], "error")
+    g.node("Mul", ["error", "error"], "squared")
+    g.node("ReduceMean", ["squared", "axis"], outputs[1], keepdims=0)
+    g.node("ReduceMean", [outputs[1], "pixels"], outputs[0], keepdims=0)
+    made = [helper.make_tensor_value_info(outputs[0], FLOAT, ["batch"]), _info(outputs[1], shape)]
+    return loops.assembled(
+        {"network": network}, g.nodes, "score", [_info("data", shape)], made, [*g.constants, *net.initializer]
+    )
+
+
+def _info(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, FLOAT, ["batch", *shape])
+
+
+def _condition(classes: int) -> list[onnx.ValueInfoProto]:
+    return [helper.make_tensor_value_info("condition", FLOAT, ["batch", classes])] if classes else []

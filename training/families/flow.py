@@ -245,7 +245,10 @@ def _likelihood(model: Flow, config: Config, data: Data) -> list[Metric]:
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     part, levels = scattered(data.test, config.likelihood_items), model.spec.levels
-    table = paths.table(config.objective, config.noise_schedule, "midpoint", config.likelihood_steps, backwards=True)
+    points = paths.even_grid(config.objective, config.noise_schedule, config.likelihood_steps)
+    table = paths.table(
+        config.objective, config.noise_schedule, "midpoint", config.likelihood_steps, backwards=True, points=points
+    )
     spread = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).place(paths.STEPS)
     name, means = figures.name_of("exact", "density"), Means()
     for batch in in_order(part, LIKELIHOOD_BATCH, generator):
@@ -321,14 +324,15 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
     sampler: nn.Module = (
         (MakeFreeByChance if free else MakeByChance)(forwards) if chance else (MakeFree if free else Make)(forwards)
     )
+    scored = Score(model, config.seed)
     tasks = {
         "sample": Task(sampler, [latent, *by_class, *guided(config.guidance), steps, *chance], made, graphs.of(forwards, draws=max(config.steps) if chance else 0), ROWS),
-        "score": Task(Score(model, config.seed), [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], max_rows=ROWS // 4),
+        "score": Task(scored, [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], graphs.score(scored), ROWS // 4),
     }  # fmt: skip
     tasks["denoise"] = Task(
         Free(model.network) if free else model.network,
         [InputSpec(role="noisy", source="state", shape=shape), InputSpec(role="time", source="state"), *by_class],
-        [TensorSpec(role="prediction", shape=shape)], max_rows=4 * ROWS,
+        [TensorSpec(role="prediction", shape=shape)], graphs.denoiser, 4 * ROWS,
     )  # fmt: skip
     if not chance:
         tasks["decode"] = Task((MakeFree if free else Make)(forwards), [latent, *by_class, *guided(1.0), steps], made, graphs.of(forwards), ROWS)
@@ -379,6 +383,18 @@ class Graphs:
             inputs["condition"] = torch.rand(3, model.classes)
         module = model.network if model.classes else Free(model.network)
         return loops.export(module, inputs, ["prediction"], dict.fromkeys(inputs, 0))
+
+    def denoiser(self) -> Any:
+        """Return the graph of the network itself."""
+        return solvers.denoiser(copy.deepcopy(self.network), self.model.shape, classes=self.model.classes)
+
+    def score(self, module: Score) -> Callable[[], Any]:
+        """Return a function that builds the graph of the score."""
+        model = self.model
+        constants = (each.detach().numpy() for each in (module.data, module.chance, module.time, module.noise))
+        return lambda: solvers.score(
+            copy.deepcopy(self.network), *constants, model.shape, classes=model.classes, is_flow=module.is_flow, outputs=(ERROR, "surprise")
+        )
 
     def of(self, loop: Loop, *, backwards: bool = False, draws: int = 0, known: bool = False) -> Callable[[], Any]:
         """Return a function that builds the graph of a loop."""

@@ -73,10 +73,23 @@ def grid(objective: Objective, steps: int) -> list[float]:
     return [float(round(STEPS * (1 - i / steps))) for i in range(steps + 1)]
 
 
-def table(objective: Objective, schedule: Schedule, solver: Solver, steps: int, *, backwards: bool = False) -> Table:
-    """Return the rows (evaluations, len(COLUMNS)) of a solver. `backwards`: from data to noise."""
+def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[float]:
+    """Return positions from noise to data at which a density changes evenly: those of `grid`, or equal distances of log u for ddpm."""
+    if objective == "flow":
+        return grid(objective, steps)
+    path = Diffusion(schedule)
+    known = np.arange(1, STEPS + 1)
+    logs = np.log([path.place(k) for k in known])
+    wanted = np.linspace(logs[-1], logs[0], steps)
+    return [*(float(k) for k in np.interp(wanted, logs, known)), 0.0]
+
+
+def table(
+    objective: Objective, schedule: Schedule, solver: Solver, steps: int, *, backwards: bool = False, points: Sequence[float] | None = None
+) -> Table:  # fmt: skip
+    """Return the rows (evaluations, len(COLUMNS)) of a solver. `backwards`: from data to noise. `points`: other positions than those of `grid`."""
     at = _of_flow if objective == "flow" else _of_diffusion(Diffusion(schedule))
-    points = grid(objective, steps)[:: -1 if backwards else 1]
+    points = (grid(objective, steps) if points is None else points)[:: -1 if backwards else 1]
     rows: list[list[float]] = []
     for here, there in zip(points, points[1:], strict=False):
         (time, scale, u, _, _), (_, _, v, data, chance) = at(here), at(there)
