@@ -36,11 +36,16 @@ def sample(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of steps of a sampler. By default that of the model. An error if the model has no steps."),
+        typer.Option(
+            min=1,
+            help="Number of steps of a sampler. By default that of the model. An error if the model has no steps.",
+        ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="Strength of the class: 1 is the model as trained. By default that of the model. An error if the model has none."),
+        typer.Option(
+            help="Strength of the class: 1 is the model as trained. By default that of the model. An error if the model has none."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -73,9 +78,9 @@ def sample(
         "prior": prior,
         "temperature": temperature,
     }
-    chosen = {name: value for name, value in (("steps", steps), ("guidance", guidance)) if value is not None}
+    chosen = {name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None}
     try:
-        samples = loaded.sample(n, **options, **chosen)
+        samples = loaded.sample(n, steps=steps, guidance=guidance, **options)
     except InvalidValue as error:
         if error.field != "classes":
             raise

@@ -127,7 +127,9 @@ def predictions(model: Model) -> Predict:
 
     def predict(noisy: NDArray[np.float32], time: NDArray[np.float32]) -> NDArray[np.float32]:
         conditions = {
-            tensor.role: np.zeros((len(noisy), *tensor.shape), np.float32) for tensor in spec.inputs if tensor.source == "condition"
+            tensor.role: np.zeros((len(noisy), *tensor.shape), np.float32)
+            for tensor in spec.inputs
+            if tensor.source == "condition"
         }
         made: NDArray[np.float32] = model.run("denoise", {"noisy": noisy, "time": time, **conditions})["prediction"]
         return made

@@ -24,7 +24,10 @@ from manifold.runtime.operations import PATHS, supports
 Array = NDArray[Any]
 
 ENCODED = 5000  # largest number of test images whose latents define the unit of latent distance
-CHAINED, DRAWS = 1000, 20  # largest number of images for the bound of a diffusion model, and of the steps that are drawn for each
+CHAINED, DRAWS = (
+    1000,
+    20,
+)  # largest number of images for the bound of a diffusion model, and of the steps that are drawn for each
 PAIRS = 16  # number of images that are shown with their reconstructions
 BOUNDS = {"exact": "exact", "elbo": "lower bound on log p(x)", "iwae": "importance-weighted lower bound on log p(x)"}
 BITS = {"exact": "exact", "elbo": "upper bound: from the ELBO", "iwae": "upper bound: importance-weighted"}
@@ -88,7 +91,12 @@ def chain_bound(report: Report, model: Model, data: RealData, seed: int, stage: 
         "bits_per_dim": rounded(float(nats.mean()) / values), "bits_per_dim" + figures.SE: rounded(error / values),
     }  # fmt: skip
     report.details[name] = protocol
-    report.details["bits_per_dim"] = {**protocol, "bound": BITS["elbo"], "unit": "bits", "dimensions": math.prod(spec.shape)}
+    report.details["bits_per_dim"] = {
+        **protocol,
+        "bound": BITS["elbo"],
+        "unit": "bits",
+        "dimensions": math.prod(spec.shape),
+    }
 
 
 def _are_binary(images: RealImages) -> bool:

@@ -260,9 +260,9 @@ class _Draw:
             raise InvalidValue(
                 f"{field}: {self.manifest.name} has no classes; give the values{names} as `condition`", field=field
             )
-        names = (*stated.names, NO_CLASS) if stated.optional else stated.names  # the last column is dropped below
+        choices = (*stated.names, NO_CLASS) if stated.optional else stated.names  # the last column is dropped below
         if isinstance(choice, Mapping):
-            return np.tile(class_weights(names, choice, len(names), field)[:width], (self.n, 1))
+            return np.tile(class_weights(choices, choice, len(choices), field)[:width], (self.n, 1))
         if isinstance(choice, str | int):
             if choice == RANDOM:
                 return np.eye(width, dtype=np.float32)[self.chosen(stated.weights)]
@@ -271,8 +271,8 @@ class _Draw:
             raise InvalidValue(
                 f"{field}: {len(choice)} classes for {self.n} items; give one, or one per item", field=field
             )
-        chosen = [class_index(names, name, field, count=width) for name in choice]
-        return np.ascontiguousarray(np.eye(len(names), dtype=np.float32)[chosen, :width])
+        chosen = [class_index(choices, name, field, count=width) for name in choice]
+        return np.ascontiguousarray(np.eye(len(choices), dtype=np.float32)[chosen, :width])
 
     def text(self, stated: Text, part: One | None, tensor: InputSpec) -> Array:
         if is_random(part):

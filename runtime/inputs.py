@@ -129,9 +129,13 @@ def with_fields(
             continue
         if name in merged:
             raise InvalidValue(f"{name}: it is given twice, also as a number by name; give it once", field=name)
-        inputs = [tensor for task in tasks for tensor in task.inputs if tensor.source in NUMBERS and tensor.role == name]
+        inputs = [
+            tensor for task in tasks for tensor in task.inputs if tensor.source in NUMBERS and tensor.role == name
+        ]
         if not inputs:
-            raise InvalidValue(f"{name}: {manifest.name} has no such input; remove it, or use another model", field=name)
+            raise InvalidValue(
+                f"{name}: {manifest.name} has no such input; remove it, or use another model", field=name
+            )
         for tensor in inputs:
             try:
                 number(tensor, {name: value}, n)
@@ -157,7 +161,9 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
         raise InvalidValue(f"{name}: {shown(given)} is not a number; give {_range(low, high)}", field=name) from None
     if tensor.choices is not None and not np.isin(values, tensor.choices).all():
         raise InvalidValue(
-            f"{name}: {shown(given)} is not offered; give one of {listed(tensor.choices)}", field=name, valid=_as_given(tensor)
+            f"{name}: {shown(given)} is not offered; give one of {listed(tensor.choices)}",
+            field=name,
+            valid=_as_given(tensor),
         )
     if values.shape not in ((1,), (n,)):
         raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)

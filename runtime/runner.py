@@ -174,9 +174,7 @@ class Runner:
         """Run the rows of each kind by themselves. `which` (B,) is the kind of each row."""
         order = np.argsort(which, kind="stable")
         parts = [np.flatnonzero(which == kind) for kind in range(which.max() + 1)]
-        done = joined(
-            [self._run(task, spec, {role: array[rows] for role, array in inputs.items()}) for rows in parts]
-        )
+        done = joined([self._run(task, spec, {role: array[rows] for role, array in inputs.items()}) for rows in parts])
         return {role: array[np.argsort(order)] for role, array in done.items()}
 
     def _run_piece(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def test_the_error_of_a_solver_falls_with_its_order(solver: paths.Solver, order:
     start = noise.abs()
     exact = start / (1 + start)
     errors = [float((solved(Decaying(), "flow", solver, steps, start) - exact).abs().max()) for steps in (16, 32, 64)]
-    for coarse, fine in zip(errors, errors[1:], strict=False):
+    for coarse, fine in itertools.pairwise(errors):
         assert coarse / fine == pytest.approx(2.0**order, rel=0.15)
 
 
@@ -131,7 +132,7 @@ def test_encode_inverts_decode(objective: paths.Objective, noise: Tensor) -> Non
 
 def test_the_signal_of_both_schedules_starts_at_one_and_falls() -> None:
     for schedule in ("linear", "cosine"):
-        signal = paths.signal(schedule)  # type: ignore[arg-type]
+        signal = paths.signal(schedule)
         assert len(signal) == paths.STEPS + 1 and signal[0] == 1 and (np.diff(signal) < 0).all() and signal[-1] < 1e-4
 
 
@@ -184,7 +185,9 @@ def test_labels_are_dropped_at_the_given_share(digits: Data) -> None:
         return torch.zeros(len(x))
 
     model.errors = spy  # type: ignore[method-assign]
-    batch = Batch(torch.rand(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.int64), torch.Generator().manual_seed(0), 0.0)
+    batch = Batch(
+        torch.rand(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.int64), torch.Generator().manual_seed(0), 0.0
+    )
     model.loss(batch)
     dropped = float((seen[0].sum(1) == 0).float().mean())
     assert dropped == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 4000))
@@ -275,13 +278,14 @@ def test_the_bound_is_above_the_likelihood_of_gaussian_data() -> None:
     """With many levels the bound approaches the differential entropy plus log(levels / 2) from above."""
     generator, levels = np.random.default_rng(0), 256
     x = np.clip(generator.normal(MEAN, SPREAD, (400, 1, 2, 2)), -1, 1)
-    images = np.rint((x + 1) / 2 * 255).astype(np.float32) / 255
+    images = (np.rint((x + 1) / 2 * 255) / 255).astype(np.float32)
     network = Optimal("flow")
 
     def predict(z: Any, time: Any) -> Any:
         return network(torch.from_numpy(z), torch.from_numpy(time)).numpy()
 
-    found = diffusion.bound(predict, images, levels, diffusion.chain_of("flow", "cosine"), generator, 100).mean()
+    chain = diffusion.chain_of("flow", "cosine")
+    found = diffusion.bound(predict, images, levels, chain, generator, 100).mean()
     exact = -(stats.norm.logpdf(2 * images.astype(np.float64) - 1, MEAN, SPREAD) + math.log(2 / 255)).sum(axis=(1, 2, 3)).mean()  # fmt: skip
     assert exact - 0.1 < found < exact + 1.0
 
@@ -353,7 +357,7 @@ def test_items_are_encoded_and_interpolated_without_a_class(made: Model) -> None
 def test_the_evaluator_bounds_the_likelihood(made: Model, digits: Data) -> None:
     predict = diffusion.predictions(made)
     chain = diffusion.chain_of_model(made.manifest)
-    images = digits.inputs(digits.test)[:20]
+    images = digits.inputs(digits.test)[:20].astype(np.float32)
     nats = diffusion.bound(predict, images, 4, chain, np.random.default_rng(0), 50)
     assert np.isfinite(nats).all() and nats.mean() > 0
 

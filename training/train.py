@@ -108,7 +108,9 @@ def averaged(run: TrainingRun, config: Recipe, decay: float | None) -> Mapping[s
     kept = dict(zip(state.get("decays", [config.ema]), ("average", "second"), strict=False))
     if decay is not None and decay not in kept:
         valid = ", ".join(f"{each:g}" for each in kept)
-        raise TrainingError(f"decay: {run.folder} has no moving average with decay {decay:g}; valid are {valid}", field="decay")
+        raise TrainingError(
+            f"decay: {run.folder} has no moving average with decay {decay:g}; valid are {valid}", field="decay"
+        )
     chosen: Mapping[str, Any] = state["average" if decay is None else kept[decay]]
     return chosen
 

@@ -44,7 +44,8 @@ class Classes(Record):
     names: tuple[str, ...] = Field(min_length=1)
     prior: tuple[float, ...] | None = Field(default=None, description="one weight per class; uniform by default")
     optional: bool | None = Field(
-        default=None, description="true if the model also makes items without a class: the class `none`, whose weights are all 0"
+        default=None,
+        description="true if the model also makes items without a class: the class `none`, whose weights are all 0",
     )
 
     @property

@@ -128,7 +128,8 @@ class Manifest(Record):
         default=None, description="one weight per class, adding up to 1; uniform by default"
     )
     class_optional: bool | None = Field(
-        default=None, description="true if the model also makes items without a class: the class `none`, whose weights are all 0"
+        default=None,
+        description="true if the model also makes items without a class: the class `none`, whose weights are all 0",
     )
     conditions: Conditions | None = Field(
         default=None, description="real values that the model is conditioned on, instead of a class"
@@ -140,7 +141,9 @@ class Manifest(Record):
         default=None, description="the latent. For a model with several latents: latents by the role of the input"
     )
     codes: CodesSpec | None = None
-    path: PathSpec | None = Field(default=None, description="the path from noise to data, of a model with the task denoise")
+    path: PathSpec | None = Field(
+        default=None, description="the path from noise to data, of a model with the task denoise"
+    )
     tasks: dict[str, TaskSpec] = Field(min_length=1)
     scoring: Scoring | None = None
     classification: Classification | None = None

@@ -133,7 +133,9 @@ class InputSpec(TensorSpec):
                 f"choices, shared: only inputs with the source {' or '.join(NUMBERS)} can have them, not {self.source}; remove them"
             )
         if self.shared and self.choices is None:
-            raise ValueError("shared: the input has no choices; list the valid values as choices, since each is queued by itself")
+            raise ValueError(
+                "shared: the input has no choices; list the valid values as choices, since each is queued by itself"
+            )
         if self.choices is not None:
             self._check_choices(self.choices)
         stated = [name for name in ("default", "minimum", "maximum") if getattr(self, name) is not None]
@@ -157,7 +159,9 @@ class InputSpec(TensorSpec):
         if self.minimum is not None or self.maximum is not None:
             raise ValueError("choices: minimum and maximum are given too; give either the valid values or their range")
         if self.source == "integer" and any(value != int(value) for value in choices):
-            raise ValueError(f"choices: {shown(list(choices))} are not all whole numbers; an integer needs whole numbers")
+            raise ValueError(
+                f"choices: {shown(list(choices))} are not all whole numbers; an integer needs whole numbers"
+            )
         if self.default is not None and self.default not in choices:
             raise ValueError(f"default: {self.default:g} is not among the choices; give one of {listed(choices)}")
 

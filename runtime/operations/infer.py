@@ -121,9 +121,7 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     return Filled(lengths.agreed(spec, inputs, given), rows, seed if chance else None, first, condition)
 
 
-def _without_class(
-    manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array], choices: Choices
-) -> Choices:
+def _without_class(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array], choices: Choices) -> Choices:
     """Return the choices with "no class" for a task that takes items, if the class is optional and not given. New items have a random class."""
     left = [tensor for tensor in spec.inputs if tensor.source == "condition" and tensor.role not in given]
     one = manifest.condition_of(left[0]) if len(left) == 1 else None

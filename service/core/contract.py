@@ -80,11 +80,13 @@ class SolverRequest(BaseRequest):
 
     steps: Annotated[int, Field(ge=1)] | None = Field(
         default=None,
-        description="Number of steps of the sampler, one of those that the model offers (GET /models lists them under `inputs`). More steps take longer. An error if the model has no such input.",
+        description="Number of steps of the sampler, one of those that the model offers: GET /models lists them under `inputs`. "
+        "More steps take longer. An error if the model has no such input.",
     )
     guidance: FiniteNumber | list[FiniteNumber] | None = Field(
         default=None,
-        description="Strength of the class, one number for all items or [n]: 1 is the model as it was trained, more makes items more typical of their class, and 0 ignores it. An error if the model has no such input.",
+        description="Strength of the class, one number for all items or [n]: 1 is the model as it was trained, more makes items more "
+        "typical of their class, and 0 ignores it. An error if the model has no such input.",
     )
 
 
@@ -195,7 +197,8 @@ class ConditionSummary(BaseModel):
     kind: str = Field(description="Kind of the condition: classes, values, text, or item.")
     names: list[str] | None = Field(default=None, description="Names of the classes, or of the real values.")
     optional: bool | None = Field(
-        default=None, description="Classes only: true if the class `none` makes items without a class. Otherwise absent."
+        default=None,
+        description="Classes only: true if the class `none` makes items without a class. Otherwise absent.",
     )
     data: dict[str, Any] | None = Field(
         default=None, description="Description of the items, if the condition is an item."

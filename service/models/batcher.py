@@ -45,7 +45,9 @@ T = TypeVar("T")
 LONG = 0.02  # seconds: a run that is expected to take longer has a lower priority than the event loop and shorter runs
 NICE = 10  # that priority, in the system's units: a tenth of a core beside a busy thread, or a whole idle core
 LEAST_STEP = 4096  # smallest cost of a row in the steps of a use case, in bytes (service.aside)
-RUN_SECONDS = 0.1  # duration of the runs of a sampler, if several rows are needed for it; larger ones would not be faster
+RUN_SECONDS = (
+    0.1  # duration of the runs of a sampler, if several rows are needed for it; larger ones would not be faster
+)
 FIRST_ROWS = 8  # number of rows in its first run, before its cost is known
 SWEEP = 0.05  # seconds between checks of deadlines
 

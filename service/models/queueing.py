@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
-Line = str | tuple[Any, ...]  # a task; with it the length of its free axes and the numbers that a run has only once, if there are any
+Line = (
+    str | tuple[Any, ...]
+)  # a task; with it the length of its free axes and the numbers that a run has only once, if there are any
 
 WINDOW = 2  # multiple of the batch size: number of oldest requests that are considered
 

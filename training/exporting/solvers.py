@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from manifold.training.exporting import loops
+from manifold.training.networks.paths import COLUMNS
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 Node = onnx.NodeProto
@@ -34,9 +36,21 @@ class Graph:
         return name
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The parts of a solver's graph. `draws` is the number of normal draws of an ancestral solver; 0: it has no such input."""
+
+    shape: tuple[int, ...]
+    classes: int
+    backwards: bool
+    guided: bool
+    clips: bool
+    draws: int
+    known: bool  # whether known pixels are kept, which are given by data and mask
+
+
 def solver(
-    network: onnx.ModelProto, tables: NDArray[np.float32], counts: Sequence[int], steps: Sequence[int], shape: tuple[int, ...], *,
-    classes: int, start: float, finish: float, backwards: bool, guided: bool, clips: bool, draws: int, known: bool,
+    network: onnx.ModelProto, tables: NDArray[np.float32], counts: Sequence[int], steps: Sequence[int], plan: Plan, *, start: float, finish: float
 ) -> onnx.ModelProto:  # fmt: skip
     """Build the graph of a solver.
 
@@ -44,16 +58,15 @@ def solver(
     are latent (or, backwards, data) and, where they apply, condition, guidance, steps, draws, data and mask. Its output is data, or latent.
     The first point is `start` times the input, the result is `finish` times the last point. Images are in [0, 1] outside of the graph.
     """
-    net = loops.scoped(network, "network")
-    g = Graph()
-    sizes = [1, *shape]
-    for name, values in (("one", [1]), ("two", [2]), ("items_shape", [-1, *shape]), ("ones", [1] * (len(shape) + 1)), ("per_item", [-1, *[1] * len(shape)])):
+    net, g, shape = loops.scoped(network, "network"), Graph(), plan.shape
+    for name, values in {
+        "one": [1], "two": [2], "items_shape": [-1, *shape], "ones": [1] * (len(shape) + 1), "per_item": [-1, *[1] * len(shape)],
+        "first_place": 0, "last_place": -1, "zero_at": [0], "counts": counts, "offered": steps,
+    }.items():  # fmt: skip
         g.constant(name, values)
-    g.constant("first_place", 0), g.constant("last_place", -1), g.constant("zero_at", [0])
-    g.constant("unit", 1.0, np.float32), g.constant("half", 0.5, np.float32), g.constant("nought", 0.0, np.float32)
-    g.constant("doubled", 2.0, np.float32), g.constant("lowest", -1.0, np.float32)
-    g.constant("tables", tables, np.float32), g.constant("counts", counts), g.constant("offered", steps)
-    g.constant("start", start, np.float32), g.constant("finish", finish, np.float32)
+    for name, number in {"unit": 1.0, "half": 0.5, "nought": 0.0, "doubled": 2.0, "lowest": -1.0, "start": start, "finish": finish}.items():  # fmt: skip
+        g.constant(name, number, np.float32)
+    g.constant("tables", tables, np.float32)
     # the table for the number of steps
     g.node("Gather", ["steps", "first_place"], "wanted", axis=0)
     g.node("Equal", ["offered", "wanted"], "is_wanted")
@@ -61,70 +74,75 @@ def solver(
     g.node("ArgMax", ["is_wanted_number"], "option", axis=0, keepdims=0)
     g.node("Gather", ["tables", "option"], "table", axis=0)
     g.node("Gather", ["counts", "option"], "turns", axis=0)
-    # the number of copies of each item in a run of the network: 1, or 2 with guidance
-    if guided:
-        g.node("Equal", ["guidance", "unit"], "is_plain")
-        g.node("Cast", ["is_plain"], "is_plain_number", to=INT)
-        g.node("ReduceMin", ["is_plain_number"], "all_plain", keepdims=1)
-        g.node("Sub", ["two", "all_plain"], "copies")
-        g.node("Sub", ["guidance", "unit"], "excess_flat")
-        g.node("Reshape", ["excess_flat", "per_item"], "excess")
-    if classes:
-        g.constant("classes_shape", [-1, classes])
-        if guided:
-            g.node("Unsqueeze", ["condition", "zero_at"], "condition_once")
-            g.node("Mul", ["condition_once", "nought"], "no_class")
-            g.node("Concat", ["condition_once", "no_class"], "condition_twice", axis=0)
-            g.node("Slice", ["condition_twice", "zero_at", "copies", "zero_at"], "condition_copies")
-            g.node("Reshape", ["condition_copies", "classes_shape"], "network_condition")
-        else:
-            g.node("Identity", ["condition"], "network_condition")
-    source = "data" if backwards else "latent"
-    if backwards:
+    _conditions(g, plan)
+    if plan.backwards:
         g.node("Mul", ["data", "doubled"], "scaled_up")
         g.node("Sub", ["scaled_up", "unit"], "first_raw")
     else:
         g.node("Identity", ["latent"], "first_raw")
     g.node("Mul", ["first_raw", "start"], "first_point")
     g.node("Mul", ["first_point", "nought"], "first_before")
-    if known:
+    if plan.known:
         g.node("Mul", ["data", "doubled"], "given_up")
         g.node("Sub", ["given_up", "unit"], "given_x")
         g.node("Greater", ["mask", "nought"], "is_known")
-    g.node("Loop", ["turns", "", "first_point", "first_point", "first_before"], "last_point", "last_base", "last_before", body=_body(net, g, shape, bool(classes), guided, clips, bool(draws), known))
+    carried = ["turns", "", "first_point", "first_point", "first_before"]
+    g.node("Loop", carried, "last_point", "last_base", "last_before", body=_body(net, plan))
     g.node("Mul", ["last_point", "finish"], "ended")
-    if backwards:
+    if plan.backwards:
         g.node("Identity", ["ended"], "encoded")
     else:
         g.node("Add", ["ended", "unit"], "moved")
         g.node("Mul", ["moved", "half"], "unclipped")
         g.node("Clip", ["unclipped", "nought", "unit"], "clipped")
-        g.node(*(("Where", ["is_known", "data", "clipped"], "made") if known else ("Identity", ["clipped"], "made")))
-    inputs = [helper.make_tensor_value_info(source, FLOAT, ["batch", *shape])]
-    if classes:
-        inputs.append(helper.make_tensor_value_info("condition", FLOAT, ["batch", classes]))
-    if guided:
+        g.node(
+            *(("Where", ["is_known", "data", "clipped"], "made") if plan.known else ("Identity", ["clipped"], "made"))
+        )
+    made = _info("encoded" if plan.backwards else "made", shape)
+    return loops.assembled(
+        {"network": network}, g.nodes, "solver", _inputs(plan), [made], [*g.constants, *net.initializer]
+    )
+
+
+def _inputs(plan: Plan) -> list[onnx.ValueInfoProto]:
+    """Return the inputs of a solver's graph."""
+    inputs = [_info("data" if plan.backwards else "latent", plan.shape), *_condition(plan.classes)]
+    if plan.guided:
         inputs.append(helper.make_tensor_value_info("guidance", FLOAT, ["batch"]))
-    if steps:
-        inputs.append(helper.make_tensor_value_info("steps", INT, ["batch"]))
-    if draws:
-        inputs.append(helper.make_tensor_value_info("draws", FLOAT, ["batch", draws, *shape]))
-    if known:
-        inputs.append(helper.make_tensor_value_info("data", FLOAT, ["batch", *shape]))
-        inputs.append(helper.make_tensor_value_info("mask", FLOAT, ["batch", 1, *shape[1:]]))
-    made = helper.make_tensor_value_info("encoded" if backwards else "made", FLOAT, ["batch", *shape])
-    del sizes
-    return loops.assembled({"network": network}, g.nodes, "solver", inputs, [made], [*g.constants, *net.initializer])
+    inputs.append(helper.make_tensor_value_info("steps", INT, ["batch"]))
+    if plan.draws:
+        inputs.append(_info("draws", (plan.draws, *plan.shape)))
+    if plan.known:
+        inputs += [_info("data", plan.shape), _info("mask", (1, *plan.shape[1:]))]
+    return inputs
 
 
-def _body(net, g, shape, conditional, guided, clips, draws, known):
+def _conditions(g: Graph, plan: Plan) -> None:
+    """Add the number of copies of each item in a run of the network, 1 or with guidance 2, and the network's conditions."""
+    if plan.guided:
+        g.node("Equal", ["guidance", "unit"], "is_plain")
+        g.node("Cast", ["is_plain"], "is_plain_number", to=INT)
+        g.node("ReduceMin", ["is_plain_number"], "all_plain", keepdims=1)
+        g.node("Sub", ["two", "all_plain"], "copies")
+        g.node("Sub", ["guidance", "unit"], "excess_flat")
+        g.node("Reshape", ["excess_flat", "per_item"], "excess")
+        g.constant("classes_shape", [-1, plan.classes])
+        g.node("Unsqueeze", ["condition", "zero_at"], "condition_once")
+        g.node("Mul", ["condition_once", "nought"], "no_class")
+        g.node("Concat", ["condition_once", "no_class"], "condition_twice", axis=0)
+        g.node("Slice", ["condition_twice", "zero_at", "copies", "zero_at"], "condition_copies")
+        g.node("Reshape", ["condition_copies", "classes_shape"], "network_condition")
+    elif plan.classes:
+        g.node("Identity", ["condition"], "network_condition")
+
+
+def _body(net: onnx.GraphProto, plan: Plan) -> onnx.GraphProto:
+    """Return the body of the loop: one row of the table (see networks.paths)."""
     b = Graph()
-    from manifold.training.networks.paths import COLUMNS
-
     b.node("Gather", ["table", "turn"], "row", axis=0)
     b.node("Split", ["row"], *(f"at_{name}" for name in COLUMNS), axis=0, num_outputs=len(COLUMNS))
     b.node("Mul", ["point", "at_scale"], "x_once")
-    if guided:
+    if plan.guided:
         b.node("Unsqueeze", ["x_once", "zero_at"], "x_unit")
         b.node("Concat", ["copies", "ones"], "copies_shape", axis=0)
         b.node("Expand", ["x_unit", "copies_shape"], "x_copies")
@@ -135,7 +153,7 @@ def _body(net, g, shape, conditional, guided, clips, draws, known):
     b.node("Expand", ["at_time", "network_items"], "network_time")
     rename = {"x": "network_x", "time": "network_time", "condition": "network_condition"}
     b.nodes += loops.renamed(net.node, rename)
-    if guided:
+    if plan.guided:
         b.node("Concat", ["copies", "items_shape"], "pair_shape", axis=0)
         b.node("Reshape", ["prediction", "pair_shape"], "pair")
         b.node("Gather", ["pair", "first_place"], "with_class", axis=0)
@@ -145,7 +163,7 @@ def _body(net, g, shape, conditional, guided, clips, draws, known):
         b.node("Add", ["with_class", "extra"], "guided")
     else:
         b.node("Identity", ["prediction"], "guided")
-    if clips:
+    if plan.clips:
         b.node("Equal", ["at_span", "nought"], "is_free")
         b.node("Where", ["is_free", "unit", "at_span"], "divisor")
         b.node("Mul", ["at_span", "guided"], "noise_part")
@@ -160,11 +178,11 @@ def _body(net, g, shape, conditional, guided, clips, draws, known):
     b.node("Mul", ["before", "at_before"], "by_before")
     b.node("Add", ["base", "by_now"], "moved_now")
     last = b.node("Add", ["moved_now", "by_before"], "moved_both")
-    if draws:
+    if plan.draws:
         b.node("Gather", ["draws", "turn"], "draw", axis=1)
         b.node("Mul", ["draw", "at_noise"], "by_draw")
         last = b.node("Add", [last, "by_draw"], "moved_by_draw")
-    if known:
+    if plan.known:
         b.node("Mul", ["given_x", "at_data"], "known_x")
         b.node("Mul", ["first_raw", "at_chance"], "known_e")
         b.node("Add", ["known_x", "known_e"], "known_point")
@@ -174,7 +192,10 @@ def _body(net, g, shape, conditional, guided, clips, draws, known):
     b.node("Where", ["does_move", "next_point", "base"], "next_base")
     b.node("Identity", ["d"], "next_before")
     return loops.loop_body(
-        "turn", b.nodes, {"point": ("next_point", FLOAT), "base": ("next_base", FLOAT), "before": ("next_before", FLOAT)}, scanned=[]
+        "turn",
+        b.nodes,
+        {"point": ("next_point", FLOAT), "base": ("next_base", FLOAT), "before": ("next_before", FLOAT)},
+        scanned=[],
     )
 
 
@@ -183,7 +204,9 @@ def denoiser(network: onnx.ModelProto, shape: tuple[int, ...], *, classes: int) 
     net = loops.scoped(network, "network")
     nodes = loops.renamed(net.node, {"x": "noisy"})
     inputs = [_info("noisy", shape), helper.make_tensor_value_info("time", FLOAT, ["batch"]), *_condition(classes)]
-    return loops.assembled({"network": network}, nodes, "denoiser", inputs, [_info("prediction", shape)], list(net.initializer))
+    return loops.assembled(
+        {"network": network}, nodes, "denoiser", inputs, [_info("prediction", shape)], list(net.initializer)
+    )
 
 
 def score(
@@ -193,8 +216,17 @@ def score(
     """Build the graph of families.flow.Score: `data`, `chance` (K, 1, 1, 1), `time` (K,) and `noise` (K, C, H, W) are its constants."""
     net = loops.scoped(network, "network")
     g, count = Graph(), len(time)
-    g.constant("doubled", 2.0, np.float32), g.constant("unit", 1.0, np.float32), g.constant("axis", [1]), g.constant("pixels", [1, 2, 3])
-    g.constant("shares", data, np.float32), g.constant("noise_part", chance * noise, np.float32), g.constant("noise", noise, np.float32)
+    (
+        g.constant("doubled", 2.0, np.float32),
+        g.constant("unit", 1.0, np.float32),
+        g.constant("axis", [1]),
+        g.constant("pixels", [1, 2, 3]),
+    )
+    (
+        g.constant("shares", data, np.float32),
+        g.constant("noise_part", chance * noise, np.float32),
+        g.constant("noise", noise, np.float32),
+    )
     g.constant("times", time[None], np.float32), g.constant("all", [-1]), g.constant("items_shape", [-1, *shape])
     g.constant("pairs_shape", [-1, count, *shape]), g.constant("repeats", [count])
     g.node("Mul", ["data", "doubled"], "scaled")

@@ -12,7 +12,16 @@ from torch import nn
 
 from manifold.runtime import operations
 from manifold.runtime.kinds import DataSpec
-from manifold.runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, PathSpec, Scoring, TensorSpec
+from manifold.runtime.manifest import (
+    Classification,
+    CodesSpec,
+    Conditions,
+    InputSpec,
+    LatentSpec,
+    PathSpec,
+    Scoring,
+    TensorSpec,
+)
 from manifold.runtime.operations import Run
 
 T = TypeVar("T")

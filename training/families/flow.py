@@ -52,7 +52,6 @@ from manifold.training.networks.unet import UNet
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
 
-
 ERROR = "prediction_error"  # the term of the score
 LIKELIHOOD_BATCH = 50
 TIMES = 8  # number of times of the score
@@ -75,11 +74,20 @@ class Config(Recipe):
     conditional: bool = True  # whether the model is conditioned on the class, if the data has classes
     label_dropout: Share = 0.1  # share of the items that are trained without their class
     flip: bool = False  # mirror half of the training images
-    sampler: Literal["auto", "euler", "midpoint", "heun", "ddim", "ancestral"] = "auto"  # auto: midpoint, or ddim for ddpm
-    steps: Annotated[tuple[Size, ...], Field(min_length=1)] = (4, 8, 16, 50)  # the numbers of steps that a request can choose
+    sampler: Literal["auto", "euler", "midpoint", "heun", "ddim", "ancestral"] = (
+        "auto"  # auto: midpoint, or ddim for ddpm
+    )
+    steps: Annotated[tuple[Size, ...], Field(min_length=1)] = (
+        4,
+        8,
+        16,
+        50,
+    )  # the numbers of steps that a request can choose
     default_steps: int = Field(8, ge=1)
     guidance: float = Field(1.5, ge=0, le=20)  # the default of requests for new images
-    likelihood_items: int = Field(100, ge=0)  # number of test images for the likelihood of the differential equation; 0: it is not computed
+    likelihood_items: int = Field(
+        100, ge=0
+    )  # number of test images for the likelihood of the differential equation; 0: it is not computed
     likelihood_steps: Size = 50  # midpoint steps of that likelihood
 
     @model_validator(mode="after")
@@ -100,7 +108,10 @@ class Config(Recipe):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"epochs": 2, "channels": 8, "multiples": (1, 2), "test_items": 100, "ema": 0.9, "likelihood_items": 10, "likelihood_steps": 4, "steps": (2, 4), "default_steps": 4},
+    "smoke": {
+        "epochs": 2, "channels": 8, "multiples": (1, 2), "test_items": 100, "ema": 0.9, "steps": (2, 4), "default_steps": 4,
+        "likelihood_items": 10, "likelihood_steps": 4,
+    },
     "cpu": {"epochs": 18, "schedule": "cosine"},
     "gpu": {
         "epochs": 256, "schedule": "cosine", "batch_size": 128, "lr": 2e-4, "channels": 128, "multiples": (1, 2, 2, 2), "blocks": 3, "patch": 1,
@@ -115,7 +126,8 @@ def resolve(config: Config, data: Data) -> Config:
     patch = config.patch or (2 if spec.height % 2 == spec.width % 2 == 0 else 1)
     if spec.height % patch or spec.width % patch:
         raise TrainingError(
-            f"patch: {patch} does not divide the sides of images of {spec.width}x{spec.height}; use a divisor of both, or 0", field="patch"
+            f"patch: {patch} does not divide the sides of images of {spec.width}x{spec.height}; use a divisor of both, or 0",
+            field="patch",
         )
     sampler = config.sampler if config.sampler != "auto" else "midpoint" if config.objective == "flow" else "ddim"
     conditional = config.conditional and data.classes is not None
@@ -186,7 +198,8 @@ class Flow(nn.Module):
         assert solver != "auto"
         solver = "ddim" if backwards and solver == "ancestral" else solver
         tables = [
-            paths.table(config.objective, config.noise_schedule, solver, steps, backwards=backwards) for steps in config.steps
+            paths.table(config.objective, config.noise_schedule, solver, steps, backwards=backwards)
+            for steps in config.steps
         ]
         scale = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).scale(paths.STEPS)
         start, finish = (1.0, scale) if backwards else (1 / scale, 1.0)
@@ -236,7 +249,7 @@ def report(model: Flow, config: Config, data: Data) -> list[Metric]:
     for batch in in_order(data.test, 500, generator):
         means.add({"velocity_mse" if config.objective == "flow" else "noise_mse": evaluate(model, batch)["loss"]})
     protocol = {**data.protocol, "objective": config.objective, "n": len(data.test), "seed": config.seed}
-    found = list(means.metrics({name: protocol for name in means.n}, unit="squared, of values in [-1, 1]"))
+    found = list(means.metrics(dict.fromkeys(means.n, protocol), unit="squared, of values in [-1, 1]"))
     return [*found, *_likelihood(model, config, data)] if config.likelihood_items else found
 
 
@@ -261,7 +274,10 @@ def _likelihood(model: Flow, config: Config, data: Data) -> list[Metric]:
         "observed": f"pixels at {levels} levels, dequantised by uniform noise: a density on [0, 1]", "classes": "no class", "n": len(part),
         "seed": config.seed,
     }  # fmt: skip
-    return [*means.metrics({name: protocol}), bits_per_dim(means, name, math.prod(model.shape), protocol, math.log2(levels))]
+    return [
+        *means.metrics({name: protocol}),
+        bits_per_dim(means, name, math.prod(model.shape), protocol, math.log2(levels)),
+    ]
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
@@ -305,7 +321,10 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
     """Return the tasks `sample`, `decode`, `encode` and `impute`, which are loops, and `score`."""
     shape, free = model.shape, not model.classes
     latent = InputSpec(role="latent", source="latent", shape=shape)
-    items, mask = InputSpec(role="data", source="data", shape=shape), InputSpec(role="mask", source="mask", shape=(1, *shape[1:]))
+    items, mask = (
+        InputSpec(role="data", source="data", shape=shape),
+        InputSpec(role="mask", source="mask", shape=(1, *shape[1:])),
+    )
     steps = InputSpec(
         role="steps", source="integer", dtype="int64", default=config.default_steps, choices=config.steps, shared=True
     )
@@ -325,20 +344,35 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
         (MakeFreeByChance if free else MakeByChance)(forwards) if chance else (MakeFree if free else Make)(forwards)
     )
     scored = Score(model, config.seed)
+    terms = [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)]
+    drawn = [latent, *by_class, *guided(config.guidance), steps]
+    to_sample = graphs.of(forwards, draws=max(config.steps) if chance else 0)
     tasks = {
-        "sample": Task(sampler, [latent, *by_class, *guided(config.guidance), steps, *chance], made, graphs.of(forwards, draws=max(config.steps) if chance else 0), ROWS),
-        "score": Task(scored, [items], [TensorSpec(role=ERROR), TensorSpec(role="surprise", shape=shape)], graphs.score(scored), ROWS // 4),
-    }  # fmt: skip
+        "sample": Task(sampler, [*drawn, *chance], made, to_sample, ROWS),
+        "score": Task(scored, [items], terms, graphs.score(scored), ROWS // 4),
+    }
     tasks["denoise"] = Task(
         Free(model.network) if free else model.network,
         [InputSpec(role="noisy", source="state", shape=shape), InputSpec(role="time", source="state"), *by_class],
         [TensorSpec(role="prediction", shape=shape)], graphs.denoiser, 4 * ROWS,
     )  # fmt: skip
     if not chance:
-        tasks["decode"] = Task((MakeFree if free else Make)(forwards), [latent, *by_class, *guided(1.0), steps], made, graphs.of(forwards), ROWS)
-        tasks["encode"] = Task((EncodeFree if free else Encode)(back), [items, *by_class, steps], noise, graphs.of(back, backwards=True), ROWS)
+        tasks["decode"] = Task(
+            (MakeFree if free else Make)(forwards),
+            [latent, *by_class, *guided(1.0), steps],
+            made,
+            graphs.of(forwards),
+            ROWS,
+        )
+        tasks["encode"] = Task(
+            (EncodeFree if free else Encode)(back),
+            [items, *by_class, steps],
+            noise,
+            graphs.of(back, backwards=True),
+            ROWS,
+        )
         tasks["impute"] = Task(
-            (CompleteFree if free else Complete)(forwards), [latent, *by_class, *guided(config.guidance), steps, items, mask], made,
+            (CompleteFree if free else Complete)(forwards), [*drawn, items, mask], made,
             graphs.of(forwards, known=True), ROWS,
         )  # fmt: skip
     term = Term(
@@ -391,18 +425,24 @@ class Graphs:
     def score(self, module: Score) -> Callable[[], Any]:
         """Return a function that builds the graph of the score."""
         model = self.model
-        constants = (each.detach().numpy() for each in (module.data, module.chance, module.time, module.noise))
-        return lambda: solvers.score(
-            copy.deepcopy(self.network), *constants, model.shape, classes=model.classes, is_flow=module.is_flow, outputs=(ERROR, "surprise")
+        data, chance, time, noise = (
+            each.detach().numpy() for each in (module.data, module.chance, module.time, module.noise)
         )
+        return lambda: solvers.score(
+            copy.deepcopy(self.network), data, chance, time, noise, model.shape, classes=model.classes, is_flow=module.is_flow,
+            outputs=(ERROR, "surprise"),
+        )  # fmt: skip
 
     def of(self, loop: Loop, *, backwards: bool = False, draws: int = 0, known: bool = False) -> Callable[[], Any]:
         """Return a function that builds the graph of a loop."""
         model = self.model
+        plan = solvers.Plan(
+            model.shape, model.classes, backwards=backwards, guided=bool(model.classes) and not backwards, clips=loop.clips, draws=draws,
+            known=known,
+        )  # fmt: skip
         return lambda: solvers.solver(
-            copy.deepcopy(self.network), loop.tables.numpy(), loop.counts.tolist(), model.config.steps, model.shape, classes=model.classes,
-            start=loop.start, finish=loop.finish, backwards=backwards, guided=bool(model.classes) and not backwards, clips=loop.clips,
-            draws=draws, known=known,
+            copy.deepcopy(self.network), loop.tables.numpy(), loop.counts.tolist(), model.config.steps, plan, start=loop.start,
+            finish=loop.finish,
         )  # fmt: skip
 
 

@@ -116,7 +116,9 @@ class State:
             "position": vars(self.position),
             "model": self.bare.state_dict(),
             "average": self.average.shadow,
-            **({"second": self.second.shadow, "decays": [self.average.decay, self.second.decay]} if self.second else {}),
+            **(
+                {"second": self.second.shadow, "decays": [self.average.decay, self.second.decay]} if self.second else {}
+            ),
             "optimizers": [o.optimizer.state_dict() for o in self.optimizers],
             **({"scaling": scaling} if (scaling := self._scaling()) else {}),
             "rng": rng,

@@ -12,14 +12,13 @@ A solver is a table with a row for each evaluation of the network, see COLUMNS. 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 Objective = Literal["flow", "ddpm"]
 Schedule = Literal["linear", "cosine"]
@@ -79,7 +78,7 @@ def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[floa
         return grid(objective, steps)
     path = Diffusion(schedule)
     known = np.arange(1, STEPS + 1)
-    logs = np.log([path.place(k) for k in known])
+    logs = np.log([path.place(float(k)) for k in known])
     wanted = np.linspace(logs[-1], logs[0], steps)
     return [*(float(k) for k in np.interp(wanted, logs, known)), 0.0]
 
@@ -91,7 +90,7 @@ def table(
     at = _of_flow if objective == "flow" else _of_diffusion(Diffusion(schedule))
     points = (grid(objective, steps) if points is None else points)[:: -1 if backwards else 1]
     rows: list[list[float]] = []
-    for here, there in zip(points, points[1:], strict=False):
+    for here, there in itertools.pairwise(points):
         (time, scale, u, _, _), (_, _, v, data, chance) = at(here), at(there)
         whole, span = v - u, 0.0 if objective == "flow" or backwards else u
         ends = [data, chance]
@@ -118,7 +117,7 @@ def _of_flow(t: float) -> tuple[float, float, float, float, float]:
     return t, 1.0, t, t, 1 - t
 
 
-def _of_diffusion(path: Diffusion):
+def _of_diffusion(path: Diffusion) -> Callable[[float], tuple[float, float, float, float, float]]:
     def at(k: float) -> tuple[float, float, float, float, float]:
         u = path.place(k)
         return max(k, 1.0) / STEPS, path.scale(k), u, 1.0, u

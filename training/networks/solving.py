@@ -171,7 +171,9 @@ class Complete(nn.Module):
         super().__init__()
         self.loop = loop
 
-    def forward(self, latent: Tensor, condition: Tensor, guidance: Tensor, steps: Tensor, data: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, latent: Tensor, condition: Tensor, guidance: Tensor, steps: Tensor, data: Tensor, mask: Tensor
+    ) -> Tensor:
         made = shown(self.loop(latent, condition, guidance, steps, None, (mask, 2 * data - 1)))
         return torch.where(mask > 0, data, made)
 

@@ -43,9 +43,7 @@ class TimeFeatures(nn.Module):
         super().__init__()
         half = size // 2
         exponents = torch.arange(half, dtype=torch.float64) / half
-        self.register_buffer(
-            "frequencies", (LONGEST * SHORTEST_PERIOD**-exponents).float(), persistent=False
-        )
+        self.register_buffer("frequencies", (LONGEST * SHORTEST_PERIOD**-exponents).float(), persistent=False)
 
     def forward(self, time: Tensor) -> Tensor:
         angles = time[:, None] * self.frequencies
@@ -127,12 +125,10 @@ class Level(nn.Module):
     def __init__(self, sizes: Sequence[tuple[int, int]], size: int, dropout: float, attention: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(before, after, size, dropout) for before, after in sizes)
-        self.attention = nn.ModuleList(
-            Attention(after) if attention else nn.Identity() for _, after in sizes
-        )
+        self.attention = nn.ModuleList(Attention(after) if attention else nn.Identity() for _, after in sizes)
 
     def forward(self, x: Tensor, vector: Tensor) -> Tensor:
-        for block, attention in zip(self.blocks, self.attention):
+        for block, attention in zip(self.blocks, self.attention, strict=True):
             x = attention(block(x, vector))
         return x
 
@@ -174,12 +170,12 @@ class UNet(nn.Module):
         vector = self.conditioning(time, condition)
         h = self.first(F.pixel_unshuffle(x, self.patch))
         kept: list[Tensor] = []
-        for level, shrink in zip(self.down, self.shrink):
+        for level, shrink in zip(self.down, self.shrink, strict=True):
             h = level(h, vector)
             kept.append(h)
             h = shrink(h)
         h = self.middle(h, vector)
-        for level, grow in zip(self.up, self.grow):
+        for level, grow in zip(self.up, self.grow, strict=True):
             skip = kept.pop()
             if h.shape[2:] != skip.shape[2:]:
                 h = F.interpolate(h, size=skip.shape[2:], mode="nearest")

@@ -39,7 +39,8 @@ class ImputeRequest(ConditionedItemsRequest, SolverRequest, SeededRequest):
     )
     candidates: Annotated[int, Field(ge=1, le=64)] | None = Field(
         default=None,
-        description="Images only, of a model that draws pixels in order: number of completions drawn for each image, by default 8. One is chosen by how well it explains the known pixels.",
+        description="Images only, of a model that draws pixels in order: number of completions drawn for each image, by default 8. "
+        "One is chosen by how well it explains the known pixels.",
     )
     temperature: float | None = Field(
         default=None,

@@ -254,7 +254,7 @@ def _class_of(weights: Array, names: tuple[str, ...], *, optional: bool) -> str 
     if not len(held):
         return NO_CLASS
     if len(held) == 1 and rest < LEAST_REST:
-        return names[held[0]]
+        return str(names[held[0]])
     return {names[i]: float(weights[i]) for i in held} | ({NO_CLASS: rest} if rest >= LEAST_REST else {})
 
 
