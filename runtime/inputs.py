@@ -158,23 +158,23 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     try:
         values = np.atleast_1d(np.asarray(given, np.float64))
     except (TypeError, ValueError, OverflowError):
-        raise InvalidValue(f"{name}: {shown(given)} is not a number; give {_range(low, high)}", field=name) from None
+        raise InvalidValue(f"{name}: {_as_sent(given)} is not a number; give {_range(low, high)}", field=name) from None
     if tensor.choices is not None and not np.isin(values, tensor.choices).all():
         raise InvalidValue(
-            f"{name}: {shown(given)} is not offered; give one of {listed(tensor.choices)}",
+            f"{name}: {_as_sent(given)} is not offered; give one of {listed(tensor.choices)}",
             field=name,
             valid=_as_given(tensor),
         )
     if values.shape not in ((1,), (n,)):
         raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)
     if not (np.isfinite(values) & (values >= low) & (values <= high)).all():
-        raise InvalidValue(f"{name}: {shown(given)} is out of range; give {_range(low, high)}", field=name)
+        raise InvalidValue(f"{name}: {_as_sent(given)} is out of range; give {_range(low, high)}", field=name)
     if tensor.source == "integer" and (values != np.rint(values)).any():
-        raise InvalidValue(f"{name}: {shown(given)} is not a whole number; give a whole number", field=name)
+        raise InvalidValue(f"{name}: {_as_sent(given)} is not a whole number; give a whole number", field=name)
     most = LARGEST[tensor.source]
     if (np.abs(values) > most).any():
         raise InvalidValue(
-            f"{name}: {shown(given)} is out of range; give a number from {-most:g} to {most:g}", field=name
+            f"{name}: {_as_sent(given)} is out of range; give a number from {-most:g} to {most:g}", field=name
         )
     return np.ascontiguousarray(np.broadcast_to(values.astype(tensor.dtype), (n,)))
 
@@ -202,6 +202,12 @@ def repeated(numbers: Numbers | None, times: int) -> Numbers:
 def of_items(numbers: Numbers | None, items: Array) -> Numbers:
     """Return the numbers of some of the items, selected by index."""
     return {name: np.asarray(value)[items] if np.size(value) > 1 else value for name, value in (numbers or {}).items()}
+
+
+def _as_sent(value: object) -> str:
+    """Return a number in an error as a user writes it: a validator has turned 3 into 3.0."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < LARGEST["integer"]
+    return shown(int(value) if whole else value)  # type: ignore[arg-type, call-overload]
 
 
 def _as_given(tensor: InputSpec) -> list[float]:

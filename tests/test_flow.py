@@ -17,7 +17,6 @@ from manifold.evaluation import diffusion
 from manifold.runtime import engine
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
-from manifold.training import export as exporting
 from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
@@ -27,6 +26,7 @@ from manifold.training.networks.densities import log_density
 from manifold.training.networks.solving import Loop
 from manifold.training.networks.unet import UNet
 from manifold.training.train import averaged
+from tests import shared
 from tests.conftest import tiny_run
 
 MEAN, SPREAD = 0.3, 0.2
@@ -298,7 +298,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """Return a small model of each objective. Its export has compared the graphs with torch."""
     root = tmp_path_factory.mktemp(request.param)
     run = tiny_run(root / "run", "flow", digits, objective=request.param)
-    return engine.load(exporting.export(run, request.param, root / "models", data=digits), device="cpu", threads=1)
+    return engine.load(shared.export(run, request.param, root / "models", data=digits), device="cpu", threads=1)
 
 
 def test_guidance_one_is_the_class_and_zero_is_no_class(made: Model) -> None:
@@ -364,7 +364,7 @@ def test_the_evaluator_bounds_the_likelihood(made: Model, digits: Data) -> None:
 
 def test_an_unconditional_model_takes_no_guidance(tmp_path: Path, digits: Data) -> None:
     run = tiny_run(tmp_path / "run", "flow", digits, conditional=False)
-    model = engine.load(exporting.export(run, "plain", tmp_path / "models", data=digits), device="cpu", threads=1)
+    model = engine.load(shared.export(run, "plain", tmp_path / "models", data=digits), device="cpu", threads=1)
     assert model.sample(2, seed=1, steps=2).data.shape == (2, 1, 8, 8)
     with pytest.raises(InvalidValue, match="guidance: plain has no such input"):
         model.sample(1, guidance=2)
