@@ -207,7 +207,7 @@ def of_items(numbers: Numbers | None, items: Array) -> Numbers:
 def _as_sent(value: object) -> str:
     """Return a number in an error as a user writes it: a validator has turned 3 into 3.0."""
     whole = isinstance(value, float) and value.is_integer() and abs(value) < LARGEST["integer"]
-    return shown(int(value) if whole else value)  # type: ignore[arg-type, call-overload]
+    return shown(int(value) if whole else value)  # type: ignore[call-overload]
 
 
 def _as_given(tensor: InputSpec) -> list[float]:
