@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 
 from manifold.runtime.engine import Model
 from manifold.runtime.manifest import Manifest
-from manifold.training.networks import paths
+from manifold.runtime.schedules import STEPS, Objective, Schedule, signal
 
 Array = NDArray[np.float64]
 Predict = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]  # (B, ...), times (B,) to (B, ...)
@@ -34,7 +34,7 @@ FIRST, LAST = 9.2, -10.0
 class Chain:
     """The steps k = 1 to T of a chain: the times that the network sees, and the shares of data and noise."""
 
-    objective: paths.Objective
+    objective: Objective
     time: Array  # (T,)
     data: Array  # (T,) a_k
     noise: Array  # (T,) s_k
@@ -52,11 +52,11 @@ class Chain:
         return np.clip(x, -1, 1)
 
 
-def chain_of(objective: paths.Objective, schedule: paths.Schedule, steps: int = paths.STEPS) -> Chain:
+def chain_of(objective: Objective, schedule: Schedule, steps: int = STEPS) -> Chain:
     """Return the chain of a path: of ddpm the 1000 steps of its training, of flow matching `steps` with equal distances of log SNR."""
     if objective == "ddpm":
-        a2 = paths.signal(schedule)[1:]
-        return Chain(objective, np.arange(1, len(a2) + 1) / paths.STEPS, np.sqrt(a2), np.sqrt(1 - a2))
+        a2 = signal(schedule)[1:]
+        return Chain(objective, np.arange(1, len(a2) + 1) / STEPS, np.sqrt(a2), np.sqrt(1 - a2))
     t = 1 / (1 + np.exp(-np.linspace(FIRST, LAST, steps) / 2))
     return Chain(objective, t, t, 1 - t)
 

@@ -6,6 +6,7 @@ copies; compared with the test images they also give the figures of real images 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,23 +35,26 @@ def evaluate(
     n: int = 10_000,
     seed: int = 0,
     prior: str | None = None,
+    numbers: Mapping[str, float] | None = None,
     stage: Stage = silent,
 ) -> tuple[Report, Pictures]:
     """Evaluate an artifact's samples with `evaluate_images`.
 
-    With `data`, also evaluate its likelihood (beside lossless codecs), reconstructions and codes, find copies, and add the figures of real images.
+    `numbers` are inputs of the model by name, such as steps. With `data`, also evaluate its likelihood (beside lossless codecs), reconstructions and codes, find copies, and add the figures of real images.
 
     Raises UnsupportedTask for a model that generates no images, and EvaluationError for invalid options.
     """
     manifest = model.manifest
     check_can(manifest, n, prior)
     report, features, pictures = evaluate_images(
-        Generated(model, n, seed, prior), reference, extractor, seed=seed, stage=stage
+        Generated(model, n, seed, prior, numbers or {}), reference, extractor, seed=seed, stage=stage
     )
     report = replace(
         report, model=manifest.name, version=manifest.version, checksum=model.checksum,
         prior=prior or (manifest.space.prior if manifest.space else None),
     )  # fmt: skip
+    if numbers:
+        report.protocol["numbers"] = dict(numbers)
     if data is not None:
         held_out.likelihood(report, model, data, stage)
         held_out.chain_bound(report, model, data, seed, stage)

@@ -152,7 +152,7 @@ def test_grpc_gives_the_same_items(service: Served) -> None:
 def test_v2_takes_optional_inputs(service: Served) -> None:
     described = service.client.get("/v2/models/flow.sample").json()
     assert {"steps", "guidance"} <= {each["name"] for each in described["inputs"]}
-    body = {
+    body: Any = {
         "parameters": {"seed": 1, "class": "1"},
         "inputs": [{"name": "steps", "datatype": "INT64", "shape": [1], "data": [2]}],
     }

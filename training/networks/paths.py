@@ -20,12 +20,25 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Objective = Literal["flow", "ddpm"]
-Schedule = Literal["linear", "cosine"]
+from manifold.runtime.schedules import STEPS, Objective, Schedule, signal
+
+__all__ = [
+    "COLUMNS",
+    "STEPS",
+    "Diffusion",
+    "Objective",
+    "Schedule",
+    "Solver",
+    "Table",
+    "even_grid",
+    "grid",
+    "signal",
+    "table",
+]
+
 Solver = Literal["euler", "midpoint", "heun", "ddim", "ancestral"]
 Table: TypeAlias = NDArray[np.float64]
 
-STEPS = 1000  # number of discrete steps of ddpm
 ROWS = {"euler": 1, "ddim": 1, "ancestral": 1, "midpoint": 2, "heun": 2}  # evaluations of the network for each step
 
 # The columns of a table. The network is evaluated at scale * point and `time`, which gives d. Then
@@ -33,20 +46,6 @@ ROWS = {"euler": 1, "ddim": 1, "ancestral": 1, "midpoint": 2, "heun": 2}  # eval
 # and the base becomes the next point if `moves` is 1. Known pixels of the next point are `data` * x + `chance` * e. If `span` is not zero,
 # x = point - span * d is first clipped to [-1, 1].
 COLUMNS = ("time", "scale", "now", "before", "noise", "moves", "data", "chance", "span")
-
-
-def betas(schedule: Schedule) -> Table:
-    """Return the variances beta of the 1000 steps: linear from 1e-4 to 0.02 (Ho et al., section 4), or cosine (Nichol and Dhariwal, 2021, eq. 17)."""
-    if schedule == "linear":
-        return np.linspace(1e-4, 0.02, STEPS)
-    share = np.cos((np.arange(STEPS + 1) / STEPS + 0.008) / 1.008 * math.pi / 2) ** 2
-    limited: Table = np.minimum(1 - share[1:] / share[:-1], 0.999)
-    return limited
-
-
-def signal(schedule: Schedule) -> Table:
-    """Return a^2 for the steps 0 to 1000, the share of the data's variance; a^2 = 1 at step 0."""
-    return np.concatenate([[1.0], np.cumprod(1 - betas(schedule))])
 
 
 class Diffusion:
