@@ -40,7 +40,8 @@ def evaluate(
 ) -> tuple[Report, Pictures]:
     """Evaluate an artifact's samples with `evaluate_images`.
 
-    `numbers` are inputs of the model by name, such as steps. With `data`, also evaluate its likelihood (beside lossless codecs), reconstructions and codes, find copies, and add the figures of real images.
+    `numbers` are inputs of the model by name, such as steps. With `data`, also evaluate its likelihood (beside lossless codecs),
+    reconstructions and codes, find copies, and add the figures of real images.
 
     Raises UnsupportedTask for a model that generates no images, and EvaluationError for invalid options.
     """
