@@ -86,8 +86,11 @@ def solver(
         g.node("Mul", ["data", "doubled"], "given_up")
         g.node("Sub", ["given_up", "unit"], "given_x")
         g.node("Greater", ["mask", "nought"], "is_known")
+    body = _body(net, plan)
+    # ONNX Runtime only optimises convolutions whose weights are in their own graph
+    body.initializer.extend(net.initializer)
     carried = ["turns", "", "first_point", "first_point", "first_before"]
-    g.node("Loop", carried, "last_point", "last_base", "last_before", body=_body(net, plan))
+    g.node("Loop", carried, "last_point", "last_base", "last_before", body=body)
     g.node("Mul", ["last_point", "finish"], "ended")
     if plan.backwards:
         g.node("Identity", ["ended"], "encoded")
@@ -99,9 +102,9 @@ def solver(
             *(("Where", ["is_known", "data", "clipped"], "made") if plan.known else ("Identity", ["clipped"], "made"))
         )
     made = _info("encoded" if plan.backwards else "made", shape)
-    return loops.assembled(
-        {"network": network}, g.nodes, "solver", _inputs(plan), [made], [*g.constants, *net.initializer]
-    )
+    used = {name for node in (*g.nodes, *body.node) for name in node.input}
+    constants = [tensor for tensor in g.constants if tensor.name in used]
+    return loops.assembled({"network": network}, g.nodes, "solver", _inputs(plan), [made], constants)
 
 
 def _inputs(plan: Plan) -> list[onnx.ValueInfoProto]:
