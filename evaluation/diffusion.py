@@ -1,7 +1,7 @@
 """The variational bound of a diffusion model on the likelihood of images, from its artifact.
 
-A chain of Gaussian steps z_k = a_k x + s_k e, k = 1 to T with growing noise, gives (Ho et al., 2020, arXiv 2006.11239, eq. 5; in this form
-Kingma et al., 2021, arXiv 2107.00630, eq. 13 to 15)
+A chain of Gaussian steps z_k = a_k x + s_k e, k = 1 to T with growing noise, gives (Ho et al., 2020, arXiv 2006.11239; in this form
+Kingma et al., 2021, arXiv 2107.00630)
 
     -log p(x) <= KL(q(z_T | x) || p(z_T)) + sum over k = 2..T of 1/2 (SNR_{k-1} - SNR_k) E |x - x̂(z_k)|² + E[-log p(x | z_1)],
 

@@ -118,7 +118,7 @@ def test_ancestral_sampling_gives_the_data_distribution() -> None:
     loop = Loop(Optimal("ddpm", "linear"), [table], [steps], clips=False, start=1 / scale).double()
     made = loop(noise, torch.zeros(n, 1), None, torch.full((n,), steps), draws).flatten()
     assert float(made.mean()) == pytest.approx(MEAN, abs=4 * SPREAD / math.sqrt(n))
-    # the variance of a step is the smaller one of the two of Ho et al., section 3.2, so that the spread is slightly too small
+    # the variance of a step is the smaller one of the two of Ho et al., so that the spread is slightly too small
     assert float(made.std()) == pytest.approx(SPREAD, rel=0.07)
 
 

@@ -2,9 +2,9 @@
 
 Two objectives train the same U-Net (networks.unet); networks.paths states both paths, and networks.solving follows them:
 
-- `flow`: flow matching on straight paths (Lipman et al., 2023, arXiv 2210.02747, eq. 20 to 23; Liu et al., 2023, arXiv 2209.03003, eq. 1). Times
-  are logit-normal (Esser et al., 2024, arXiv 2403.03206, eq. 19).
-- `ddpm`: prediction of the noise (Ho et al., 2020, arXiv 2006.11239, eq. 14).
+- `flow`: flow matching on straight paths (Lipman et al., 2023, arXiv 2210.02747; Liu et al., 2023, arXiv 2209.03003). Times
+  are logit-normal (Esser et al., 2024, arXiv 2403.03206).
+- `ddpm`: prediction of the noise (Ho et al., 2020, arXiv 2006.11239, the simplified loss).
 
 The class is dropped for a share of the items, so that the model also learns "no class" and samples can be guided (Ho and Salimans, 2022,
 arXiv 2207.12598).

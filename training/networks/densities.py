@@ -1,7 +1,7 @@
 """The likelihood of the ordinary differential equation of a path (networks.paths), with Hutchinson's estimate of the divergence.
 
-Along dz/du = d(z, u), the density of z changes by d log p / du = -div d (Chen et al., 2018, arXiv 1806.07366, theorem 1). The divergence is the
-mean of e·(∂d/∂z)e over random signs e (Hutchinson; Grathwohl et al., 2019, arXiv 1810.01367, section 3).
+Along dz/du = d(z, u), the density of z changes by d log p / du = -div d (Chen et al., 2018, arXiv 1806.07366). The divergence is the
+mean of e·(∂d/∂z)e over random signs e (Hutchinson; Grathwohl et al., 2019, arXiv 1810.01367).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A path mixes data x in [-1, 1] and noise e ~ N(0, I). With `u` for the position 
 prediction of the network, both paths are ordinary differential equations dz/du = d:
 
 - `flow` (Lipman et al., 2023, arXiv 2210.02747; Liu et al., 2023, arXiv 2209.03003): z = (1 - t) e + t x, u = t, d predicts x - e.
-- `ddpm` (Ho et al., 2020, arXiv 2006.11239) in the form of DDIM (Song et al., 2021, arXiv 2010.02502, eq. 14): a^2 is the product of the
+- `ddpm` (Ho et al., 2020, arXiv 2006.11239) in the form of DDIM (Song et al., 2021, arXiv 2010.02502): a^2 is the product of the
   1 - beta up to step k of 1000, s^2 = 1 - a^2, the network sees a z = a x + s e, u = s / a, d predicts e.
 
 A solver is a table with a row for each evaluation of the network, see COLUMNS. The same loop runs every table, forwards or backwards.

@@ -164,7 +164,7 @@ class EncodeFree(nn.Module):
 class Complete(nn.Module):
     """The task `impute`: as `sample`, with images in [0, 1] and masks (B, 1, H, W). Pixels whose mask is above zero stay as they are.
 
-    At each step they are replaced by their value on the path (Lugmayr et al., 2022, arXiv 2201.09865, eq. 8, without resampling).
+    At each step they are replaced by their value on the path (Lugmayr et al., 2022, arXiv 2201.09865, without resampling).
     """
 
     def __init__(self, loop: Loop) -> None:

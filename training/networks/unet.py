@@ -1,7 +1,7 @@
 """The U-Net of the family `flow`: images, a time and class weights to a prediction of the images' shape.
 
-Residual blocks with group normalisation and SiLU as in Ho et al., 2020 (arXiv 2006.11239, appendix B), and scales and shifts by time and
-class as in Dhariwal and Nichol, 2021 (arXiv 2105.05233, section 3.1). The input is rearranged from space to depth (Shi et al., 2016,
+Residual blocks with group normalisation and SiLU as in Ho et al., 2020 (arXiv 2006.11239), and scales and shifts by time and
+class as in Dhariwal and Nichol, 2021 (arXiv 2105.05233). The input is rearranged from space to depth (Shi et al., 2016,
 arXiv 1609.05158), so that the first blocks run at half the size.
 """
 
