@@ -15,7 +15,10 @@ STEPS = 1000  # number of steps
 
 
 def betas(schedule: Schedule) -> NDArray[np.float64]:
-    """Return the variances beta of the 1000 steps: linear from 1e-4 to 0.02 (Ho et al., 2020, arXiv 2006.11239), or cosine (Nichol and Dhariwal, 2021, arXiv 2102.09672)."""
+    """Return the variances beta of the 1000 steps.
+
+    linear: from 1e-4 to 0.02 (Ho et al., 2020, arXiv 2006.11239); cosine: Nichol and Dhariwal, 2021, arXiv 2102.09672.
+    """
     if schedule == "linear":
         return np.linspace(1e-4, 0.02, STEPS)
     share = np.cos((np.arange(STEPS + 1) / STEPS + 0.008) / 1.008 * math.pi / 2) ** 2
