@@ -1,6 +1,6 @@
 """Completion of images of which half is known: the benefit of drawing several candidates (runtime.operations.complete).
 
-    python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/images/imputed.png]
+    python benchmarks/imputation.py [--images 50] [--candidates 1 8] [--seed 1] [-o docs/images/imputed.png]
 
 The images are test images of the shipped mnist-pixelcnn. Their upper, left or lower half is known. The sampler draws pixels from the top left to
 the bottom right: with one candidate for each class, known pixels further down affect only the choice of the class; with more candidates
@@ -23,7 +23,6 @@ from manifold.training import datasets
 from manifold.training.data import Arrays
 
 NAME, SHOWN = "mnist-pixelcnn", 10
-CANDIDATES = (1, 8, 32)
 GREY = 0.4
 
 
@@ -36,12 +35,13 @@ def halves(size: int) -> dict[str, NDArray[np.float32]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=50)
+    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--out", type=Path)
     asked = parser.parse_args()
     model = engine.load(Path("models") / NAME, device="cpu")
-    part = Arrays.of(datasets.load("mnist-14").test)
+    part = Arrays.of(datasets.load(model.manifest.data_name or "").test)
     images = np.rint(part.items[: asked.images].astype(np.float32) / 255)  # two levels, as the model was trained
     labels = part.labels[: asked.images]
     true = log_likelihood(model, images)
@@ -52,14 +52,14 @@ def main() -> None:
     for name, half in halves(images.shape[-1]).items():
         mask = half.repeat(len(images), axis=0)
         sheet.append(np.where(half > 0, images[:SHOWN], np.float32(GREY)))
-        for candidates in CANDIDATES:
+        for candidates in asked.candidates:
             began = time.perf_counter()
             made = model.impute(images, mask, seed=asked.seed, candidates=candidates)
             seconds = (time.perf_counter() - began) / len(images)
             assert made.classes is not None and np.array_equal(made.data * mask, images * mask)
             right, behind = np.mean(made.classes == labels), np.mean(true - log_likelihood(model, made.data))
             print(f"| {name} half | {candidates} | {right:.2f} | {behind:.1f} | {seconds:.2f} |", flush=True)
-        again = model.impute(images[:SHOWN], mask[:SHOWN], seed=asked.seed + 1, candidates=CANDIDATES[-1])
+        again = model.impute(images[:SHOWN], mask[:SHOWN], seed=asked.seed + 1, candidates=asked.candidates[-1])
         sheet += [made.data[:SHOWN], again.data]
     if asked.out:
         pixels = np.rint(np.concatenate(sheet) * 255).astype(np.uint8)

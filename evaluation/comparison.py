@@ -113,7 +113,7 @@ def to_markdown(reports: Sequence[Values]) -> str:
     metrics = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
     places = list(zip(*(ranks(reports, name) for name in metrics), strict=True)) or [()] * len(reports)
     rows = [_row(report, place, names) for report, place in zip(reports, places, strict=True)]
-    rows += _anchor_rows(reports[0]["anchors"], distance, names)
+    rows += _anchor_rows(_anchors(reports), distance, names)
     return markdown.table((f"rank by {', '.join(metrics)}", "model", *map(directed, names)), rows) + note
 
 
@@ -132,6 +132,12 @@ def _likelihoods(reports: Sequence[Values]) -> list[dict[str, str]]:
 def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> list[str]:
     cells = [bounded(name, report) if name in report["metrics"] else "" for name in names]
     return [", ".join("-" if place is None else str(place) for place in places), title(report), *cells]
+
+
+def _anchors(reports: Sequence[Values]) -> Values:
+    """Return the anchors of the first report, and those of lossless codecs from the first report that has them."""
+    codecs = ({key: each["anchors"][key] for key in STORED if key in each["anchors"]} for each in reports)
+    return {**reports[0]["anchors"], **next(filter(None, codecs), {})}
 
 
 def _anchor_rows(anchors: Values, distance: str, names: Sequence[str]) -> list[list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from manifold.runtime.graphs import batches
+from manifold.training.exporting import checked
 from tests import graphs
 
 
@@ -44,3 +45,13 @@ def test_an_example_in_the_manifest_hides_no_influence_of_other_rows(
     mean = [graphs.node("ReduceMean", ["z", "rows"], ["m"], keepdims=1), graphs.node("Sub", ["z", "m"], ["x"])]
     graphs.decoder(path / "g.onnx", mean, [graphs.constant("rows", np.asarray([0]))])
     assert "if the other rows change" in graphs.refused(path)
+
+
+@pytest.mark.parametrize(("wrong", "share", "said"), [
+    (0, 1.0, None), (1, 1.0, "6 of 120 codes differ"), (2, 0.9, None), (3, 0.9, "18 of 120 codes differ"),
+])  # fmt: skip
+def test_a_few_items_of_a_long_loop_may_have_other_codes(wrong: int, share: float, said: str | None) -> None:
+    expected = np.zeros((20, 2, 3), np.int64)
+    output = expected.copy()
+    output[:wrong] = 1
+    assert checked._difference(output, expected, share) == said

@@ -145,6 +145,12 @@ def test_a_report_has_the_codecs_beside_its_bits(tiny_models: Path, real: RealAr
     for line, (name, title) in zip(table.splitlines()[-3:], cells.STORED.items(), strict=True):
         shown = [text for text in line.strip("| ").split(" | ") if text.strip()]
         assert shown == [f"*{title}, lossless, on sheets*", f"{found['anchors'][name]['bits_per_dim']:.4g}"]
+    # a model without a likelihood that comes first does not hide them
+    plain = {
+        **found, "model": "other", "metrics": {name: value for name, value in found["metrics"].items() if not name.startswith(("bits", "elbo"))},
+        "anchors": {name: value for name, value in found["anchors"].items() if name not in cells.STORED},
+    }  # fmt: skip
+    assert comparison.to_markdown([plain, found]).splitlines()[-3:] == table.splitlines()[-3:]
 
     recorded = manifest.read(tiny_models / "vae/1")
     by_name = {metric.name: metric.protocol for metric in recorded.metrics if metric.protocol.get("by") == recording.RECORDED}  # fmt: skip

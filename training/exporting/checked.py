@@ -105,7 +105,7 @@ def _parity(context: Context) -> list[str]:
     problems: list[str | None] = []
     for task, inputs in context.examples.items():
         outputs, expected = context.engine.run(task, inputs), context.expected[task]
-        drawn = task in context.loops and not any(values.dtype.kind == "i" for values in expected.values())
+        drawn = task in context.loops
         for role in set(expected) - set(manifests.TIED):
             output, of_torch = (golden.compared(task, role, values[role]) for values in (outputs, expected))
             wrong = _difference(output, of_torch, AGREEING if drawn else 1.0)
@@ -116,12 +116,13 @@ def _parity(context: Context) -> list[str]:
 def _difference(output: Array, expected: Array, share: float) -> str | None:
     """Describe how an output differs from torch's by more than the tolerance; return None if it does not. Codes must be equal.
 
-    `share` is the share of items that must agree. It is below 1 for values that a loop draws, as one different draw changes the rest of an
-    item.
+    `share` is the share of items that must agree. It is below 1 for values and codes that a loop draws, as one different draw changes the
+    rest of an item. In an image of thousands of codes, a uniform is now and then so close to a step of the CDF that rounding decides.
     """
     if expected.dtype.kind == "i":
-        wrong = int((output != expected).sum())
-        return f"{wrong} of {expected.size} codes differ" if wrong else None
+        wrong = output != expected
+        apart = int(wrong.reshape(len(wrong), -1).any(axis=1).sum())
+        return f"{int(wrong.sum())} of {wrong.size} codes differ" if apart > round((1 - share) * len(wrong)) else None
     off = np.abs(output - expected) / np.maximum(1, np.abs(expected))
     worst = float(np.quantile(off.reshape(len(off), -1).max(axis=1), share))
     return None if worst <= TOLERANCE else f"differs by {worst:.2g}, allowed {TOLERANCE:g}"
