@@ -28,7 +28,8 @@ from scipy.stats import rankdata, wilcoxon
 from manifold.runtime.manifest import COMBINED
 from manifold.training.data import Data
 from manifold.training.data.schema import ColumnSettings
-from manifold.training.data.tables import FOLDS, SMALL, from_parts
+from manifold.training.data.table_splits import FOLDS, SMALL
+from manifold.training.data.tables import from_parts
 
 Array = NDArray[Any]
 FAMILY = "tabular_vae"

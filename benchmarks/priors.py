@@ -39,7 +39,9 @@ def main() -> None:
         latent = model.manifest.space
         assert latent is not None
         priors = {**latent.priors, "normal": NormalPrior()}
-        model.manifest = model.manifest.model_copy(update={"latent": latent.model_copy(update={"priors": priors})})
+        model.runner.manifest = model.manifest.model_copy(
+            update={"latent": latent.model_copy(update={"priors": priors})}
+        )
         back = model.reconstruct(model.manifest.spec.to_model(real.test.at(np.arange(real.test.n)))).data
         sources = {"reconstructions": ImageArray.of(pixels_of(model, back))} | {
             label: Generated(model, options.n, 0, prior) for prior, label in PRIORS.items()

@@ -64,7 +64,10 @@ def compress(
     (compression.lossless.check_can if lossless else compression.check_can)(manifest_of(model, models))
     loaded = load(model, models, device)
     spec = ImageSpec.of(loaded.manifest.spec, f"model: {model}")
-    pixels = _read(images, spec, strict=lossless and not round_)
+    if lossless and not round_:
+        pixels = _read_exactly(images, spec)
+    else:
+        pixels = _read(images, spec.model_copy(update={"invert": False}) if lossless else spec)
     size = f"{len(images)} {'image' if len(images) == 1 else 'images'} of {spec.width}x{spec.height} pixels"
     if lossless:
         pixels = _rounded(loaded, images, pixels) if round_ else pixels
@@ -81,30 +84,28 @@ def compress(
     typer.echo(f"{out}: {each}")
 
 
-def _read(images: Sequence[Path], spec: ImageSpec, *, strict: bool) -> Pixels:
-    """Return the pixels of image files, uint8 (n, C, H, W). Steps that fit them are printed, or refused if `strict`."""
+def _read(images: Sequence[Path], spec: ImageSpec) -> Pixels:
+    """Return the pixels of image files, uint8 (n, C, H, W), fitted to the model. The steps are printed."""
     import numpy as np
 
     from manifold.runtime import imaging
 
     pixels = []
     for image in images:
-        try:
-            read, fitted = imaging.read_image(
-                image.read_bytes(), spec, fit="strict" if strict else "contain", field=str(image)
-            )
-        except InvalidValue as error:
-            head, found, _ = error.message.partition("; send an image that needs no change")
-            if not found:
-                raise
-            raise InvalidValue(
-                f"{head}; give images that need no change, or use --round, which loses the differences",
-                field=error.field,
-            ) from None
+        read, fitted = imaging.read_image(image.read_bytes(), spec, field=str(image))
         if done := [*fitted.steps, *fitted.warnings]:
             typer.echo(f"note: {image}: {'; '.join(done)}", err=True)
         pixels.append(read)
     return np.stack(pixels)
+
+
+def _read_exactly(images: Sequence[Path], spec: ImageSpec) -> Pixels:
+    """Return the pixels of image files, uint8 (n, C, H, W), as they are. Raises InvalidValue for an image that would have to be changed."""
+    import numpy as np
+
+    from manifold.runtime.compression import pictures
+
+    return np.stack([pictures.read_exactly(image.read_bytes(), spec, str(image)) for image in images])
 
 
 def _rounded(model: Model, images: Sequence[Path], pixels: Pixels) -> Pixels:
@@ -139,7 +140,8 @@ def decompress(
         typer.Option(
             "-o",
             "--out",
-            help="PNG to write. By default FILE.png; for several images FILE-0000.png, FILE-0001.png, ...",
+            help="PNG to write. By default FILE.restored.png, so that no original is replaced; several images are numbered: NAME-0000.png, "
+            "NAME-0001.png, ...",
         ),
     ] = None,
     device: Device = "auto",
@@ -152,7 +154,7 @@ def decompress(
     from manifold.runtime import compression, imaging, repository
     from manifold.runtime.kinds.image import ImageSpec
 
-    out = out or file.with_suffix(".png")
+    out = out or file.with_suffix(".restored.png")
     check_writable(out)
     check_suffix(out, "images", ".png")
     content = file.read_bytes()

@@ -29,7 +29,7 @@ def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
     if not judgement.terms:
         return
     normal = int(judgement.normal.sum())
-    others = f"{normal or judgement.n} held-out {noun} {'known to be normal' if normal else 'without a label'}"
+    others = f"{normal or judgement.n} {judgement.named(noun)} {'known to be normal' if normal else 'without a label'}"
     own = "combined score of the model" if scoring.score == COMBINED else f"score of the model ({scoring.score})"
     rows = [("", "AUROC", "average precision", "recall at 1% FPR" if normal else "recall at 1% flagged")]
     rows.append(_line(own, judgement.terms[scoring.score]))
@@ -81,12 +81,12 @@ def _rates(judgement: Judgement, noun: str) -> Iterator[str]:
     normal = int(judgement.normal.sum())
     if judgement.rates:
         yield (
-            f"False positive rate on {normal} held-out {noun} that are known to be normal: {_each(judgement.rates)}. In brackets: the 95% interval of "
+            f"False positive rate on {normal} {judgement.named(noun)} that are known to be normal: {_each(judgement.rates)}. In brackets: the 95% interval of "
             f"the measured rate if these {noun} and the calibration {noun} are exchangeable (drawn at random from the same {noun})."
         )
     if judgement.unlabelled:
         yield (
-            f"Share of {judgement.n - normal} unlabelled held-out {noun} that is flagged: {_each(judgement.unlabelled)}. In brackets: the 95% interval "
+            f"Share of {judgement.n - normal} unlabelled {judgement.named(noun)} that is flagged: {_each(judgement.unlabelled)}. In brackets: the 95% interval "
             f"of the share if these {noun} and the calibration {noun} are exchangeable, which implies that none of them is an anomaly."
         )
     yield from _exchangeable(judgement, noun)

@@ -164,7 +164,11 @@ def calibrate(
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Publish nothing if the data differ from the old calibration data.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Publish nothing if the data differ from the old calibration data, or were used in training.",
+        ),
     ] = False,
     skip_unreadable: Skip = False,
     models: Models = Path("models"),

@@ -91,7 +91,8 @@ def train(
         for column in described.describe(TableSpec.of(loaded.spec, named)):
             typer.echo(f"column {column}")
     folder = loop.train(run, loaded, device=device, precision=precision, devices=devices, quiet=quiet)
-    typer.echo(f"{folder}: done; next: {command('export', folder, '--name', 'NAME')}")
+    if loop.is_first_process():
+        typer.echo(f"{folder}: done; next: {command('export', folder, '--name', 'NAME')}")
 
 
 def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:

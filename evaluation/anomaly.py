@@ -115,12 +115,17 @@ class Judgement:
         ""  # the reason why the held-out items and the calibration items are not exchangeable; empty if they are
     )
     comparison: Distance | None = None  # the scores of held-out items against the calibration scores
+    held_out: bool = True  # False for items that the model may have been trained on
     order: Distance | None = None  # the scores of the first half of a file against those of the second half
 
     @property
     def n(self) -> int:
         """The number of held-out items, which are not known to be anomalies."""
         return len(self.normal)
+
+    def named(self, noun: str) -> str:
+        """Return the name of the evaluated items: held-out rows, or rows."""
+        return f"held-out {noun}" if self.held_out else noun
 
 
 def judge(

@@ -94,14 +94,14 @@ def _rates(model: Model, judgement: Judgement) -> list[str]:
     parts = []
     if judgement.rates:
         parts.append(
-            f"<h2>False positive rates</h2><p>{calibrated}Measured on {normal} held-out rows that are known to be normal.</p>"
+            f"<h2>False positive rates</h2><p>{calibrated}Measured on {normal} {judgement.named('rows')} that are known to be normal.</p>"
         )
         parts.append(_table_of(judgement.rates, "measured rate (close to the requested rate is better)"))
     if judgement.unlabelled:
         parts.append(
-            f"<h2>Flagged among unlabelled rows</h2><p>{'' if judgement.rates else calibrated}Measured on {judgement.n - normal} held-out "
-            "rows without a label. If none of them is an anomaly, the flagged share is expected in the interval. A larger share means that they "
-            "contain anomalies, or that the calibration does not fit them. Labels are needed to tell which.</p>"
+            f"<h2>Flagged among unlabelled rows</h2><p>{'' if judgement.rates else calibrated}Measured on {judgement.n - normal} "
+            f"{judgement.named('rows')} without a label. If none of them is an anomaly, the flagged share is expected in the interval. A larger share "
+            "means that they contain anomalies, or that the calibration does not fit them. Labels are needed to tell which.</p>"
         )
         parts.append(_table_of(judgement.unlabelled, "flagged share"))
     return [*parts, *_exchangeable(judgement)] if parts else []
@@ -134,7 +134,7 @@ def _known(judgement: Judgement, spec: TableSpec) -> str:
 def _recalls(others: str) -> str:
     """Return what the two columns of recall mean."""
     return (
-        f"The two columns of recall use different thresholds. The first is set on these held-out rows, so that 1% of the {others} ones are above it. "
+        f"The two columns of recall use different thresholds. The first is set on these rows, so that 1% of the {others} ones are above it. "
         "The second is the one that the model uses: it was calibrated for 1% on other rows."
     )
 

@@ -80,7 +80,7 @@ def bounded(name: str, report: Values) -> str:
 
 def metric_rows(report: Values) -> list[tuple[str, str, str]]:
     """Return for each metric its name with its direction, its value with unit, and the figure of real images (empty if unknown)."""
-    anchors = _anchors(report["anchors"])
+    anchors = _anchors(report["anchors"], split_of(report))
     errors = {error_of(name) for name in report["metrics"]}
     return [
         (directed(name), " ".join([bounded(name, report), unit_of(name)]).strip(), anchors.get(name, ""))
@@ -89,23 +89,29 @@ def metric_rows(report: Values) -> list[tuple[str, str, str]]:
     ]
 
 
-def _anchors(anchors: Values) -> dict[str, str]:
-    """Return the figures of real images as text, by metric."""
+def split_of(report: Values) -> str:
+    """Return the name of the split that generated images are compared with: test, or selection."""
+    reference = report["protocol"].get("reference")
+    return str(reference.get("split", "test")) if isinstance(reference, Mapping) else "test"
+
+
+def _anchors(anchors: Values, split: str) -> dict[str, str]:
+    """Return the figures of real images as text, by metric. `split` is the split of the real images."""
     perfect = anchors.get("perfect_generator", {})
     floor = perfect.get("resampled", perfect.get("closed_form"))
     distances = [
-        _anchor(anchors, "train_vs_test", "training images against test images"),
+        _anchor(anchors, "train_vs_test", f"training images against {split} images"),
         f"perfect generator {floor:.4g}" if floor is not None else "",
     ]
     stored = of_codecs(anchors)
     return {
         BITS: f"lossless, on sheets: {stored}" if stored else "",
-        "kid": _anchor(anchors, "train_vs_test_kid", "training images against test images"),
-        "is_marginal": _anchor(anchors, "test_is_marginal", "test images"),
-        "is_prior": _anchor(anchors, "test_is_prior", "test images"),
-        "class_accuracy": _anchor(anchors, "test_class_accuracy", "test images"),
-        "confident": _anchor(anchors, "test_confident", "test images"),
-        "nearest_train_distance": _anchor(anchors, "test_nearest_train_distance", "test images"),
+        "kid": _anchor(anchors, "train_vs_test_kid", f"training images against {split} images"),
+        "is_marginal": _anchor(anchors, "test_is_marginal", f"{split} images"),
+        "is_prior": _anchor(anchors, "test_is_prior", f"{split} images"),
+        "class_accuracy": _anchor(anchors, "test_class_accuracy", f"{split} images"),
+        "confident": _anchor(anchors, "test_confident", f"{split} images"),
+        "nearest_train_distance": _anchor(anchors, "test_nearest_train_distance", f"{split} images"),
         **dict.fromkeys(DISTANCES, ", ".join(text for text in distances if text)),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifold.evaluation import markdown
-from manifold.evaluation.cells import BITS, DISTANCES, STORED, bounded, directed, title
+from manifold.evaluation.cells import BITS, DISTANCES, STORED, bounded, directed, split_of, title
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.report import Values
 from manifold.runtime.manifest import figures
@@ -23,6 +23,8 @@ COMPARABLE = {
 }
 RANKS = ("kid", "fid_infinity", "fd_classifier_infinity")  # neither depends on how many images there were
 OTHERS = ("kid", "is_marginal", "is_prior", "precision", "recall", "confident", "class_accuracy", "bits_per_dim", "psnr_mean")  # fmt: skip
+# descriptions of the same x: those of a PixelCNN give the number of levels
+SAME = {"pixels at 256 levels": "levels", "pixels at 2 levels, the nearest": "grey values binarised at 1/2"}
 TEST_ANCHORS = {name: f"test_{name}" for name in ("is_marginal", "is_prior", "class_accuracy", "confident")}
 
 
@@ -113,20 +115,18 @@ def to_markdown(reports: Sequence[Values]) -> str:
     metrics = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
     places = list(zip(*(ranks(reports, name) for name in metrics), strict=True)) or [()] * len(reports)
     rows = [_row(report, place, names) for report, place in zip(reports, places, strict=True)]
-    rows += _anchor_rows(_anchors(reports), distance, names)
+    rows += _anchor_rows(reports, distance, names)
     return markdown.table((f"rank by {', '.join(metrics)}", "model", *map(directed, names)), rows) + note
 
 
 def _likelihoods(reports: Sequence[Values]) -> list[dict[str, str]]:
     """Return for each report the names of its likelihoods in nats, with the description of x."""
-    return [
-        {
-            name: str(report["details"].get(name, {}).get("observed"))
-            for name in report["metrics"]
-            if figures.is_likelihood(name) and not name.endswith(figures.SE)
-        }
-        for report in reports
-    ]
+    found = []
+    for report in reports:
+        names = [name for name in report["metrics"] if figures.is_likelihood(name) and not name.endswith(figures.SE)]
+        observed = {name: str(report["details"].get(name, {}).get("observed")) for name in names}
+        found.append({name: SAME.get(text, text) for name, text in observed.items()})
+    return found
 
 
 def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> list[str]:
@@ -140,13 +140,20 @@ def _anchors(reports: Sequence[Values]) -> Values:
     return {**reports[0]["anchors"], **next(filter(None, codecs), {})}
 
 
-def _anchor_rows(anchors: Values, distance: str, names: Sequence[str]) -> list[list[str]]:
-    """Return rows with the figures of real images, of a perfect generator, and of lossless codecs if the table has bits per dimension."""
-    rows = []
+def _anchor_rows(reports: Sequence[Values], distance: str, names: Sequence[str]) -> list[list[str]]:
+    """Return rows with the figures of real images, of a perfect generator, and of lossless codecs if the table has bits per dimension.
+
+    If the models had other training images, the row of training images names the model whose images it describes.
+    """
+    rows, anchors, split = [], _anchors(reports), split_of(reports[0])
+    differ = len({report["anchors"].get("train_vs_test") for report in reports}) > 1
+    of_model = f" of {reports[0]['model']}" if differ else ""
     if "train_vs_test" in anchors:
         pairs = {distance: "train_vs_test", "kid": "train_vs_test_kid"}
-        rows.append(["", "*real: training images against test images*", *_anchor_cells(anchors, pairs, names)])
-        rows.append(["", "*real: test images*", *_anchor_cells(anchors, TEST_ANCHORS, names)])
+        rows.append(
+            ["", f"*real: training images{of_model} against {split} images*", *_anchor_cells(anchors, pairs, names)]
+        )
+        rows.append(["", f"*real: {split} images*", *_anchor_cells(anchors, TEST_ANCHORS, names)])
     if floor := anchors.get("perfect_generator", {}):
         value = floor.get("resampled", floor["closed_form"])
         rows.append(["", "*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])

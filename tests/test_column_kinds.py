@@ -155,10 +155,10 @@ def made_file(path: Path, lines: list[str]) -> Path:
 
 
 def test_words_in_a_column_of_numbers_make_their_rows_invalid(tmp_path: Path) -> None:
-    lines = ["x,y", *(f"{0.5 + 3 * i % 17},{i % 7 + i / 8}" for i in range(200))]
+    lines = ["x,y", *(f"{0.5 + 3 * i % 59},{i % 7 + i / 8}" for i in range(400))]
     lines[5], lines[77], lines[150] = "abc,1", "inf,2", "1,2,3"
     data = tables.of_file(made_file(tmp_path / "t.csv", lines))
-    assert len(data.train) + len(data.test) + len(data.calibration) == 197
+    assert len(data.train) + len(data.test) + len(data.calibration) == 397
     assert data.notes[0] == "1 row is invalid and left out (row 150: has 3 cells, but the header has 2)"
     assert data.notes[1] == "2 rows are invalid and left out (row 5: x: 'abc' is not a number; column 'x' is numeric)"
 

@@ -19,6 +19,7 @@ from manifold.evaluation import anomaly, anomaly_page, file_rows
 from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError
 from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.scores import measured
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.runtime.tables.truth import Truth
 from manifold.training import export as exporting
@@ -174,6 +175,49 @@ def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPa
     assert [line for line in run(*judge).splitlines() if line in figures] == figures
 
 
+def grown(folder: Path, root: Path, n: int) -> Path:
+    """Write the fitted file with n more rows, the first one invalid, and return its path."""
+    path = root / "grown.csv"
+    written(root / "more.csv", n - 1, seed=5, unlabelled=0)
+    path.write_text(
+        (folder / "rows.csv").read_text() + "1,x,much,0,up,Normal\n" + (root / "more.csv").read_text().split("\n", 1)[1]
+    )
+    return path
+
+
+def test_a_file_that_has_grown_is_judged_without_the_rows_that_were_learned_from(folder: Path, tmp_path: Path) -> None:
+    model, path = load(folder / "models/mine", device="cpu"), grown(folder, tmp_path, 101)
+    data, plain = tables.of_model(model, path), tables.of_model(model, folder / "rows.csv")
+    assert data.rows is not None and plain.rows is not None
+    for now, before in ((data.rows.test, plain.rows.test), (data.rows.anomalies, plain.rows.anomalies)):
+        assert now[now <= 2400].tolist() == sorted(before.tolist())
+    assert sorted([*data.rows.test, *data.rows.anomalies])[-100:] == list(range(2402, 2502))
+    assert [len(part) for part in (data.train, data.calibration)] == [len(part) for part in (plain.train, plain.calibration)]  # fmt: skip
+    assert data.folds == 0
+    said = run("judge", "mine", "--models", folder / "models", "--data", path)
+    assert "100 of the rows were appended to grown.csv after mine was fitted to it: they are evaluated too" in said
+    assert re.search(r"on \d+ held-out rows that are known to be normal", said)
+    shutil.copy(path, tmp_path / "rows.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert "100 of the rows were appended to rows.csv" in run("judge", "mine", "--models", folder / "models")
+
+
+@pytest.mark.parametrize("n", [0, 40])
+def test_rows_that_were_learned_from_are_no_calibration(folder: Path, tmp_path: Path, n: int) -> None:
+    """The fitted file, as it is and with appended rows."""
+    path = grown(folder, tmp_path, n) if n else folder / "rows.csv"
+    shutil.copytree(folder / "models", tmp_path / "models")
+    calibrate = ("calibrate", "mine", path, "--models", tmp_path / "models")
+    with pytest.raises(InvalidValue, match=r"the model was trained on some of these rows.*--strict was given"):
+        run(*calibrate, "--strict")
+    assert "warning: the model was trained on some of these rows, so more normal rows" in run(*calibrate)
+    found = measured.of(load(tmp_path / "models/mine", device="cpu").manifest)
+    assert found.shift == "the model was trained on some of the calibration rows"
+    written(tmp_path / "new.csv", 400, seed=3, unlabelled=0)
+    assert "warning: the model was trained" not in run("calibrate", "mine", tmp_path / "new.csv", "--models", tmp_path / "models")  # fmt: skip
+
+
 def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
     """The file contains no training rows, so there are no peers. An invalid row is left out and reported."""
     written(tmp_path / "new.csv", 800, seed=2, unlabelled=0)
@@ -182,7 +226,7 @@ def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
     said = run(
         "judge", "mine", "--models", folder / "models", "--data", tmp_path / "new.csv", "--html", tmp_path / "new.html"
     )
-    assert "on 780 held-out rows that are known to be normal" in said
+    assert "on 780 rows that are known to be normal" in said
     assert "note: new.csv: 1 rows could not be read and are left out (row 801: a: 'much' is not a number" in said
     assert "note: new.csv is not the file to which mine was fitted: all its rows are evaluated" in said
     assert re.search(r"combined score of the model +(0\.9|1\.0)", said)
@@ -193,8 +237,8 @@ def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
 def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None:
     written(tmp_path / "new.csv", 400, seed=3, unlabelled=0)
     judge = ("judge", "blind", "--models", folder / "models", "--data", tmp_path / "new.csv")
-    assert "Share of 400 unlabelled held-out rows" in run(*judge)
-    assert "on 390 held-out rows that are known to be normal" in run(*judge, "--truth", "label==worm")
+    assert "Share of 400 unlabelled rows" in run(*judge)
+    assert "on 390 rows that are known to be normal" in run(*judge, "--truth", "label==worm")
     with pytest.raises(InvalidValue, match="no column 'fraud'"):
         run(*judge, "--truth", "fraud")
     with pytest.raises(

@@ -5,7 +5,7 @@ Items are read from a split on demand, one batch at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask, command, cut,
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.capabilities import abilities
+from manifold.runtime.tables import origins
 from manifold.training import datasets
 from manifold.training.data import Data, Part, folder, reading, tables
 from manifold.training.data.parts import Array, scattered
@@ -126,16 +127,16 @@ def data_of(model: Model, named: str | None = None, truth: str | None = None) ->
         return datasets.load_like(named or model.manifest.data_name or "", model.manifest.spec)
     path = Path(str(file))
     if named is None:
-        _check_fitted(model, path, str(recorded.get("sha256")))
+        _check_fitted(model, path, recorded)
     return tables.of_model(model, path, truth)
 
 
-def _check_fitted(model: Model, path: Path, sha256: str) -> None:
-    """Raise InvalidValue if the file is missing, or is not the one to which the model was fitted."""
-    name = model.manifest.name
+def _check_fitted(model: Model, path: Path, fitted: Mapping[str, Any]) -> None:
+    """Raise InvalidValue if the file is missing, or is not the one to which the model was fitted. Rows may have been appended."""
+    name, sha256 = model.manifest.name, str(fitted.get("sha256"))
     if not path.is_file():
         what = "which is not in the current folder"
-    elif digest(path, "sha256") != sha256:
+    elif digest(path, "sha256") != sha256 and not _has_grown(path, fitted):
         what = "but the file with this name in the current folder has other content"
     else:
         return
@@ -144,6 +145,12 @@ def _check_fitted(model: Model, path: Path, sha256: str) -> None:
         f"{command('judge', model.folder, '--data', f'FOLDER/{cut(path.name)}')}",
         field="data",
     )
+
+
+def _has_grown(path: Path, fitted: Mapping[str, Any]) -> bool:
+    """Return whether rows were appended to the file that a model was fitted to."""
+    with path.open("rb") as source:
+        return origins.begins_with_fitted(source, fitted)
 
 
 def judge(
@@ -167,6 +174,7 @@ def judge(
         numbers=None if rows is None else rows.test,
     )
     judgement.warnings += data.notes
+    judgement.held_out = rows is None or rows.held_out
     if record:
         anomaly.record(model, judgement, against)
     if html is not None:

@@ -18,7 +18,7 @@ from manifold.runtime.errors import cut, nearest, shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import datasets, families, outlines
-from manifold.training.data import Data, fingerprints, tables
+from manifold.training.data import Data, fingerprints, reading, tables
 from manifold.training.errors import TrainingError
 from manifold.training.recipes import Recipe
 
@@ -97,11 +97,13 @@ class TrainingRun:
     def load_data(self) -> Data:
         """Return the data of a run that was begun. A table is read with the roles and kinds of columns that the run began with."""
         stated = read_config(self.folder).get(TABLE)
-        return tables.of_protocol(Path(self.data), stated) if stated else datasets.load(self.data)
+        is_table = Path(self.data).suffix.lower() in reading.SUFFIXES
+        return tables.of_protocol(Path(self.data), stated or {}) if stated or is_table else datasets.load(self.data)
 
     def save(self, data: Data | None = None) -> None:
         """Write the config, with the fingerprint of the data, and with the roles of a table's columns."""
-        stated = {} if data is None else {key: data.protocol[key] for key in tables.STATED if data.protocol.get(key)}
+        protocol = {} if data is None else data.protocol
+        stated = {key: protocol[key] for key in tables.STATED if protocol.get(key)} if data and data.rows else {}
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "family": self.family,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from manifold.runtime.errors import command, reason, shown
@@ -21,6 +23,10 @@ from manifold.training.loop.steps import Loop
 from manifold.training.networks.layers import round_weights
 from manifold.training.recipes import Recipe
 from manifold.training.runs import TrainingRun
+
+logging.getLogger("lightning_fabric").setLevel(
+    logging.WARNING
+)  # it announces the precision that the user chose, once for each Fabric
 
 
 def train(
@@ -59,6 +65,11 @@ def train(
         except OSError as error:
             raise loop.stopped_by(error) from error
     return run.folder
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the first of the training's processes: the one that writes and prints."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def check_new(run: TrainingRun) -> None:

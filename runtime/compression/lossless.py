@@ -54,11 +54,13 @@ class Written:
     content: bytes
     header: int  # bytes
     bits: int  # bits of the words after the header
-    net_bits: int  # bits that pushing the images added: without the known words that the first images popped
+    # bits that the images added: without the known words that the first images popped and, for a model without latents, without the start of
+    # the coder, which takes up to 24 bits for its first symbol
+    net_bits: int
 
     @property
     def borrowed_bits(self) -> int:
-        """The bits that the first images popped before others had pushed any, and the rounding to whole words."""
+        """The bits that the first images popped before others had pushed any, the start of the coder, and the rounding to whole words."""
         return self.bits - self.net_bits
 
 
@@ -91,7 +93,8 @@ def compress(model: Model, pixels: Pixels) -> Written:
     body = words[same:].astype("<u4").tobytes()
     header = _header(scheme, levels, int(same))
     content = PREFIX.pack(MAGIC, VERSION, zlib.crc32(header + body)) + header + body
-    return Written(content, len(content) - len(body), 8 * len(body), stack.bits - before)
+    net = stack.bits - before if len(known) else round(stack.pushed)
+    return Written(content, len(content) - len(body), 8 * len(body), net)
 
 
 def decompress(model: Model, content: bytes) -> Pixels:

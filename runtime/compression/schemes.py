@@ -264,7 +264,7 @@ def of(model: Model) -> Scheme:
 def kind_of(manifest: Manifest) -> type[Scheme]:
     """Return the kind of scheme for a model. Raises UnsupportedTask, with the reason, for a model that cannot compress without loss."""
     kind = _kind_by_tasks(manifest)
-    why = WITHOUT_PROBABILITIES if kind is None else _why_not(manifest, kind)
+    why = _lacking(manifest) if kind is None else _why_not(manifest, kind)
     if not manifest.spec.pictures:
         why = f"it makes {manifest.spec.noun}, and only images are compressed"
     if kind is None or why:
@@ -290,6 +290,17 @@ WITHOUT_PROBABILITIES = (
     "no task gives the probabilities of its pixels. A PixelCNN over levels does, and a VAE, CVAE or VQ-VAE with a likelihood of levels such as "
     "bernoulli or logistic-mixture. If it is one of these, an earlier version exported it: export it again"
 )
+
+
+def _lacking(manifest: Manifest) -> str:
+    """Return why no task gives probabilities of pixels."""
+    likelihoods = [term.likelihood for term in manifest.scoring.terms if term.likelihood] if manifest.scoring else []
+    if likelihoods and not any(each.discrete for each in likelihoods):
+        return (
+            "its likelihood is a density of real values, and only levels have probabilities. Use a PixelCNN over levels, or a VAE, CVAE or VQ-VAE "
+            "with a likelihood of levels such as bernoulli or logistic-mixture"
+        )
+    return WITHOUT_PROBABILITIES
 
 
 def _why_not(manifest: Manifest, kind: type[Scheme]) -> str:

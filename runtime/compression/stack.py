@@ -84,6 +84,7 @@ class Stack:
         self._coder = self._new(words) if len(words) else self._new()
         self._categorical = stream.model.Categorical(perfect=False)
         self._gaussian = stream.model.QuantizedGaussian(-REACH, REACH)
+        self.pushed = 0.0  # the sum of -log2 of the probabilities of all levels that were pushed
 
     @property
     def words(self) -> Words:
@@ -112,7 +113,9 @@ class Stack:
         size = max(1, CHUNK // each.shape[1])
         for start in reversed(range(0, len(flat), size)):
             piece = slice(start, start + size)
-            self._coder.encode_reverse(flat[piece], self._categorical, probabilities(each[piece]))
+            shares = probabilities(each[piece])
+            self._coder.encode_reverse(flat[piece], self._categorical, shares)
+            self.pushed -= float(np.log2(shares[np.arange(len(shares)), flat[piece]]).sum())
 
     def pop(self, given: Distances) -> Levels:
         """Pop levels (...) with the distributions of their distances (..., K)."""

@@ -133,13 +133,20 @@ class Recalibrated:
 
 
 def recalibrate(
-    model: Model, data: NDArray[np.float32], root: Path, *, source: str, strict: bool = False, **recorded: Any
+    model: Model,
+    data: NDArray[np.float32],
+    root: Path,
+    *,
+    source: str,
+    trained_on: bool = False,
+    strict: bool = False,
+    **recorded: Any,
 ) -> Recalibrated:
     """Publish the artifact in `root` as its next version, calibrated on `data` (n, *shape). The graphs do not change.
 
-    The figures that were measured with the old calibration are left out, and so is the statement on its test items.
-    `recorded` is added to the provenance. Raises UnsupportedTask for a model without a score, or with conditions other than classes, and with
-    `strict` InvalidValue if there are warnings.
+    The figures that were measured with the old calibration are left out, and so is the statement on its test items. `trained_on` says that the
+    model was trained on some of these items: the calibration records it, and there is a warning. `recorded` is added to the provenance. Raises
+    UnsupportedTask for a model without a score, or with conditions other than classes, and with `strict` InvalidValue if there are warnings.
     """
     scoring, manifest = model.manifest.scoring, model.manifest
     conditional = scoring is not None and takes(manifest.tasks["score"]) and manifest.classes is None
@@ -150,10 +157,16 @@ def recalibrate(
         )
     _check_many(len(data), manifest.spec)
     noun, found = manifest.spec.noun, list[str]()
+    if trained_on:
+        found.append(
+            f"the model was trained on some of these {noun}, so more normal {noun} than requested will be flagged; calibrate on {noun} that it was "
+            "not trained on"
+        )
+    shift = f"the model was trained on some of the calibration {noun}" if trained_on else None
 
     def change(folder: Path, plain: Manifest) -> Manifest:
         scores = model.score(data)
-        calibrated = write(scoring, [scores], folder, n=len(data), source=source, spec=manifest.spec)
+        calibrated = write(scoring, [scores], folder, n=len(data), source=source, spec=manifest.spec, shift=shift)
         placed = model.calibrated.place(scores.terms)[scoring.score]
         found.extend(departures.warnings(model.calibrated, scoring.score, placed, noun))
         if found and strict:

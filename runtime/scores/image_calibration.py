@@ -64,13 +64,10 @@ def recalibrate(
     for step, n in done.items():
         note(f"{n} of {len(entries)} images: {step}")
     digest = folders.contents_of(files)
-    if digest == (model.manifest.provenance.get("data") or {}).get("contents"):
-        note(
-            "the model was trained on these images; calibrate on other images, or the false alarm rate will be underestimated"
-        )
+    trained_on = digest == (model.manifest.provenance.get("data") or {}).get("contents")
     described = f"{reservoir.size('images')} of {cut(folder.resolve().name)} (SHA-256 {digest[:12]}…)"
     data = reservoir.data.reshape(-1, *spec.shape)
-    published = calibration.recalibrate(model, data, root, source=described, strict=strict)
+    published = calibration.recalibrate(model, data, root, source=described, trained_on=trained_on, strict=strict)
     return published, f"calibrated on {described}; {bad} unreadable images left out"
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue, Unavailable, cut, shown
 from manifold.runtime.scores import bulk, calibration
-from manifold.runtime.tables import files, truth
+from manifold.runtime.tables import files, origins, truth
 from manifold.runtime.tables.truth import Truth
 
 SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 256 * 2**20  # limits for a calibration; a sample of this size is enough
@@ -51,6 +51,9 @@ def recalibrate(
     """
     width = math.prod(bulk.table_of(model).shape)
     digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
+    fitted = model.manifest.provenance.get("data")
+    fitted = fitted if isinstance(fitted, dict) else {}
+    trained_on = digest == fitted.get("sha256") or origins.begins_with_fitted(source, fitted)
     source.seek(0)
     rule = rule_of(model, source, kind, stated, stopped)
     reservoir = Reservoir(SAMPLE_ROWS, width)
@@ -70,7 +73,7 @@ def recalibrate(
     described = f"{reservoir.size('rows')} of {cut(name)} (SHA-256 {digest[:12]}…)"
     left_out = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
     made = calibration.recalibrate(
-        model, reservoir.data, root, source=described, strict=strict, sha256=digest, **left_out
+        model, reservoir.data, root, source=described, trained_on=trained_on, strict=strict, sha256=digest, **left_out
     )
     warnings = made.warnings
     said = f"calibrated on {described}, {bad} invalid rows left out"

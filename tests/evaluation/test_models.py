@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.evaluation import comparison, disentanglement, extractors, held_out, images, latent
+from manifold.evaluation import cells, comparison, disentanglement, extractors, held_out, images, latent
 from manifold.evaluation import copies as copying
 from manifold.evaluation import evaluate_model as models
 from manifold.evaluation.errors import EvaluationError, ProtocolMismatch
@@ -314,6 +314,10 @@ def test_a_model_is_measured_on_the_selection_split(tiny_models: Path) -> None:
         assert {found["details"][name]["part"] for name in ("elbo_threshold", "psnr_mean", "continuity")} == {part}
     with pytest.raises(ProtocolMismatch, match="different reference images"):
         comparison.ranked(reports)
+    for found, part, other in zip(reports, ("test", "selection"), ("selection", "test"), strict=True):
+        for text in (comparison.to_markdown([found]), str(cells.metric_rows(found))):
+            assert f"training images against {part} images" in text
+            assert f"{other} images" not in text
     refused = {
         ("--part", "train"): "valid are test, selection",
         ("--part", "test", "--against", "shipped"): "remove one",

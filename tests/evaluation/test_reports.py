@@ -82,6 +82,30 @@ def columns(line: str) -> list[str]:
     return [cell.partition("(")[0].strip() for cell in line.split("|")[3:-1]]
 
 
+@pytest.mark.parametrize(
+    ("form", "texts"),
+    [
+        ("levels", ("levels", "pixels at 256 levels")),
+        ("threshold", ("grey values binarised at 1/2", "pixels at 2 levels, the nearest")),
+    ],
+)
+def test_the_levels_of_a_pixelcnn_are_compared_with_those_of_a_vae(form: str, texts: tuple[str, str]) -> None:
+    bound, exact = f"elbo_{form}", f"nll_{form}"
+    table = comparison.to_markdown([
+        report({bound: -90.0, "bits_per_dim": 0.2}, **{bound: {"bound": "-ELBO", "observed": texts[0]}}),
+        report({exact: 80.0, "bits_per_dim": 0.1}, **{exact: {"bound": "exact", "observed": texts[1]}}),
+    ])  # fmt: skip
+    assert "omitted" not in table
+    assert all(name in table for name in (bound, exact, "bits_per_dim"))
+
+
+def test_the_row_of_training_images_names_its_model_if_they_differ() -> None:
+    made = [{**report({"kid": 0.1 * n}), "model": f"vae-{n}", "anchors": {"train_vs_test": value}} for n, value in ((1, 0.2), (2, 0.3))]  # fmt: skip
+    assert "*real: training images of vae-1 against test images*" in comparison.to_markdown(made)
+    same = [{**each, "anchors": {"train_vs_test": 0.2}} for each in made]
+    assert "*real: training images against test images*" in comparison.to_markdown(same)
+
+
 def test_reports_of_earlier_versions_keep_their_columns(tmp_path: Path) -> None:
     observed = {"bound": "upper bound: -ELBO", "k": 8, "observed": "grey values binarised at 1/2"}
     figures = {"nll": 80.4, "nll_se": 0.26, "bits_per_dim": 0.148, "psnr": 20.8}

@@ -30,6 +30,7 @@ class FileRows:
     test: NDArray[np.int64]  # (n,)
     anomalies: NDArray[np.int64]
     normal: NDArray[np.bool_]  # (n,), for the test split; other rows are unlabelled
+    held_out: bool = True  # False for another file, which may contain rows that the model was trained on
 
 
 @dataclass(frozen=True)

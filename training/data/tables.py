@@ -19,18 +19,18 @@ from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.truth import ANOMALOUS, OTHER, UNLABELLED, Truth
 from manifold.runtime.tables.values import MISSING, Notation, spelling, text_of
-from manifold.training.data import reading, schema
+from manifold.training.data import reading, schema, table_splits
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.splits import BY_CALIBRATION, Data, FileRows
+from manifold.training.data.table_splits import BY_BLOCKS, BY_PERMUTATION, FOLDS
 from manifold.training.errors import DataError, TrainingError
 
 Table = Mapping[str, Array]
 LEAST_ROWS = 30  # smallest number of rows of a table
 FAULT = "this is a bug in Manifold; please report it with the row"
-STATED = ("label", "kinds", "missing", "truth", "id", "passed")  # options of a table in its protocol
-SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by this number of folds of the training rows
+STATED = ("label", "kinds", "missing", "truth", "id", "passed", "split")  # options of a table in its protocol
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ class Roles:
 
 
 def of_file(
-    path: Path, stated: ColumnSettings | None = None, label: str | None = None, roles: Roles | None = None
+    path: Path,
+    stated: ColumnSettings | None = None,
+    label: str | None = None,
+    roles: Roles | None = None,
+    *,
+    split: str = BY_BLOCKS,
 ) -> Data:
     """Load and split the table in a .csv or .parquet file. The arguments are those of from_table. Raises DataError if it is unreadable."""
     if path.suffix.lower() not in reading.SUFFIXES:
@@ -61,6 +66,7 @@ def of_file(
     options = {"label": label, "kinds": dict(stated.kinds), "missing": missing}
     protocol = {
         "file": path.name,
+        "bytes": path.stat().st_size,
         "sha256": digest(path, "sha256"),
         **{key: value for key, value in options.items() if value},
         **(roles or Roles()).stated(),
@@ -72,7 +78,10 @@ def of_file(
         lambda names: () if told is None else [truth.parse(told, list(names)).column],
     )
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
-    data = from_table(path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers)
+    protocol["rows"] = max([*whole.numbers[-1:].tolist(), *whole.bad], default=0)
+    data = from_table(
+        path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers, split=split
+    )
     notes = (
         *whole.notes,
         *_invalid(whole.bad),
@@ -83,12 +92,15 @@ def of_file(
 
 
 def of_protocol(path: Path, stated: Mapping[str, Any]) -> Data:
-    """Return the table in a file, read with the options that `of_file` wrote into the protocol (`STATED`) of an earlier reading."""
+    """Return the table in a file, read with the options that `of_file` wrote into the protocol (`STATED`) of an earlier reading.
+
+    Runs of earlier versions do not state the split; it was a permutation.
+    """
     settings = ColumnSettings(kinds=dict(stated.get("kinds") or {}))
     if (missing := stated.get("missing")) is not None:
         settings = replace(settings, missing=tuple(missing))
     roles = Roles(stated.get("truth"), stated.get("id"), tuple(stated.get("passed") or ()))
-    return of_file(path, settings, stated.get("label"), roles)
+    return of_file(path, settings, stated.get("label"), roles, split=stated.get("split", BY_PERMUTATION))
 
 
 def from_table(
@@ -101,10 +113,12 @@ def from_table(
     *,
     file: Path | None = None,
     numbers: NDArray[np.int64] | None = None,
+    split: str = BY_PERMUTATION,
 ) -> Data:
-    """Split rows by a permutation (seed 0) into 80% train, 10% calibration and 10% test. The schema is fitted to the training rows.
+    """Split rows at random into 80% train, 10% calibration and 10% test. The schema is fitted to the training rows.
 
-    If there are fewer than 2000 rows, 90% are for training and calibration is by folds. Known anomalies, as defined by the truth rule, are
+    The rule `split` is a permutation of all rows, or draws one test row from each 10 rows, so that test rows stay test rows if rows are
+    appended. If there are fewer than 2000 rows, 90% are for training and calibration is by folds. Known anomalies, as defined by the truth rule, are
     used for evaluation only. Rows without a value in the column of the rule are unlabelled and treated like normal rows. `numbers` are the numbers
     of the rows in `file`, by default 1 to n. Rows of a file with invalid values are left out and reported in the notes.
     """
@@ -112,7 +126,7 @@ def from_table(
     stated = _without_learning(table, stated or ColumnSettings(), label, roles)
     numbers = np.arange(1, n + 1) if numbers is None else numbers
     marks, rule, notes = _marks(table, roles.truth, stated.notation)
-    places = _split(marks)
+    places = table_splits.split(marks, split)
     if len(places["train"]) + len(places["calibration"]) + len(places["test"]) < LEAST_ROWS:
         known = f"; {(marks == ANOMALOUS).sum()} of its {n} rows are known anomalies" if rule else ""
         raise TrainingError(
@@ -120,7 +134,7 @@ def from_table(
             "calibrate and test"
         )
     parts = {part: take(table, which) for part, which in places.items() if part != "anomalies" or rule is not None}
-    protocol = {**protocol, "split": "permutation, Philox seed 0"}
+    protocol = {**protocol, "split": split}
     invalid: dict[str, dict[int, str]] | None = None if file is None else {}
     data = from_parts(
         name, parts, protocol, stated, label, folds=0 if len(places["calibration"]) else FOLDS, invalid=invalid
@@ -135,18 +149,6 @@ def from_table(
         normal = marks[left["test"]] == OTHER
         data = replace(data, rows=FileRows(file, numbers[left["test"]], numbers[left["anomalies"]], normal))
     return replace(data, spec=_with_roles(TableSpec.of(data.spec, name), roles, rule, label), notes=tuple(notes))
-
-
-def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
-    """Return the indices of each split's rows: a permutation (seed 0) of the rows that are not known anomalies, and the anomalies."""
-    rest = np.flatnonzero(marks != ANOMALOUS)
-    n = len(rest)
-    order = rest[np.random.Generator(np.random.Philox(0)).permutation(n)]
-    trained = n * 9 // 10 if n < SMALL else n * 8 // 10
-    return {
-        "train": order[:trained], "calibration": order[trained : n * 9 // 10], "test": order[n * 9 // 10 :],
-        "anomalies": np.flatnonzero(marks == ANOMALOUS),
-    }  # fmt: skip
 
 
 def _marks(table: Table, stated: str | None, notation: Notation) -> tuple[NDArray[np.int8], Truth | None, list[str]]:
@@ -234,7 +236,8 @@ def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None, label: str | 
 def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
     """Read the rows of a file with the columns of a fitted model, to evaluate it. `stated` is a truth rule that replaces the model's own.
 
-    The file to which the model was fitted is split as for fitting. For any other file, all rows are evaluated and the training split is empty.
+    The file to which the model was fitted is split as for fitting, also if rows were appended to it; these are evaluated too. For any other file, all
+    rows are evaluated and the training split is empty.
     """
     manifest = model.manifest
     fitted = manifest.provenance.get("data")
@@ -252,9 +255,9 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
     items = Arrays(encoded, np.full(len(numbers), -1, np.int64))
     sha256 = digest(path, "sha256")
     same = sha256 == fitted.get("sha256")
-    places = _split(own_marks) if same else dict.fromkeys(("train", "calibration", "anomalies"), np.zeros(0, np.int64))
-    unseen = np.concatenate([places["test"], places["anomalies"]]) if same else np.arange(len(marks))
-    places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": np.sort(unseen[marks[unseen] == ANOMALOUS])}
+    places, later = table_splits.unseen(path, fitted, numbers, own_marks)
+    unseen = np.sort(np.concatenate([places["test"], places["anomalies"]]))
+    places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": unseen[marks[unseen] == ANOMALOUS]}
     if not len(places["test"]):
         raise DataError(
             f"{path}: no row is left for evaluation, as all {len(unseen)} rows that were not used in training are known anomalies; add normal rows"
@@ -264,10 +267,25 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
         if bad
         else []
     )
-    shift = "" if same else f"all rows of {path.name} are evaluated, and the calibration rows come from another file"
-    if not same:
-        notes.append(f"{path.name} is not the file to which {manifest.name} was fitted: all its rows are evaluated")
-    judged = FileRows(path, numbers[places["test"]], numbers[places["anomalies"]], marks[places["test"]] == OTHER)
+    shift = ""
+    if later:
+        shift = f"{later} of the rows were appended to {path.name} after {manifest.name} was fitted to it"
+        notes.append(
+            f"{shift}: they are evaluated too, and the rows that the model was trained or calibrated on are left out"
+        )
+    elif not same:
+        shift = f"all rows of {path.name} are evaluated, and the calibration rows come from another file"
+        notes.append(
+            f"{path.name} is not the file to which {manifest.name} was fitted: all its rows are evaluated. Rows that the model was trained on are "
+            "not recognised in another file; remove them, as they make the figures too good"
+        )
+    judged = FileRows(
+        path,
+        numbers[places["test"]],
+        numbers[places["anomalies"]],
+        marks[places["test"]] == OTHER,
+        held_out=same or later > 0,
+    )
     parts = {part: items[which] for part, which in places.items()}
     return Data(
         path.stem, manifest.spec, parts["train"], parts["calibration"], parts["test"],

@@ -73,9 +73,9 @@ def build(
     """Return the likelihood with this name for data of `spec`. `train` is the training split."""
     if name not in NAMES:
         raise TrainingError(
-            f"likelihood: unknown likelihood {shown(name)}; valid are {', '.join(NAMES)}",
+            f"likelihood: unknown likelihood {shown(name)}; valid are {', '.join(spec.likelihoods)}",
             field="likelihood",
-            valid=NAMES,
+            valid=spec.likelihoods,
         )
     if name not in spec.likelihoods:
         valid = ", ".join(spec.likelihoods)
