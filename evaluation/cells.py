@@ -32,7 +32,7 @@ HIGHER = (
 DIRECTIONS = {
     **dict.fromkeys(LOWER, "lower is better"),
     **dict.fromkeys(HIGHER, "higher is better"),
-    "nearest_train_distance": "should not be far below the figure of test images",
+    "nearest_train_distance": "should not be far below the figure of real images",
 }
 
 

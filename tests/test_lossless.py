@@ -370,7 +370,7 @@ def test_another_artifact_and_another_arithmetic_are_told_apart(binary: tuple[Mo
 
 def test_what_cannot_be_compressed_is_said(tmp_path: Path, table: Data) -> None:
     data = pictures(1, 256)
-    refused = (
+    refused: tuple[tuple[str, str, dict[str, object], str], ...] = (
         ("vae", "gaussian", {}, "its likelihood is a density"),
         ("pixelcnn", "mixture", {}, "its likelihood is a density"),
         ("vae", "bernoulli", {"variational": False}, "no task gives the probabilities"),
