@@ -24,9 +24,8 @@ from manifold.training.networks.layers import round_weights
 from manifold.training.recipes import Recipe
 from manifold.training.runs import TrainingRun
 
-logging.getLogger("lightning_fabric").setLevel(
-    logging.WARNING
-)  # it announces the precision that the user chose, once for each Fabric
+# Fabric announces the precision that the user chose, once for each of its objects
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
 
 
 def train(

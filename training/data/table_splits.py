@@ -13,7 +13,6 @@ from manifold.runtime.errors import shown
 from manifold.runtime.tables import origins
 from manifold.runtime.tables.truth import ANOMALOUS
 from manifold.training.data.parts import Array
-from manifold.training.data.remote import digest
 from manifold.training.errors import DataError
 
 # the rules for a split, as protocols state them. Earlier versions split files by a permutation
@@ -52,14 +51,14 @@ def split(marks: NDArray[np.int8], rule: str) -> dict[str, Array]:
 
 
 def unseen(
-    path: Path, fitted: Mapping[str, Any], numbers: NDArray[np.int64], marks: NDArray[np.int8]
+    path: Path, fitted: Mapping[str, Any], same: bool, numbers: NDArray[np.int64], marks: NDArray[np.int8]
 ) -> tuple[dict[str, Array], int]:
     """Return the indices of each split's rows of a file for evaluation, and the number of rows that were appended to the fitted file.
 
-    `fitted` is the protocol of the data that a model was fitted to. If the file begins with this data, its test rows and the later rows are
-    test rows; if not, all rows are. `numbers` (n,) are the numbers of the rows in the file, and `marks` (n,) their marks by the model's truth rule.
+    `fitted` is the protocol of the data that a model was fitted to, and `same` whether the file is unchanged since. If the file begins with this
+    data, its test rows and the later rows are test rows; if not, all rows are. `numbers` (n,) are the numbers of the rows in the file, and
+    `marks` (n,) their marks by the model's truth rule.
     """
-    same = digest(path, "sha256") == fitted.get("sha256")
     with path.open("rb") as source:
         known = same or origins.begins_with_fitted(source, fitted)
     if not known:

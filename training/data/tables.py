@@ -255,7 +255,7 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
     items = Arrays(encoded, np.full(len(numbers), -1, np.int64))
     sha256 = digest(path, "sha256")
     same = sha256 == fitted.get("sha256")
-    places, later = table_splits.unseen(path, fitted, numbers, own_marks)
+    places, later = table_splits.unseen(path, fitted, same, numbers, own_marks)
     unseen = np.sort(np.concatenate([places["test"], places["anomalies"]]))
     places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": unseen[marks[unseen] == ANOMALOUS]}
     if not len(places["test"]):
