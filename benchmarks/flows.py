@@ -39,13 +39,9 @@ SHIPPED = Path("models")
 def speed(model: Model, rounds: int, batches: Iterable[int]) -> None:
     """Print CPU milliseconds by image of the graph and of the alternatives, and their ratios."""
     torch.set_num_threads(1)
-    manifest = model.manifest
-    config = families.get("flow").Config.model_validate(manifest.provenance["config"])
-    data = datasets.load(manifest.data_name or "")
-    module = families.get("flow").build(families.get("flow").resolve(config, data), data).eval()
-    loop, spec = module.loop(), manifest.tasks["sample"]
-    steps = next(int(each.default or 0) for each in spec.inputs if each.role == "steps")
-    table = paths.table(config.objective, config.noise_schedule, module.config.sampler, steps)
+    module, steps = in_torch(model)
+    loop, config = module.loop(), module.config
+    table = paths.table(config.objective, config.noise_schedule, config.sampler, steps)
     print("| batch | graph, ms an image | graph / network | torch / graph | by step / graph |\n|---|---|---|---|---|")
     for n in batches:
         given = inputs(model, n, steps)
@@ -72,6 +68,15 @@ def speed(model: Model, rounds: int, batches: Iterable[int]) -> None:
             f"| {n} | {1000 * whole / n:.2f} | {whole / alone:.2f} | {in_torch / whole:.2f} | {stepped / whole:.2f} |",
             flush=True,
         )
+
+
+def in_torch(model: Model) -> tuple[Any, int]:
+    """Return a module of the model's configuration with initial weights, and the default number of steps of the model."""
+    manifest, family = model.manifest, families.get("flow")
+    data = datasets.load(manifest.data_name or "")
+    config = family.resolve(family.Config.model_validate(manifest.provenance["config"]), data)
+    steps = next(int(each.default or 0) for each in manifest.tasks["sample"].inputs if each.role == "steps")
+    return family.build(config, data).eval(), steps
 
 
 def inputs(model: Model, n: int, steps: int) -> dict[str, Any]:

@@ -75,8 +75,10 @@ def _parameters(module: nn.Module) -> list[Any]:
     return list(inspect.signature(module.forward).parameters.values())
 
 
-def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
-    """Write `NAME.onnx` for each model. Larger weights are written to one external-data file, and equal weights only once.
+def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, str]:
+    """Write `NAME.onnx` for each model, and equal models only once. Return the file of each model.
+
+    Larger weights are written to one external-data file, and equal weights only once.
 
     Weights that are exact in half precision (see `Recipe.stored`) are stored as float16 and cast when the graph is loaded. If the exporter
     transposed a weight that another graph contains too, the weight is stored once and transposed when the graph is loaded.
@@ -96,10 +98,15 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
                 weights.write(values.tobytes())
         for graph in every:
             _refer(graph, stored)
-        for name, model in models.items():
-            (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     if not stored.whole:
         (folder / WEIGHTS).unlink()
+    files: dict[bytes, str] = {}
+    contents = {name: model.SerializeToString(deterministic=True) for name, model in models.items()}
+    for name, content in contents.items():
+        if content not in files:
+            files[content] = f"{name}.onnx"
+            (folder / files[content]).write_bytes(content)
+    return {name: files[content] for name, content in contents.items()}
 
 
 def _all_graphs(models: Mapping[str, onnx.ModelProto]) -> list[onnx.GraphProto]:

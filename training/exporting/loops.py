@@ -169,7 +169,7 @@ def scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
     for tensor in graph.initializer:
         tensor.name = rename.get(tensor.name, tensor.name)
     for node in graph.node:
-        node.name = f"{prefix}/{node.name}"
+        node.ClearField("name")  # the names of its values say the same
     return graph
 
 
