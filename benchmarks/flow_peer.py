@@ -98,7 +98,9 @@ def main() -> None:
     print(f"{model.manifest.name}: {parameters} parameters, {evaluations} evaluations of the network, without guidance")
     for peer, what in zip(peers, ("whole images", "squares as channels"), strict=True):
         print(f"diffusers, {what}: {peer.parameters} parameters, {peer.width} channels at the largest size")
-    print("\n| batch | images/s | diffusers, whole images | ratio | diffusers, squares as channels | ratio |\n|---|---|---|---|---|---|")
+    print(
+        "\n| batch | images/s | diffusers, whole images | ratio | diffusers, squares as channels | ratio |\n|---|---|---|---|---|---|"
+    )
     for n in options.batches:
         given = flows.inputs(model, n, config.default_steps)
         given = {**given, "guidance": np.ones(n, np.float32)} if "guidance" in given else given

@@ -63,9 +63,9 @@ def speed(model: Model, rounds: int, batches: Iterable[int]) -> None:
             stepwise(model, given, table)
 
         times = interleaved([graph, network, eager, by_step], rounds)
-        whole, alone, in_torch, stepped = times
+        whole, alone, of_torch, stepped = times
         print(
-            f"| {n} | {1000 * whole / n:.2f} | {whole / alone:.2f} | {in_torch / whole:.2f} | {stepped / whole:.2f} |",
+            f"| {n} | {1000 * whole / n:.2f} | {whole / alone:.2f} | {of_torch / whole:.2f} | {stepped / whole:.2f} |",
             flush=True,
         )
 
