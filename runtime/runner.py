@@ -123,7 +123,7 @@ class Runner:
                 continue
             rows = batches.padding(
                 functools.partial(self.padded_run, name),
-                [example_inputs(task, self.manifest, batches.ROWS)],
+                [example_inputs(task, self.manifest, min(batches.ROWS, task.max_rows))],
                 least=task.min_rows,
                 thorough=False,
             )
@@ -248,7 +248,10 @@ def padded(task: TaskSpec, rows: int) -> TaskSpec:
 
 
 def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
-    """Return valid inputs for a task, drawn from a seed, for warm-ups and checks. Their rows differ, except for numbers."""
+    """Return valid inputs for a task, drawn from a seed, for warm-ups and checks. Their rows differ, except for numbers.
+
+    A number that is shared by the rows of a run, such as the steps of a solver, has its smallest value, with which a run is short.
+    """
     generator = np.random.Generator(np.random.Philox(seed))
     return {tensor.role: _example(tensor, manifest, rows, generator) for tensor in task.inputs}
 
@@ -268,7 +271,8 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "temperature" | "token_mask":
             values = np.ones(shape)
         case "number" | "integer":
-            values = np.full(shape, tensor.example if tensor.default is None else tensor.default)
+            stated = tensor.example if tensor.default is None else tensor.default
+            values = np.full(shape, min(tensor.choices) if tensor.shared and tensor.choices else stated)
         case "tokens":
             values = generator.integers(0, BYTES, shape)
         case "mask":

@@ -55,7 +55,7 @@ from manifold.training.recipes import Recipe, Share, Size
 ERROR = "prediction_error"  # the term of the score
 LIKELIHOOD_BATCH = 50
 TIMES = 8  # number of times of the score
-ROWS = 64  # largest batch of a run of a solver
+ROWS = 32  # largest batch of a run of a solver
 
 
 class Config(Recipe):
