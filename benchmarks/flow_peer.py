@@ -3,10 +3,10 @@
     python benchmarks/flow_peer.py MODEL --peer PYTHON [--rounds 5] [--batches 1 8 64]
 
 PYTHON is an interpreter of an environment with torch and diffusers. The peer is DDIMPipeline with UNet2DModel, with the same levels as the
-network of MODEL and the channels that give the nearest number of parameters, and with random weights, which do not change its speed. It runs twice:
+network of MODEL, the channels that give the nearest number of parameters, and random weights, which do not change its speed. It runs twice:
 on whole images, as in the examples of diffusers, and on images whose squares of 2x2 pixels are channels, as in the family `flow` (for MNIST
-16x16 squares instead of 14x14, because UNet2DModel halves sizes without rest). Both samplers evaluate their network equally often, without guidance. One thread, interleaved, medians of CPU time; the time includes the conversion to
-arrays.
+16x16 squares instead of 14x14, because UNet2DModel halves sizes without rest). Both samplers evaluate their network equally often, without
+guidance. One thread, interleaved, medians of CPU time; the time includes the conversion to arrays.
 """
 
 from __future__ import annotations
