@@ -318,6 +318,31 @@ def test_an_item_does_not_depend_on_its_batch_or_its_neighbours_steps(made: Mode
         assert np.array_equal(whole[place], made.sample(1, seed=3, first=place, steps=steps).data[0])
 
 
+def test_decode_shares_the_graph_of_sample(made: Model) -> None:
+    """Both are the same loop with other defaults. The graph is stored once and opened once."""
+    files = {name: spec.graph for name, spec in made.manifest.tasks.items()}
+    assert files["decode"] == files["sample"]
+    assert len({*files.values()}) == len(files) - 1
+    graphs: Any = made.runner.graphs
+    assert graphs["decode"].session is graphs["sample"].session
+    assert graphs["decode"].session is not graphs["encode"].session
+
+
+def test_torchscript_makes_the_same_images(tmp_path: Path, digits: Data) -> None:
+    run = tiny_run(tmp_path / "run", "flow", digits)
+    models = [
+        engine.load(
+            shared.export(run, backend, tmp_path / "models", data=digits, backend=backend), device="cpu", threads=1
+        )
+        for backend in ("onnx", "torchscript")
+    ]
+    for options in ({"steps": 2, "guidance": 3}, {"steps": 4, "guidance": 1}, {"classes": "none"}):
+        made = [model.sample(2, seed=1, **options).data for model in models]  # type: ignore[arg-type]
+        np.testing.assert_allclose(*made, atol=1e-4)
+    images = models[0].sample(2, seed=1).data
+    np.testing.assert_allclose(*(model.encode(images).placed for model in models), atol=1e-3)
+
+
 def test_mixtures_of_classes_and_no_class(made: Model) -> None:
     half = made.sample(2, seed=1, classes={"3": 1, "none": 1})
     assert half.condition is not None and half.condition[:, 3].tolist() == [0.5, 0.5] and half.condition.sum() == 1

@@ -222,7 +222,7 @@ def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[
         box = nn.Module()
         for name, task in tasks.items():
             module = task.module.eval().requires_grad_(False)
-            loops = task.to_onnx is not None
+            loops = task.to_onnx is not None and not task.traced
             compiled = jit.script(module) if loops else jit.trace(module, tuple(examples[name]), check_trace=False)
             box.add_module(f"{name}_task", compiled)
         archive = jit.script(box)

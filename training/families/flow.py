@@ -349,12 +349,12 @@ def exports(model: Flow, config: Config, data: Data) -> Exports:
     to_sample = graphs.of(forwards, draws=max(config.steps) if chance else 0)
     tasks = {
         "sample": Task(sampler, [*drawn, *chance], made, to_sample, ROWS),
-        "score": Task(scored, [items], terms, graphs.score(scored), ROWS // 4),
+        "score": Task(scored, [items], terms, graphs.score(scored), ROWS // 4, traced=True),
     }
     tasks["denoise"] = Task(
         Free(model.network) if free else model.network,
         [InputSpec(role="noisy", source="state", shape=shape), InputSpec(role="time", source="state"), *by_class],
-        [TensorSpec(role="prediction", shape=shape)], graphs.denoiser, 4 * ROWS,
+        [TensorSpec(role="prediction", shape=shape)], graphs.denoiser, 4 * ROWS, traced=True,
     )  # fmt: skip
     if not chance:
         tasks["decode"] = Task(
