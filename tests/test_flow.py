@@ -337,7 +337,7 @@ def test_torchscript_makes_the_same_images(tmp_path: Path, digits: Data) -> None
         for backend in ("onnx", "torchscript")
     ]
     for options in ({"steps": 2, "guidance": 3}, {"steps": 4, "guidance": 1}, {"classes": "none"}):
-        first, second = (model.sample(2, seed=1, **options).data for model in models)  # type: ignore[arg-type]
+        first, second = (model.sample(2, seed=1, **options).data for model in models)
         np.testing.assert_allclose(first, second, atol=1e-4)
     images = models[0].sample(2, seed=1).data
     first, second = (model.encode(images).placed for model in models)
