@@ -112,10 +112,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 2, "channels": 8, "multiples": (1, 2), "test_items": 100, "ema": 0.9, "steps": (2, 4), "default_steps": 4,
         "likelihood_items": 10, "likelihood_steps": 4,
     },
-    "cpu": {"epochs": 18, "schedule": "cosine"},
+    "cpu": {"epochs": 18, "schedule": "cosine", "ema_second": 0.9995},
     "gpu": {
         "epochs": 256, "schedule": "cosine", "batch_size": 128, "lr": 2e-4, "channels": 128, "multiples": (1, 2, 2, 2), "blocks": 3, "patch": 1,
-        "dropout": 0.1, "ema": 0.9999,
+        "dropout": 0.1, "ema": 0.9999, "ema_second": 0.999,
     },
 }  # fmt: skip
 
