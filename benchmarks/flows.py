@@ -33,11 +33,16 @@ from manifold.training.networks import paths
 
 Array = NDArray[np.float32]
 GUIDANCE = 2.0
+TIMED = 16  # images whose time is measured
 SHIPPED = Path("models")
 
 
 def speed(model: Model, rounds: int, batches: Iterable[int]) -> None:
     """Print CPU milliseconds by image of the graph and of the alternatives, and their ratios."""
+    if model.manifest.path is None or model.manifest.path.objective != "flow" or not model.manifest.classes:
+        raise SystemExit(
+            f"{model.manifest.name}: the comparison needs a class-conditional model with the objective flow"
+        )
     torch.set_num_threads(1)
     module, steps = in_torch(model)
     loop, config = module.loop(), module.config
@@ -131,7 +136,7 @@ def interleaved(calls: list[Callable[[], None]], rounds: int) -> list[float]:
 
 
 def quality(model: Model, n: int, out: Path | None) -> None:
-    """Print, and draw, distance and requested class for numbers of steps and strengths of guidance."""
+    """Print, and draw, distance and requested class for numbers of steps and strengths of guidance, and CPU time of the sampler."""
     name = model.manifest.data_name or ""
     extractor = extractors.load(extractors.for_data(name, SHIPPED), SHIPPED, device="cpu")
     real = judging.real_data(name).on("selection")
@@ -143,9 +148,10 @@ def quality(model: Model, n: int, out: Path | None) -> None:
     for key, values in {"steps": offered, "guidance": (0.0, 1.0, 1.5, 2.0, 3.0, 4.0)}.items():
         for value in values:
             numbers = {**chosen, key: value}
-            began = time.process_time()
             report, _, _ = evaluate_images(Generated(model, n, 0, None, numbers), reference, extractor)
-            seconds = (time.process_time() - began) / n
+            began = time.process_time()
+            model.sample(TIMED, seed=0, numbers=numbers)
+            seconds = (time.process_time() - began) / TIMED
             distance, right = report.metrics["fd_classifier"], report.metrics.get("class_accuracy", float("nan"))
             found[key].append((value, distance, right))
             print(f"| {numbers['steps']:g} | {numbers['guidance']:g} | {distance:.3f} | {right:.3f} | {1000 * seconds:.1f} |", flush=True)  # fmt: skip

@@ -18,11 +18,12 @@ from manifold.evaluation.extractors import Extractor, Stage, silent
 from manifold.evaluation.images import Generated, RealData
 from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
+from manifold.runtime import inputs
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask, cut, near
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations import supports
+from manifold.runtime.operations import sampling_task, supports
 from manifold.runtime.operations.capabilities import abilities
 
 
@@ -70,8 +71,11 @@ def evaluate(
     return report, pictures
 
 
-def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
-    """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior."""
+def check_can(manifest: Manifest, n: int, prior: str | None, numbers: Mapping[str, float] | None = None) -> None:
+    """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior.
+
+    `numbers` are inputs of the model by name. Raises InvalidValue for one that the model does not take or offer.
+    """
     if not manifest.spec.pictures or not supports(manifest, "sample"):
         raise UnsupportedTask(
             f"{manifest.name} cannot be evaluated: {_lacks(manifest)}; {abilities(manifest)}", field="model"
@@ -87,6 +91,7 @@ def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
             field="prior",
             valid=priors,
         )
+    inputs.with_fields(manifest, [manifest.tasks[sampling_task(manifest, None, None)]], None, numbers or {}, n)
 
 
 def _lacks(manifest: Manifest) -> str:

@@ -69,7 +69,7 @@ class Session:
         `numbers` are inputs of the model by name, such as steps.
         """
         manifest = manifests.read(repository.find(name, self.root))
-        evaluate_model.check_can(manifest, self.options.n, prior)
+        evaluate_model.check_can(manifest, self.options.n, prior, numbers)
         images.check_part(part)  # before a data set is loaded, and perhaps downloaded
         data = data or self._data_of(manifest)
         model = self._model(name)

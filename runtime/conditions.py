@@ -237,18 +237,8 @@ class _Draw:
     def values(self, stated: Classes | Values | None, given: Array, width: int) -> Float32:
         rows = codecs.floats(np.atleast_2d(given), (width,), self.field)
         _check_one_or_each(len(rows), self.n, self.field, "rows")
-        if isinstance(stated, Classes) and stated.optional:
-            if (rows < 0).any() or (rows.sum(axis=1) > MOST_WEIGHT).any():
-                raise InvalidValue(
-                    f"{self.field}: an item has a negative class weight, or weights with a sum above 1; give weights of at least 0 with a sum "
-                    "of at most 1, where the rest is the weight of no class",
-                    field=self.field,
-                )
-        elif isinstance(stated, Classes) and not ((rows >= 0).all() and rows.any(axis=1).all()):
-            raise InvalidValue(
-                f"{self.field}: an item has a negative class weight, or only zeros; give weights of at least 0 with a positive sum",
-                field=self.field,
-            )
+        if isinstance(stated, Classes):
+            check_weights(stated, rows, self.field)
         return np.ascontiguousarray(np.broadcast_to(rows, (self.n, width)))
 
     def classes(self, stated: Classes | Values | None, choice: Choice, width: int) -> Float32:
@@ -262,7 +252,7 @@ class _Draw:
             )
         choices = (*stated.names, NO_CLASS) if stated.optional else stated.names  # the last column is dropped below
         if isinstance(choice, Mapping):
-            return np.tile(class_weights(choices, choice, len(choices), field)[:width], (self.n, 1))
+            return np.tile(class_weights(choices, choice, len(choices), field, count=width)[:width], (self.n, 1))
         if isinstance(choice, str | int):
             if choice == RANDOM:
                 return np.eye(width, dtype=np.float32)[self.chosen(stated.weights)]
@@ -343,11 +333,32 @@ def tokenised(given: Sequence[str], longest: int, free: bool, field: str) -> tup
     return tokens, mask
 
 
-def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, field: str = "class") -> Float32:
-    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that are negative, not finite or all 0."""
+def check_weights(stated: Classes, rows: Array, field: str) -> None:
+    """Raise InvalidValue for class weights (n, C) that are not valid. `field` is their name in the request."""
+    if stated.optional:
+        if (rows < 0).any() or (rows.sum(axis=1) > MOST_WEIGHT).any():
+            raise InvalidValue(
+                f"{field}: an item has a negative class weight, or weights with a sum above 1; give weights of at least 0 with a sum "
+                "of at most 1, where the rest is the weight of no class",
+                field=field,
+            )
+    elif not ((rows >= 0).all() and rows.any(axis=1).all()):
+        raise InvalidValue(
+            f"{field}: an item has a negative class weight, or only zeros; give weights of at least 0 with a positive sum",
+            field=field,
+        )
+
+
+def class_weights(
+    names: Sequence[str], given: Mapping[str, float], width: int, field: str = "class", *, count: int | None = None
+) -> Float32:
+    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that are negative, not finite or all 0.
+
+    `count` is the number of names that an index may mean, if it is not all of them.
+    """
     weights, named = np.zeros(width), set[int]()
     for name, weight in given.items():
-        index = class_index(names, name, field)
+        index = class_index(names, name, field, count=count)
         if index in named:
             raise InvalidValue(
                 f"{field}: {shown(name)} is given twice, by name and by index; give it once", field=field
@@ -382,7 +393,7 @@ def class_index(names: Sequence[str], name: str | int, field: str = "class", *, 
     if index is not None:
         return index
     raise InvalidValue(
-        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {count - 1}",
+        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {count - 1}{''.join(f', or {each}' for each in names[count:])}",
         field=field,
         valid=list(names),
     )

@@ -78,14 +78,16 @@ def draw(
 ) -> Array:  # fmt: skip
     """Return an input (n, *shape) that the request does not give as an array: noise, latents, a condition, a number or the temperature.
 
-    If the task has no input for the temperature, the temperature scales the latents.
+    If the task has no input for the temperature, the temperature scales the latents and the normal noise.
     """
     match tensor.source:
         case "latent":
             scale = 1.0 if spec.input("temperature") else choices.temperature
             return draw_latents(manifest, choices.prior, seed, first, n, stream, scale, tensor.role)
         case "normal":
-            return sampling.normal(seed, first, n, stream, tensor.shape)
+            noise, scale = sampling.normal(seed, first, n, stream, tensor.shape), choices.temperature
+            scaled = scale != 1 and not spec.input("temperature")
+            return (noise.astype(np.float64) * scale).astype(np.float32) if scaled else noise
         case "uniform":
             return sampling.uniform(seed, first, n, stream, tensor.shape)
         case "temperature":
@@ -123,7 +125,7 @@ def with_fields(
 
     Raises InvalidValue, which names the field, for a number that the tasks do not take or that is not valid.
     """
-    merged = dict(numbers or {})
+    merged = _mapping(numbers)
     for name, value in fields.items():
         if value is None:
             continue
@@ -138,7 +140,7 @@ def with_fields(
             )
         for tensor in inputs:
             try:
-                number(tensor, {name: value}, n)
+                _values(tensor, {name: value}, n)
             except InvalidValue as error:
                 raise InvalidValue(
                     error.message.replace(f"inputs.{name}", name, 1), field=name, valid=error.valid
@@ -147,8 +149,23 @@ def with_fields(
     return merged
 
 
+def _mapping(numbers: Numbers | None) -> dict[str, Any]:
+    """Return the numbers as a dictionary. Raises InvalidValue if they are not given by name."""
+    if numbers is not None and not isinstance(numbers, Mapping):
+        raise InvalidValue(
+            f"numbers: {shown(numbers)} is not a mapping; give the numbers by name, such as {{'steps': 8}}",
+            field="numbers",
+        )
+    return dict(numbers or {})
+
+
 def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     """Return a number for each item (n,): from the request, else its default. Raises InvalidValue."""
+    return np.ascontiguousarray(np.broadcast_to(_values(tensor, numbers, n), (n,)))
+
+
+def _values(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
+    """Return one number for all n items (1,), or one for each (n,). Raises InvalidValue."""
     name = f"inputs.{tensor.role}"
     given = numbers.get(tensor.role, tensor.default)
     low, high = tensor.limits
@@ -176,7 +193,8 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
         raise InvalidValue(
             f"{name}: {_as_sent(given)} is out of range; give a number from {-most:g} to {most:g}", field=name
         )
-    return np.ascontiguousarray(np.broadcast_to(values.astype(tensor.dtype), (n,)))
+    made: Array = values.astype(tensor.dtype)
+    return made
 
 
 def check_count(numbers: Numbers | None, n: int) -> None:

@@ -124,10 +124,21 @@ def test_ancestral_sampling_gives_the_data_distribution() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_encode_inverts_decode(objective: paths.Objective, noise: Tensor) -> None:
-    steps = 50 if objective == "flow" else 100
-    made = solved(Optimal(objective), objective, "midpoint", steps, noise)
-    back = solved(Optimal(objective), objective, "midpoint", steps, made, backwards=True)
+    """The default solver with 50 steps, from noise to data and back, and from data to noise and back."""
+    solver = flow.Config(objective=objective).sampler
+    made = solved(Optimal(objective), objective, solver, 50, noise)
+    back = solved(Optimal(objective), objective, solver, 50, made, backwards=True)
     assert float((back - noise).abs().max()) < 1e-2
+    data = MEAN + SPREAD * noise
+    there = solved(Optimal(objective), objective, solver, 50, data, backwards=True)
+    assert float((solved(Optimal(objective), objective, solver, 50, there) - data).abs().max()) < 1e-2
+
+
+@pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("midpoint", 2), ("heun", 2)])
+def test_the_error_of_ddpm_falls_with_the_order_of_its_solver(solver: paths.Solver, order: int, noise: Tensor) -> None:
+    exact = MEAN + SPREAD * noise
+    errors = [float((solved(Optimal("ddpm"), "ddpm", solver, steps, noise) - exact).abs().max()) for steps in (8, 32)]
+    assert errors[0] / errors[1] > 0.75 * 4**order
 
 
 def test_the_signal_of_both_schedules_starts_at_one_and_falls() -> None:

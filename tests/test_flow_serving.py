@@ -17,6 +17,7 @@ from manifold.runtime import engine, operations
 from manifold.runtime.engine import Model
 from manifold.service.models import batcher as batching
 from manifold.service.models.batcher import Batcher
+from manifold.service.models.costs import RunCosts
 from manifold.service.settings import Settings
 from manifold.service.stubs import inference_pb2 as v2
 from manifold.service.stubs import inference_pb2_grpc as v2_stubs
@@ -206,6 +207,37 @@ def test_runs_of_a_sampler_are_limited_by_their_time(batcher: Batcher) -> None:
     batcher.costs.add(("sample", None, 2.0), 8, 80.0)
     assert (batcher._limit(line), batcher._limit(("sample", None, 2.0))) == (5, 1)
     assert batcher._limit("score") == batcher.model.manifest.tasks["score"].max_rows
+
+
+def test_a_slow_first_run_does_not_make_later_runs_small(batcher: Batcher) -> None:
+    line = ("sample", None, 4.0)
+    batcher.costs.add(line, 8, 8.0)  # such as the first run on a busy machine
+    assert batcher._limit(line) == 1
+    for _ in range(40):
+        rows = batcher._limit(line)
+        batcher.costs.add(line, rows, rows * 0.005)
+    assert batcher._limit(line) > 15
+
+
+def test_the_time_of_new_steps_is_estimated_from_known_ones() -> None:
+    costs = RunCosts()
+    assert costs.a_row(("sample", None, 50.0)) is None and costs.of(("sample", None, 50.0), 4) is None
+    costs.add(("sample", None, 4.0), 4, 0.08)
+    costs.add(("score", 7), 4, 0.04)
+    assert costs.a_row(("sample", None, 50.0)) == pytest.approx(0.02 * 12.5)
+    assert costs.of(("sample", None, 8.0), 4) == pytest.approx(0.16)
+    assert costs.a_row(("score", 9)) == pytest.approx(0.01)  # lengths share their costs
+    assert costs.a_row(("decode", None, 4.0)) is None
+
+
+@pytest.mark.parametrize("fields", [{"steps": 4}, {"guidance": 2.0}, {"guidance": [1, 2]}])
+def test_a_huge_number_of_items_is_refused_before_anything_is_made(service: Served, fields: dict[str, Any]) -> None:
+    for accept in ("application/json", "application/x-ndjson"):
+        body = {"model": "flow", "n": 2 * 10**12, **fields}
+        answer = service.client.post("/sample", json=body, headers={"Accept": accept})
+        error = answer.json()["error"]
+        assert error["type"] in ("too_large", "invalid_value"), error
+        assert error["field"] in ("n", "guidance")
 
 
 def test_a_large_request_leaves_room_for_a_small_one(model: Model, batcher: Batcher) -> None:

@@ -70,9 +70,15 @@ class Recipe(BaseModel):
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             _check_bits(values)
         try:
-            return handler(values)
+            made = handler(values)
         except ValidationError as error:
             raise _error(cls, values, error) from None
+        if made.ema_second and made.ema_second == made.ema:
+            raise TrainingError(
+                f"ema_second: {made.ema_second:g} is the decay `ema` too; give another one, or 0 for none",
+                field="ema_second",
+            )
+        return made
 
     def changed(self, **changes: Any) -> Self:
         """Return a copy of the recipe with these options. Raises TrainingError for invalid values."""

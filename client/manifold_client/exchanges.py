@@ -324,6 +324,7 @@ def _inputs(value: Any, field: str) -> dict[str, Any]:
 
 def _one_or_each(value: Any, field: str) -> Any:
     """Return one number for all items, or a list with one for each."""
+    value = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
     one = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     return _array([value], field)[0] if one else _array(value, field)
 

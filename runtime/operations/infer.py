@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from manifold.runtime import lengths, sampling
-from manifold.runtime.conditions import ByClass, Given, is_random, mask_of, tagged
+from manifold.runtime.conditions import ByClass, Given, check_weights, is_random, mask_of, tagged
 from manifold.runtime.errors import InvalidValue, TooLarge, near, shown
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
@@ -209,6 +209,8 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
                     f"{role}: values from {array.min():g} to {array.max():g}; give values from {low:g} to {high:g}",
                     field=role,
                 )
+        if tensor.source == "condition" and isinstance(stated := manifest.condition_of(tensor), Classes):
+            check_weights(stated, array, role)
         if tensor.choices is not None and not np.isin(array, tensor.choices).all():
             raise InvalidValue(
                 f"{role}: {shown(array.ravel().tolist())} is not offered; give one of {listed(tensor.choices)}",

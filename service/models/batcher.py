@@ -196,8 +196,9 @@ class Batcher:
 
     def wait(self) -> float:
         """Estimate the seconds until all queued rows have been sent to the engine, from the times of earlier runs."""
-        a_row = self.costs.a_row
-        queued = sum([rows * a_row.get(line, 0.0) for line, rows in self._queue.rows.items()]) / self.instances
+        queued = (
+            sum([rows * (self.costs.a_row(line) or 0.0) for line, rows in self._queue.rows.items()]) / self.instances
+        )
         return queued if self._free else queued + max(0.0, self._until - time.monotonic())
 
     def _busy(self, reason: str, what: str) -> Busy:
@@ -280,7 +281,7 @@ class Batcher:
         task = line if isinstance(line, str) else line[0]
         if task not in self._shared:
             return self._most[task]
-        least, a_row = self.model.manifest.tasks[task].min_rows, self.costs.a_row.get(line)
+        least, a_row = self.model.manifest.tasks[task].min_rows, self.costs.a_row(line)
         rows = FIRST_ROWS if a_row is None else int(RUN_SECONDS / max(a_row, 1e-9))
         return min(self._most[task], max(1, rows // least) * least)
 

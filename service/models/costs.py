@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from manifold.runtime.engine import Model
 from manifold.service.models.queueing import Line
 
@@ -11,29 +13,70 @@ SURPRISE = 4  # multiple of the expected time from which a slow run counts as un
 CALM = 64  # consecutive runs below IN_PLACE after which a task may use the event loop again
 
 
+Kind = tuple[float | str, ...]  # a task, and the numbers that all rows of a run share
+
+
+def kind_of(line: Line) -> Kind:
+    """Return the runs whose costs a line shares: those of its task with the same shared numbers, and of any length."""
+    return (line,) if isinstance(line, str) else (line[0], *line[2:])
+
+
 class RunCosts:
-    """An estimate of the seconds that a run takes: a moving mean for each line of the queue and power of two of rows."""
+    """An estimate of the seconds that a run takes: a moving mean for each kind of run and power of two of rows.
+
+    A kind that has not run yet is estimated from the kind of the same task whose shared numbers are nearest: the time is proportional to
+    them, as they are numbers of steps.
+    """
 
     KEPT = 0.8  # share of the old mean that each new run keeps
 
     def __init__(self) -> None:
-        self._seconds: dict[Line, dict[int, float]] = {}
-        self.a_row: dict[Line, float] = {}  # seconds per row of each line, at the largest size seen
+        self._seconds: dict[Kind, dict[int, float]] = {}
+        self._a_row: dict[Kind, float] = {}
 
     def add(self, line: Line, rows: int, seconds: float) -> None:
-        """Add the time of a run."""
-        known, size = self._seconds.setdefault(line, {}), rows.bit_length()
+        """Add the time of a run.
+
+        The seconds of a row are those of the largest size seen. If the kind has shared numbers, every run counts, because the estimate decides
+        how many rows a run gets: otherwise a slow run would make all later ones smaller, and the estimate would stay.
+        """
+        kind, size = kind_of(line), rows.bit_length()
+        known = self._seconds.setdefault(kind, {})
         known[size] = self.KEPT * known.get(size, seconds) + (1 - self.KEPT) * seconds
-        if size == max(known):
-            self.a_row[line] = self.KEPT * self.a_row.get(line, seconds / rows) + (1 - self.KEPT) * seconds / rows
+        if len(kind) > 1 or size == max(known):
+            self._a_row[kind] = self.KEPT * self._a_row.get(kind, seconds / rows) + (1 - self.KEPT) * seconds / rows
+
+    def a_row(self, line: Line) -> float | None:
+        """Estimate the seconds of one row in a large run. Return None before the first run of the task."""
+        kind, factor = self._nearest(kind_of(line))
+        return None if kind is None else self._a_row[kind] * factor
 
     def of(self, line: Line, rows: int) -> float | None:
-        """Estimate the seconds of a run of `rows` rows from the nearest size seen. Return None before the first run."""
-        known, size = self._seconds.get(line), rows.bit_length()
-        if not known:
+        """Estimate the seconds of a run of `rows` rows from the nearest size seen. Return None before the first run of the task."""
+        kind, factor = self._nearest(kind_of(line))
+        if kind is None:
             return None
+        known, size = self._seconds[kind], rows.bit_length()
         nearest = min(known, key=lambda each: (abs(each - size), each))
-        return known[nearest] * max(1.0, 2.0 ** (size - nearest))
+        return known[nearest] * max(1.0, 2.0 ** (size - nearest)) * factor
+
+    def _nearest(self, kind: Kind) -> tuple[Kind | None, float]:
+        """Return the kind that an estimate for `kind` is based on, and the ratio of their times. Return None before the first run of the task."""
+        if kind in self._seconds:
+            return kind, 1.0
+        ratios = {each: _ratio(kind, each) for each in self._seconds if each[0] == kind[0]}
+        if not ratios:
+            return None, 1.0
+        nearest = min(ratios, key=lambda each: abs(math.log(ratios[each])))
+        return nearest, ratios[nearest]
+
+
+def _ratio(kind: Kind, other: Kind) -> float:
+    """Return the product of the ratios of the shared numbers of two kinds. A number that differs between the rows of a run has the ratio 1."""
+    pairs = zip(kind[1:], other[1:], strict=True)
+    return math.prod(
+        own / its for own, its in pairs if isinstance(own, float) and isinstance(its, float) and own > 0 and its > 0
+    )
 
 
 class InPlace:

@@ -127,6 +127,8 @@ class Queue:
             self.rows[key] -= sum(piece.stop - piece.start for piece in pieces)
             if line:
                 self._by_task[key] = line  # at the end, because the other tasks take their turn first
+            else:
+                del self.rows[key]
             if pieces:
                 return pieces
         return []

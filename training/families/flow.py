@@ -16,7 +16,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, PathSpec, Scoring, TensorSpec, Term, figures
+from manifold.runtime.manifest.conditions import NO_CLASS
 from manifold.training.batches import Batch, in_order
 from manifold.training.bounds import fixed_draws
 from manifold.training.data import Data
@@ -74,15 +75,9 @@ class Config(Recipe):
     conditional: bool = True  # whether the model is conditioned on the class, if the data has classes
     label_dropout: Share = 0.1  # share of the items that are trained without their class
     flip: bool = False  # mirror half of the training images
-    sampler: Literal["auto", "euler", "midpoint", "heun", "ddim", "ancestral"] = (
-        "auto"  # auto: midpoint, or ddim for ddpm
-    )
-    steps: Annotated[tuple[Size, ...], Field(min_length=1)] = (
-        4,
-        8,
-        16,
-        50,
-    )  # the numbers of steps that a request can choose
+    sampler: paths.Solver = "midpoint"
+    # the numbers of steps that a request can choose; ddpm has 1000 steps, and more would not be different ones
+    steps: Annotated[tuple[Annotated[Size, Field(le=paths.STEPS)], ...], Field(min_length=1)] = (4, 8, 16, 50)
     default_steps: int = Field(8, ge=1)
     guidance: float = Field(1.5, ge=0, le=20)  # the default of requests for new images
     likelihood_items: int = Field(
@@ -121,7 +116,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with a patch, a sampler, and unconditional if the data has no classes. Raises InvalidValue for data without images."""
+    """Return the config with a patch, and unconditional if the data has no classes. Raises InvalidValue for data without images."""
     spec = ImageSpec.of(data.spec, f"data: {data.name}")
     patch = config.patch or (2 if spec.height % 2 == spec.width % 2 == 0 else 1)
     if spec.height % patch or spec.width % patch:
@@ -129,11 +124,20 @@ def resolve(config: Config, data: Data) -> Config:
             f"patch: {patch} does not divide the sides of images of {spec.width}x{spec.height}; use a divisor of both, or 0",
             field="patch",
         )
-    sampler = config.sampler if config.sampler != "auto" else "midpoint" if config.objective == "flow" else "ddim"
     conditional = config.conditional and data.classes is not None
-    return config.changed(
-        patch=patch, sampler=sampler, conditional=conditional, guidance=config.guidance if conditional else 1.0
-    )
+    if conditional and not config.label_dropout:
+        raise TrainingError(
+            "label_dropout: 0 would leave the model without training for no class, which guidance, /encode and the score need; "
+            "use a share above 0, such as 0.1, or conditional=false",
+            field="label_dropout",
+        )
+    if conditional and NO_CLASS in (data.classes or ()):
+        raise TrainingError(
+            f"data: {data.name} has a class called {NO_CLASS!r}, which is the name of no class in requests; rename the class, or use "
+            "conditional=false",
+            field="data",
+        )
+    return config.changed(patch=patch, conditional=conditional, guidance=config.guidance if conditional else 1.0)
 
 
 class Flow(nn.Module):
@@ -195,7 +199,6 @@ class Flow(nn.Module):
     def loop(self, *, backwards: bool = False) -> Loop:
         """Return the loop of the sampler, or of its way back from data to noise."""
         config, solver = self.config, self.config.sampler
-        assert solver != "auto"
         solver = "ddim" if backwards and solver == "ancestral" else solver
         tables = [
             paths.table(config.objective, config.noise_schedule, solver, steps, backwards=backwards)

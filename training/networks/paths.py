@@ -72,7 +72,7 @@ def grid(objective: Objective, steps: int) -> list[float]:
 
 
 def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[float]:
-    """Return positions from noise to data at which a density changes evenly: those of `grid`, or equal distances of log u for ddpm."""
+    """Return positions from noise to data at equal distances of the time, or of log u for ddpm, where solvers of second order are most exact."""
     if objective == "flow":
         return grid(objective, steps)
     path = Diffusion(schedule)
@@ -85,9 +85,14 @@ def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[floa
 def table(
     objective: Objective, schedule: Schedule, solver: Solver, steps: int, *, backwards: bool = False, points: Sequence[float] | None = None
 ) -> Table:  # fmt: skip
-    """Return the rows (evaluations, len(COLUMNS)) of a solver. `backwards`: from data to noise. `points`: other positions than those of `grid`."""
+    """Return the rows (evaluations, len(COLUMNS)) of a solver. `backwards`: from data to noise.
+
+    `points` are the positions, by default those of `grid`, or of `even_grid` for midpoint and heun.
+    """
     at = _of_flow if objective == "flow" else _of_diffusion(Diffusion(schedule))
-    points = (grid(objective, steps) if points is None else points)[:: -1 if backwards else 1]
+    if points is None:
+        points = even_grid(objective, schedule, steps) if ROWS[solver] == 2 else grid(objective, steps)
+    points = points[:: -1 if backwards else 1]
     rows: list[list[float]] = []
     for here, there in itertools.pairwise(points):
         (time, scale, u, _, _), (_, _, v, data, chance) = at(here), at(there)
