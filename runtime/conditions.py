@@ -392,8 +392,9 @@ def class_index(names: Sequence[str], name: str | int, field: str = "class", *, 
     index = texts.whole(text, count - 1)
     if index is not None:
         return index
+    others = "".join(f", or {each}" for each in names[count:])
     raise InvalidValue(
-        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {count - 1}{''.join(f', or {each}' for each in names[count:])}",
+        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {count - 1}{others}",
         field=field,
         valid=list(names),
     )

@@ -168,7 +168,7 @@ def test_class_weights_above_one_are_refused_as_tensors_too(plain: tuple[Model, 
     model, _ = plain
     weights = np.zeros((1, 10), np.float32)
     weights[0, :2] = 2
-    with pytest.raises(InvalidValue, match="condition: an item has .* weights with a sum above 1"):
+    with pytest.raises(InvalidValue, match=r"condition: an item has .* weights with a sum above 1"):
         infer.fill(model.manifest, "sample", {"condition": weights}, infer.Choices(seed=1), 1)
 
 
