@@ -1,7 +1,7 @@
 """The sampler of a flow as one ONNX graph, compared with its network alone, with torch, and with one run for each step; steps and guidance.
 
     python benchmarks/flows.py speed MODEL [--rounds 7] [--batches 1 8 64]
-    python benchmarks/flows.py quality MODEL [--n 2000] [-o docs/images/flow-steps.png]
+    python benchmarks/flows.py quality MODEL [--n 2000] [-o flow-steps.png]
 
 `speed`: one thread, interleaved, medians of CPU time by image, with guidance and the default number of steps. `network` is the sum of the
 same evaluations of the network alone in ONNX Runtime, `torch` the same loop in eager PyTorch, and `by step` a loop in Python around runs of
@@ -46,7 +46,7 @@ def speed(model: Model, rounds: int, batches: Iterable[int]) -> None:
     torch.set_num_threads(1)
     module, steps = in_torch(model)
     loop, config = module.loop(), module.config
-    table = paths.table(config.objective, config.noise_schedule, config.sampler, steps)
+    table = paths.loop_table(config.objective, config.noise_schedule, config.sampler, steps)
     print("| batch | graph, ms an image | graph / network | torch / graph | by step / graph |\n|---|---|---|---|---|")
     for n in batches:
         given = inputs(model, n, steps)
@@ -110,12 +110,12 @@ def stepwise(model: Model, given: Mapping[str, Any], table: paths.Table) -> Arra
     condition = np.concatenate([given["condition"], nothing])
     excess = (given["guidance"] - 1)[:, None, None, None]
     for row in table:
-        at = dict(zip(paths.COLUMNS, row.astype(np.float32), strict=True))
-        x = np.concatenate([point, point]) * at["scale"]
+        at = dict(zip(paths.LOOP_COLUMNS, row.astype(np.float32), strict=True))
+        x = np.concatenate([point, point])
         run = {"noisy": x, "time": np.full(len(x), at["time"], np.float32), "condition": condition}
         with_class, without = np.split(model.run("denoise", run)["prediction"], 2)
         d = with_class + excess * (with_class - without)
-        point = base + at["now"] * d + at["before"] * before
+        point = at["keep"] * base + at["now"] * d + at["before"] * before
         if at["moves"] > 0:
             base = point
         before = d

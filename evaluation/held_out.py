@@ -173,8 +173,11 @@ def continuity(report: Report, model: Model, extractor: Extractor, data: RealDat
     encoded = map_batches(
         lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop)), images.n, BATCH, stage("continuity")
     )  # fmt: skip
-    means = np.concatenate([part.placed for part in encoded])
-    variances = [part.log_variance for part in encoded if part.log_variance is not None]
+    placed = np.concatenate([part.placed for part in encoded])
+    shape, means = placed.shape[1:], placed.reshape(len(placed), -1)
+    variances = [
+        part.log_variance.reshape(len(part.log_variance), -1) for part in encoded if part.log_variance is not None
+    ]
     covariance = latent.aggregate_covariance(means, np.concatenate(variances) if variances else None)
     pairs = _pairs(images.n, seed)
     path, steps = PATHS[manifest.space.interpolation], np.linspace(0, 1, latent.STEPS + 1)
@@ -185,7 +188,7 @@ def continuity(report: Report, model: Model, extractor: Extractor, data: RealDat
     def features(start: int, stop: int) -> Array:
         classes = [given(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
         arguments = {} if classes[0] is None else {"classes": joined(classes)}
-        samples = model.sample(stop - start, latents=flat[start:stop], **arguments)
+        samples = model.sample(stop - start, latents=flat[start:stop].reshape(-1, *shape), **arguments)
         return extractor(pixels_of(model, samples.data))[0]
 
     path_features = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from manifold.training.exporting import loops
-from manifold.training.networks.paths import COLUMNS
+from manifold.training.networks.paths import LOOP_COLUMNS
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 Node = onnx.NodeProto
@@ -50,13 +50,13 @@ class Plan:
 
 
 def solver(
-    network: onnx.ModelProto, tables: NDArray[np.float32], counts: Sequence[int], steps: Sequence[int], plan: Plan, *, start: float, finish: float
-) -> onnx.ModelProto:  # fmt: skip
+    network: onnx.ModelProto, tables: NDArray[np.float32], counts: Sequence[int], steps: Sequence[int], plan: Plan
+) -> onnx.ModelProto:
     """Build the graph of a solver.
 
     The network maps x (N, C, H, W), time (N,) and, if there are classes, condition (N, K) to prediction (N, C, H, W). The inputs of the graph
     are latent (or, backwards, data) and, where they apply, condition, guidance, steps, draws, data and mask. Its output is data, or latent.
-    The first point is `start` times the input, the result is `finish` times the last point. Images are in [0, 1] outside of the graph.
+    Images are in [0, 1] outside of the graph.
     """
     net, g, shape = loops.scoped(network, "network"), Graph(), plan.shape
     for name, values in {
@@ -64,7 +64,7 @@ def solver(
         "first_place": 0, "last_place": -1, "zero_at": [0], "counts": counts, "offered": steps,
     }.items():  # fmt: skip
         g.constant(name, values)
-    for name, number in {"unit": 1.0, "half": 0.5, "nought": 0.0, "doubled": 2.0, "lowest": -1.0, "start": start, "finish": finish}.items():  # fmt: skip
+    for name, number in {"unit": 1.0, "half": 0.5, "nought": 0.0, "doubled": 2.0, "lowest": -1.0}.items():
         g.constant(name, number, np.float32)
     g.constant("tables", tables, np.float32)
     # the table for the number of steps
@@ -77,10 +77,9 @@ def solver(
     _conditions(g, plan)
     if plan.backwards:
         g.node("Mul", ["data", "doubled"], "scaled_up")
-        g.node("Sub", ["scaled_up", "unit"], "first_raw")
+        g.node("Sub", ["scaled_up", "unit"], "first_point")
     else:
-        g.node("Identity", ["latent"], "first_raw")
-    g.node("Mul", ["first_raw", "start"], "first_point")
+        g.node("Identity", ["latent"], "first_point")
     g.node("Mul", ["first_point", "nought"], "first_before")
     if plan.known:
         g.node("Mul", ["data", "doubled"], "given_up")
@@ -91,11 +90,10 @@ def solver(
     body.initializer.extend(net.initializer)
     carried = ["turns", "", "first_point", "first_point", "first_before"]
     g.node("Loop", carried, "last_point", "last_base", "last_before", body=body)
-    g.node("Mul", ["last_point", "finish"], "ended")
     if plan.backwards:
-        g.node("Identity", ["ended"], "encoded")
+        g.node("Identity", ["last_point"], "encoded")
     else:
-        g.node("Add", ["ended", "unit"], "moved")
+        g.node("Add", ["last_point", "unit"], "moved")
         g.node("Mul", ["moved", "half"], "unclipped")
         g.node("Clip", ["unclipped", "nought", "unit"], "clipped")
         g.node(
@@ -143,15 +141,14 @@ def _body(net: onnx.GraphProto, plan: Plan) -> onnx.GraphProto:
     """Return the body of the loop: one row of the table (see networks.paths)."""
     b = Graph()
     b.node("Gather", ["table", "turn"], "row", axis=0)
-    b.node("Split", ["row"], *(f"at_{name}" for name in COLUMNS), axis=0, num_outputs=len(COLUMNS))
-    b.node("Mul", ["point", "at_scale"], "x_once")
+    b.node("Split", ["row"], *(f"at_{name}" for name in LOOP_COLUMNS), axis=0, num_outputs=len(LOOP_COLUMNS))
     if plan.guided:
-        b.node("Unsqueeze", ["x_once", "zero_at"], "x_unit")
+        b.node("Unsqueeze", ["point", "zero_at"], "x_unit")
         b.node("Concat", ["copies", "ones"], "copies_shape", axis=0)
         b.node("Expand", ["x_unit", "copies_shape"], "x_copies")
         b.node("Reshape", ["x_copies", "items_shape"], "network_x")
     else:
-        b.node("Identity", ["x_once"], "network_x")
+        b.node("Identity", ["point"], "network_x")
     b.node("Shape", ["network_x"], "network_items", start=0, end=1)
     b.node("Expand", ["at_time", "network_items"], "network_time")
     rename = {"x": "network_x", "time": "network_time", "condition": "network_condition"}
@@ -170,16 +167,19 @@ def _body(net: onnx.GraphProto, plan: Plan) -> onnx.GraphProto:
         b.node("Equal", ["at_span", "nought"], "is_free")
         b.node("Where", ["is_free", "unit", "at_span"], "divisor")
         b.node("Mul", ["at_span", "guided"], "noise_part")
-        b.node("Sub", ["point", "noise_part"], "x_free")
+        b.node("Sub", ["point", "noise_part"], "data_part")
+        b.node("Div", ["data_part", "at_signal"], "x_free")
         b.node("Clip", ["x_free", "lowest", "unit"], "x_clipped")
-        b.node("Sub", ["point", "x_clipped"], "e_part")
+        b.node("Mul", ["x_clipped", "at_signal"], "clipped_part")
+        b.node("Sub", ["point", "clipped_part"], "e_part")
         b.node("Div", ["e_part", "divisor"], "e_clipped")
         b.node("Where", ["is_free", "guided", "e_clipped"], "d")
     else:
         b.node("Identity", ["guided"], "d")
     b.node("Mul", ["d", "at_now"], "by_now")
     b.node("Mul", ["before", "at_before"], "by_before")
-    b.node("Add", ["base", "by_now"], "moved_now")
+    b.node("Mul", ["base", "at_keep"], "kept")
+    b.node("Add", ["kept", "by_now"], "moved_now")
     last = b.node("Add", ["moved_now", "by_before"], "moved_both")
     if plan.draws:
         b.node("Gather", ["draws", "turn"], "draw", axis=1)
@@ -187,7 +187,7 @@ def _body(net: onnx.GraphProto, plan: Plan) -> onnx.GraphProto:
         last = b.node("Add", [last, "by_draw"], "moved_by_draw")
     if plan.known:
         b.node("Mul", ["given_x", "at_data"], "known_x")
-        b.node("Mul", ["first_raw", "at_chance"], "known_e")
+        b.node("Mul", ["first_point", "at_chance"], "known_e")
         b.node("Add", ["known_x", "known_e"], "known_point")
         last = b.node("Where", ["is_known", "known_point", last], "moved_known")
     b.node("Identity", [last], "next_point")

@@ -201,13 +201,11 @@ class Flow(nn.Module):
         config, solver = self.config, self.config.sampler
         solver = "ddim" if backwards and solver == "ancestral" else solver
         tables = [
-            paths.table(config.objective, config.noise_schedule, solver, steps, backwards=backwards)
+            paths.loop_table(config.objective, config.noise_schedule, solver, steps, backwards=backwards)
             for steps in config.steps
         ]
-        scale = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).scale(paths.STEPS)
-        start, finish = (1.0, scale) if backwards else (1 / scale, 1.0)
         clips = config.objective == "ddpm" and not backwards
-        return Loop(self.network, tables, config.steps, clips=clips, start=start, finish=finish)
+        return Loop(self.network, tables, config.steps, clips=clips)
 
 
 def build(config: Config, data: Data) -> Flow:
@@ -265,7 +263,7 @@ def _likelihood(model: Flow, config: Config, data: Data) -> list[Metric]:
     table = paths.table(
         config.objective, config.noise_schedule, "midpoint", config.likelihood_steps, backwards=True, points=points
     )
-    spread = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).place(paths.STEPS)
+    spread = 1.0 if config.objective == "flow" else paths.Diffusion(config.noise_schedule).place(points[0])
     name, means = figures.name_of("exact", "density"), Means()
     for batch in in_order(part, LIKELIHOOD_BATCH, generator):
         steps = torch.round(batch.items * (levels - 1))
@@ -444,9 +442,8 @@ class Graphs:
             known=known,
         )  # fmt: skip
         return lambda: solvers.solver(
-            copy.deepcopy(self.network), loop.tables.numpy(), loop.counts.tolist(), model.config.steps, plan, start=loop.start,
-            finish=loop.finish,
-        )  # fmt: skip
+            copy.deepcopy(self.network), loop.tables.numpy(), loop.counts.tolist(), model.config.steps, plan
+        )
 
 
 def _describe(model: Flow, config: Config, data: Data) -> str:

@@ -24,6 +24,7 @@ from manifold.runtime.schedules import STEPS, Objective, Schedule, signal
 
 __all__ = [
     "COLUMNS",
+    "LOOP_COLUMNS",
     "STEPS",
     "Diffusion",
     "Objective",
@@ -32,6 +33,7 @@ __all__ = [
     "Table",
     "even_grid",
     "grid",
+    "loop_table",
     "signal",
     "table",
 ]
@@ -46,6 +48,13 @@ ROWS = {"euler": 1, "ddim": 1, "ancestral": 1, "midpoint": 2, "heun": 2}  # eval
 # and the base becomes the next point if `moves` is 1. Known pixels of the next point are `data` * x + `chance` * e. If `span` is not zero,
 # x = point - span * d is first clipped to [-1, 1].
 COLUMNS = ("time", "scale", "now", "before", "noise", "moves", "data", "chance", "span")
+
+# The same in the state y = a z, whose variance stays near 1: float32 would lose digits of z, which is large at first. The network is evaluated
+# at y. Then the next y = keep * base + now * d + …, with factors that contain the a of the next point. `signal` and `span` are a and s of the
+# evaluation: x = (y - s d) / a is clipped if `span` is not zero. Backwards, the last y is the noise.
+LOOP_COLUMNS = ("time", "keep", "now", "before", "noise", "moves", "data", "chance", "signal", "span")
+
+HIGHEST = 80.0  # largest s / a of `even_grid`, as in Karras et al., 2022, arXiv 2206.00364: beyond it, x is lost in the rounding of float32
 
 
 class Diffusion:
@@ -78,8 +87,39 @@ def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[floa
     path = Diffusion(schedule)
     known = np.arange(1, STEPS + 1)
     logs = np.log([path.place(float(k)) for k in known])
-    wanted = np.linspace(logs[-1], logs[0], steps)
+    wanted = np.linspace(min(logs[-1], math.log(HIGHEST)), logs[0], steps)
     return [*(float(k) for k in np.interp(wanted, logs, known)), 0.0]
+
+
+def points_of(objective: Objective, schedule: Schedule, solver: Solver, steps: int) -> list[float]:
+    """Return the positions of a solver from noise to data."""
+    return even_grid(objective, schedule, steps) if ROWS[solver] == 2 else grid(objective, steps)
+
+
+def loop_table(
+    objective: Objective, schedule: Schedule, solver: Solver, steps: int, *, backwards: bool = False
+) -> Table:
+    """Return the rows (evaluations, len(LOOP_COLUMNS)) of a solver for networks.solving.Loop."""
+    rows = table(objective, schedule, solver, steps, backwards=backwards)
+    end = 1.0
+    if backwards and objective == "ddpm":
+        end = Diffusion(schedule).scale(points_of(objective, schedule, solver, steps)[0])
+    made, base = np.zeros((len(rows), len(LOOP_COLUMNS))), float(rows[0, COLUMNS.index("scale")])
+    following = [*rows[1:, COLUMNS.index("scale")], end]
+    for place, (row, after) in enumerate(zip(rows, following, strict=True)):
+        at = dict(zip(COLUMNS, row, strict=True))
+        # what does not change with the state: the time, and whether the base moves
+        values = {
+            "time": at["time"],
+            "moves": at["moves"],
+            "keep": after / base,
+            "signal": at["scale"],
+            "span": at["scale"] * at["span"],
+        }
+        values |= {name: after * at[name] for name in ("now", "before", "noise", "data", "chance")}
+        made[place] = [values[name] for name in LOOP_COLUMNS]
+        base = after if at["moves"] else base
+    return made
 
 
 def table(
@@ -90,9 +130,7 @@ def table(
     `points` are the positions, by default those of `grid`, or of `even_grid` for midpoint and heun.
     """
     at = _of_flow if objective == "flow" else _of_diffusion(Diffusion(schedule))
-    if points is None:
-        points = even_grid(objective, schedule, steps) if ROWS[solver] == 2 else grid(objective, steps)
-    points = points[:: -1 if backwards else 1]
+    points = (points_of(objective, schedule, solver, steps) if points is None else points)[:: -1 if backwards else 1]
     rows: list[list[float]] = []
     for here, there in itertools.pairwise(points):
         (time, scale, u, _, _), (_, _, v, data, chance) = at(here), at(there)

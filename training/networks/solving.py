@@ -9,20 +9,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from manifold.training.networks.paths import COLUMNS
+from manifold.training.networks.paths import LOOP_COLUMNS
 
 Tables = Sequence[NDArray[np.float64]]
 
 
 class Loop(nn.Module):
-    """The loop of a solver over the evaluations of a network. `tables` has one table for each number of steps in `steps`."""
+    """The loop of a solver over the evaluations of a network. `tables` has one table (paths.loop_table) for each number of steps in `steps`."""
 
-    def __init__(
-        self, network: nn.Module, tables: Tables, steps: Sequence[int], *, clips: bool, start: float = 1.0, finish: float = 1.0
-    ) -> None:  # fmt: skip
-        """Initialise. The first point of a loop is `start` times its input, and its result `finish` times the last point."""
+    def __init__(self, network: nn.Module, tables: Tables, steps: Sequence[int], *, clips: bool) -> None:
         super().__init__()
-        self.network, self.clips, self.start, self.finish = network, clips, start, finish
+        self.network, self.clips = network, clips
         most = max(map(len, tables))
         padded = np.stack([np.pad(table, ((0, most - len(table)), (0, 0))) for table in tables])
         self.tables = nn.Parameter(torch.from_numpy(padded).float(), requires_grad=False)
@@ -60,27 +57,27 @@ class Loop(nn.Module):
         `draws` (B, steps, C, H, W) are the normal draws of an ancestral solver. `known` contains a mask (B, 1, H, W) that is 1 for known pixels,
         and their values (B, C, H, W) in [-1, 1]. On the way, known pixels have the noise of `given`.
         """
-        point = self.start * given
-        base = point
+        point = base = given
         before = torch.zeros_like(point)
         for turn, row in enumerate(self.rows_of(steps).unbind(0)):
-            time, scale, now, then, noise, moves, data, chance, span = row.unbind(0)
-            d = self.predict(scale * point, time, condition, guidance)
+            time, keep, now, then, noise, moves, data, chance, signal, span = row.unbind(0)
+            d = self.predict(point, time, condition, guidance)
             if self.clips and bool(span != 0):
-                d = (point - (point - span * d).clamp(-1, 1)) / span
-            point = base + now * d + then * before
+                x = ((point - span * d) / signal).clamp(-1, 1)
+                d = (point - signal * x) / span
+            point = keep * base + now * d + then * before
             if draws is not None:
                 point = point + noise * draws[:, turn]
             if known is not None:
-                mask, x = known
-                point = torch.where(mask > 0, data * x + chance * given, point)
+                mask, given_x = known
+                point = torch.where(mask > 0, data * given_x + chance * given, point)
             if bool(moves > 0):
                 base = point
             before = d
-        return self.finish * point
+        return point
 
 
-assert len(COLUMNS) == 9  # those that Loop.forward reads
+assert len(LOOP_COLUMNS) == 10  # those that Loop.forward reads
 
 
 def shown(x: Tensor) -> Tensor:
