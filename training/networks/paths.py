@@ -108,7 +108,7 @@ def loop_table(
     following = [*rows[1:, COLUMNS.index("scale")], end]
     for place, (row, after) in enumerate(zip(rows, following, strict=True)):
         at = dict(zip(COLUMNS, row, strict=True))
-        # what does not change with the state: the time, and whether the base moves
+        # the time, and whether the base moves, are the same in both states
         values = {
             "time": at["time"],
             "moves": at["moves"],
