@@ -57,6 +57,10 @@ def evaluate(
         ),
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the numbers into the manifest of the model.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of steps of a sampler. By default that of the model.")
+    ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Strength of the class. By default that of the model.")] = None,
     quiet: Quiet = False,
     device: Device = "auto",
     models: Models = Path("models"),
@@ -78,6 +82,12 @@ def evaluate(
             f"--record: a manifest states figures of the test split, and these are those of {shown(part)}; remove one of the two options",
             field="record",
         )
+    numbers = {name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None}
+    if record and numbers:
+        raise InvalidValue(
+            f"--record: a manifest states figures of the default {' and '.join(numbers)}; remove one of the two options",
+            field="record",
+        )
     check_writable(out, html, makes_folders=True)
 
     from manifold.evaluation import recording
@@ -86,7 +96,7 @@ def evaluate(
         check_recordable(model, models)
     session = _session(models, n, seed, extractor, resize, device, quiet)
     report, pictures, folder = session.evaluate(
-        model, _read_by(data, model, models), prior=prior, against=against, part=part or "test"
+        model, _read_by(data, model, models), prior=prior, against=against, part=part or "test", numbers=numbers
     )
     if record:
         recording.record(folder, report)

@@ -34,6 +34,19 @@ def sample(
             min=0.01, max=100, help="Scale of the random numbers. By default 1. An error if the model does not use it."
         ),
     ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of steps of a sampler. By default that of the model. An error if the model has no steps.",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            help="Strength of the class: 1 is the model as trained. By default that of the model. An error if the model has none."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -65,8 +78,9 @@ def sample(
         "prior": prior,
         "temperature": temperature,
     }
+    chosen = {name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None}
     try:
-        samples = loaded.sample(n, **options)
+        samples = loaded.sample(n, steps=steps, guidance=guidance, **options)
     except InvalidValue as error:
         if error.field != "classes":
             raise
@@ -76,7 +90,7 @@ def sample(
             f"note: {loaded.manifest.name} draws random numbers inside its graph: these samples are not reproducible",
             err=True,
         )
-    texts = recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
+    texts = recipes.for_samples(loaded.manifest, loaded.checksum, samples, {**options, "numbers": chosen})
     write(out, spec.sheet(samples.data, texts))
     typer.echo(out)
 

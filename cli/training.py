@@ -140,6 +140,12 @@ def export(
         str,
         typer.Option("--format", help="Format of the graphs: onnx or torchscript.", autocompletion=completion.formats),
     ] = "onnx",
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            help="Decay of the moving average to publish, if the run has two. By default the one that the run has chosen."
+        ),
+    ] = None,
     description: Annotated[str, typer.Option(help="Description in one line. By default it is made from the run.")] = "",
     quiet: Quiet = False,
 ) -> None:
@@ -154,7 +160,9 @@ def export(
     from manifold.training import runs
 
     trained = runs.open_run(run)
-    folder = exporting.export(trained, name, models, backend=format_, description=description, tell=teller(quiet))
+    folder = exporting.export(
+        trained, name, models, backend=format_, description=description, decay=decay, tell=teller(quiet)
+    )
     typer.echo(folder)
     if runs.TABLE in runs.read_config(run):
         judge = command("judge", name, *elsewhere(models), "--data", trained.data, "--record", "--html", f"{name}.html")

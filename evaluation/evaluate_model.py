@@ -6,6 +6,7 @@ copies; compared with the test images they also give the figures of real images 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,11 +18,12 @@ from manifold.evaluation.extractors import Extractor, Stage, silent
 from manifold.evaluation.images import Generated, RealData
 from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
+from manifold.runtime import inputs
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask, cut, near
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations import supports
+from manifold.runtime.operations import sampling_task, supports
 from manifold.runtime.operations.capabilities import abilities
 
 
@@ -34,25 +36,30 @@ def evaluate(
     n: int = 10_000,
     seed: int = 0,
     prior: str | None = None,
+    numbers: Mapping[str, float] | None = None,
     stage: Stage = silent,
 ) -> tuple[Report, Pictures]:
     """Evaluate an artifact's samples with `evaluate_images`.
 
-    With `data`, also evaluate its likelihood (beside lossless codecs), reconstructions and codes, find copies, and add the figures of real images.
+    `numbers` are inputs of the model by name, such as steps. With `data`, also evaluate its likelihood (beside lossless codecs),
+    reconstructions and codes, find copies, and add the figures of real images.
 
     Raises UnsupportedTask for a model that generates no images, and EvaluationError for invalid options.
     """
     manifest = model.manifest
     check_can(manifest, n, prior)
     report, features, pictures = evaluate_images(
-        Generated(model, n, seed, prior), reference, extractor, seed=seed, stage=stage
+        Generated(model, n, seed, prior, numbers or {}), reference, extractor, seed=seed, stage=stage
     )
     report = replace(
         report, model=manifest.name, version=manifest.version, checksum=model.checksum,
         prior=prior or (manifest.space.prior if manifest.space else None),
     )  # fmt: skip
+    if numbers:
+        report.protocol["numbers"] = dict(numbers)
     if data is not None:
         held_out.likelihood(report, model, data, stage)
+        held_out.chain_bound(report, model, data, seed, stage)
         codecs.beside_bits(report, ImageSpec.of(manifest.spec, manifest.name), data.test, stage)
         held_out.reconstruction(report, model, data, pictures, stage)
         held_out.codes(report, model, data, stage)
@@ -64,8 +71,11 @@ def evaluate(
     return report, pictures
 
 
-def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
-    """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior."""
+def check_can(manifest: Manifest, n: int, prior: str | None, numbers: Mapping[str, float] | None = None) -> None:
+    """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior.
+
+    `numbers` are inputs of the model by name. Raises InvalidValue for one that the model does not take or offer.
+    """
     if not manifest.spec.pictures or not supports(manifest, "sample"):
         raise UnsupportedTask(
             f"{manifest.name} cannot be evaluated: {_lacks(manifest)}; {abilities(manifest)}", field="model"
@@ -81,6 +91,7 @@ def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
             field="prior",
             valid=priors,
         )
+    inputs.with_fields(manifest, [manifest.tasks[sampling_task(manifest, None, None)]], None, numbers or {}, n)
 
 
 def _lacks(manifest: Manifest) -> str:

@@ -11,18 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.evaluation import latent, metrics
+from manifold.evaluation import diffusion, latent, metrics
 from manifold.evaluation.extractors import BATCH, Extractor, Stage, map_batches
 from manifold.evaluation.images import RealData, RealImages, batch_size, pixels_of
 from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Likelihood, figures
 from manifold.runtime.operations import PATHS, supports
 
 Array = NDArray[Any]
 
 ENCODED = 5000  # largest number of test images whose latents define the unit of latent distance
+CHAINED, DRAWS = (
+    1000,
+    20,
+)  # largest number of images for the bound of a diffusion model, and of the steps that are drawn for each
 PAIRS = 16  # number of images that are shown with their reconstructions
 BOUNDS = {"exact": "exact", "elbo": "lower bound on log p(x)", "iwae": "importance-weighted lower bound on log p(x)"}
 BITS = {"exact": "exact", "elbo": "upper bound: from the ELBO", "iwae": "upper bound: importance-weighted"}
@@ -60,6 +65,38 @@ def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> No
         }
         bound = {"bound": BITS[stated.bound], "unit": "bits", "dimensions": math.prod(model.manifest.spec.shape)}
         report.details["bits_per_dim"] = {**protocol, **bound}
+
+
+def chain_bound(report: Report, model: Model, data: RealData, seed: int, stage: Stage) -> None:
+    """Add an estimate of a diffusion model's bound on log p(x), on at most CHAINED test images, without a class."""
+    if not diffusion.has_chain(model.manifest):
+        return
+    chain, spec = diffusion.chain_of_model(model.manifest), ImageSpec.of(model.manifest.spec, model.manifest.name)
+    test = data.test.picked(CHAINED, seed)
+    batches = map_batches(
+        lambda start, stop: diffusion.bound(
+            diffusion.predictions(model), inputs(model, test, start, stop), spec.levels, chain, np.random.default_rng([seed, start]), DRAWS
+        ),
+        test.n, BATCH, stage("bound on the likelihood of the test images"),
+    )  # fmt: skip
+    nats = np.concatenate(batches)
+    values, error = math.prod(spec.shape) * math.log(2), float(nats.std(ddof=1) / math.sqrt(len(nats)))
+    protocol = {
+        "unit": "nats", "bound": BOUNDS["elbo"], "k": 1, "chain": f"{len(chain.time)} steps, {DRAWS} drawn for each image",
+        "observed": f"pixels at {spec.levels} levels", "n": test.n, "part": data.part, "classes": "no class",
+    }  # fmt: skip
+    name = figures.name_of("elbo", "levels")
+    report.metrics |= {
+        name: rounded(-float(nats.mean())), name + figures.SE: rounded(error),
+        "bits_per_dim": rounded(float(nats.mean()) / values), "bits_per_dim" + figures.SE: rounded(error / values),
+    }  # fmt: skip
+    report.details[name] = protocol
+    report.details["bits_per_dim"] = {
+        **protocol,
+        "bound": BITS["elbo"],
+        "unit": "bits",
+        "dimensions": math.prod(spec.shape),
+    }
 
 
 def _are_binary(images: RealImages) -> bool:
@@ -136,8 +173,11 @@ def continuity(report: Report, model: Model, extractor: Extractor, data: RealDat
     encoded = map_batches(
         lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop)), images.n, BATCH, stage("continuity")
     )  # fmt: skip
-    means = np.concatenate([part.placed for part in encoded])
-    variances = [part.log_variance for part in encoded if part.log_variance is not None]
+    placed = np.concatenate([part.placed for part in encoded])
+    shape, means = placed.shape[1:], placed.reshape(len(placed), -1)
+    variances = [
+        part.log_variance.reshape(len(part.log_variance), -1) for part in encoded if part.log_variance is not None
+    ]
     covariance = latent.aggregate_covariance(means, np.concatenate(variances) if variances else None)
     pairs = _pairs(images.n, seed)
     path, steps = PATHS[manifest.space.interpolation], np.linspace(0, 1, latent.STEPS + 1)
@@ -148,7 +188,7 @@ def continuity(report: Report, model: Model, extractor: Extractor, data: RealDat
     def features(start: int, stop: int) -> Array:
         classes = [given(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
         arguments = {} if classes[0] is None else {"classes": joined(classes)}
-        samples = model.sample(stop - start, latents=flat[start:stop], **arguments)
+        samples = model.sample(stop - start, latents=flat[start:stop].reshape(-1, *shape), **arguments)
         return extractor(pixels_of(model, samples.data))[0]
 
     path_features = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)

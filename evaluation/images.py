@@ -335,6 +335,7 @@ class Generated:
     n: int
     seed: int
     prior: str | None = None
+    numbers: Mapping[str, float] = field(default_factory=dict)  # inputs by name, such as steps
 
     @property
     def name(self) -> str:
@@ -342,7 +343,7 @@ class Generated:
         return self.model.manifest.name
 
     def batch(self, start: int, stop: int) -> ImageBatch:
-        samples = self.model.sample(stop - start, seed=self.seed, first=start, prior=self.prior)
+        samples = self.model.sample(stop - start, seed=self.seed, first=start, prior=self.prior, numbers=self.numbers)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
         return ImageBatch(pixels_of(self.model, samples.data), labels.astype(np.int64))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,11 +61,15 @@ class Session:
     # --- commands ---
 
     def evaluate(
-        self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None, part: str = "test"
-    ) -> tuple[dict[str, Any], Pictures, Path]:
-        """Evaluate a model on a split of a data set. Return its report, the images for the page, and the folder of the artifact."""
+        self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None, part: str = "test",
+        numbers: Mapping[str, float] | None = None,
+    ) -> tuple[dict[str, Any], Pictures, Path]:  # fmt: skip
+        """Evaluate a model on a split of a data set. Return its report, the images for the page, and the artifact's folder.
+
+        `numbers` are inputs of the model by name, such as steps.
+        """
         manifest = manifests.read(repository.find(name, self.root))
-        evaluate_model.check_can(manifest, self.options.n, prior)
+        evaluate_model.check_can(manifest, self.options.n, prior, numbers)
         images.check_part(part)  # before a data set is loaded, and perhaps downloaded
         data = data or self._data_of(manifest)
         model = self._model(name)
@@ -81,8 +85,9 @@ class Session:
                 self._check_shape(model, real)
                 statistics = reference.of_source(extractor, real.test, real.part, stage(f"{data}: reference"))
             report, pictures = evaluate_model.evaluate(
-                model, statistics, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, stage=stage
-            )
+                model, statistics, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, numbers=numbers,
+                stage=stage,
+            )  # fmt: skip
         return report.as_dict(), pictures, model.folder
 
     def compare(self, names: Sequence[str], data_of: Callable[[str], str | None]) -> list[reports.Values]:

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from manifold.runtime import codecs, sampling, texts
 from manifold.runtime.errors import InvalidValue, near, shown
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
-from manifold.runtime.manifest.conditions import Classes, Item, Text, Values
+from manifold.runtime.manifest.conditions import NO_CLASS, Classes, Item, Text, Values
 from manifold.runtime.problems import word
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 
 RANDOM = "random"
+MOST_WEIGHT = 1 + 1e-5  # largest sum of the weights of an optional class: 1, with room for rounding
 ONLY = "condition"  # the name of a model's only condition
 PART_STREAM = 2**36  # plus the index of a part: the stream of its random choice, from the second part on
 
@@ -236,11 +237,8 @@ class _Draw:
     def values(self, stated: Classes | Values | None, given: Array, width: int) -> Float32:
         rows = codecs.floats(np.atleast_2d(given), (width,), self.field)
         _check_one_or_each(len(rows), self.n, self.field, "rows")
-        if isinstance(stated, Classes) and not ((rows >= 0).all() and rows.any(axis=1).all()):
-            raise InvalidValue(
-                f"{self.field}: an item has a negative class weight, or only zeros; give weights of at least 0 with a positive sum",
-                field=self.field,
-            )
+        if isinstance(stated, Classes):
+            check_weights(stated, rows, self.field)
         return np.ascontiguousarray(np.broadcast_to(rows, (self.n, width)))
 
     def classes(self, stated: Classes | Values | None, choice: Choice, width: int) -> Float32:
@@ -252,8 +250,9 @@ class _Draw:
             raise InvalidValue(
                 f"{field}: {self.manifest.name} has no classes; give the values{names} as `condition`", field=field
             )
+        choices = (*stated.names, NO_CLASS) if stated.optional else stated.names  # the last column is dropped below
         if isinstance(choice, Mapping):
-            return np.tile(class_weights(stated.names, choice, width, field), (self.n, 1))
+            return np.tile(class_weights(choices, choice, len(choices), field, count=width)[:width], (self.n, 1))
         if isinstance(choice, str | int):
             if choice == RANDOM:
                 return np.eye(width, dtype=np.float32)[self.chosen(stated.weights)]
@@ -262,7 +261,8 @@ class _Draw:
             raise InvalidValue(
                 f"{field}: {len(choice)} classes for {self.n} items; give one, or one per item", field=field
             )
-        return np.eye(width, dtype=np.float32)[[class_index(stated.names, name, field) for name in choice]]
+        chosen = [class_index(choices, name, field, count=width) for name in choice]
+        return np.ascontiguousarray(np.eye(len(choices), dtype=np.float32)[chosen, :width])
 
     def text(self, stated: Text, part: One | None, tensor: InputSpec) -> Array:
         if is_random(part):
@@ -333,11 +333,32 @@ def tokenised(given: Sequence[str], longest: int, free: bool, field: str) -> tup
     return tokens, mask
 
 
-def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, field: str = "class") -> Float32:
-    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that are negative, not finite or all 0."""
+def check_weights(stated: Classes, rows: Array, field: str) -> None:
+    """Raise InvalidValue for class weights (n, C) that are not valid. `field` is their name in the request."""
+    if stated.optional:
+        if (rows < 0).any() or (rows.sum(axis=1) > MOST_WEIGHT).any():
+            raise InvalidValue(
+                f"{field}: an item has a negative class weight, or weights with a sum above 1; give weights of at least 0 with a sum "
+                "of at most 1, where the rest is the weight of no class",
+                field=field,
+            )
+    elif not ((rows >= 0).all() and rows.any(axis=1).all()):
+        raise InvalidValue(
+            f"{field}: an item has a negative class weight, or only zeros; give weights of at least 0 with a positive sum",
+            field=field,
+        )
+
+
+def class_weights(
+    names: Sequence[str], given: Mapping[str, float], width: int, field: str = "class", *, count: int | None = None
+) -> Float32:
+    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that are negative, not finite or all 0.
+
+    `count` is the number of names that an index may mean, if it is not all of them.
+    """
     weights, named = np.zeros(width), set[int]()
     for name, weight in given.items():
-        index = class_index(names, name, field)
+        index = class_index(names, name, field, count=count)
         if index in named:
             raise InvalidValue(
                 f"{field}: {shown(name)} is given twice, by name and by index; give it once", field=field
@@ -359,16 +380,21 @@ def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, 
     return shares
 
 
-def class_index(names: Sequence[str], name: str | int, field: str = "class") -> int:
-    """Return the index of a class from its name or index. A text that is both is read as a name. Raises InvalidValue."""
+def class_index(names: Sequence[str], name: str | int, field: str = "class", *, count: int | None = None) -> int:
+    """Return the index of a class from its name or index. A text that is both is read as a name. Raises InvalidValue.
+
+    `count` is the number of names that an index may mean, if it is not all of them.
+    """
+    count = len(names) if count is None else count
     text = name if isinstance(name, str) else str(name) if abs(name) <= sampling.MAX_SEED else ""
     if text in names:
         return names.index(text)
-    index = texts.whole(text, len(names) - 1)
+    index = texts.whole(text, count - 1)
     if index is not None:
         return index
+    others = "".join(f", or {each}" for each in names[count:])
     raise InvalidValue(
-        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {len(names) - 1}",
+        f"{field}: there is no class {shown(name)}{near(text, names)}; give a name or an index from 0 to {count - 1}{others}",
         field=field,
         valid=list(names),
     )

@@ -6,7 +6,7 @@ The evaluator, the command line and the service use the same models. The runs th
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -19,12 +19,12 @@ from manifold.runtime.arguments import in_library_terms
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import ArtifactError, InvalidValue, RequestError, shown
 from manifold.runtime.graphs.backends import Device, known_device
-from manifold.runtime.inputs import Numbers
+from manifold.runtime.inputs import Numbers, with_fields
 from manifold.runtime.items import AnyImage, AnyItems, as_array, is_item, read_items, read_masks
 from manifold.runtime.kinds import Reading
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import End, Latents, Steps
-from manifold.runtime.operations.complete import CANDIDATES, check_completes
+from manifold.runtime.operations.complete import check_completes
 from manifold.runtime.runner import Runner, example_inputs
 from manifold.runtime.scores import measured
 from manifold.runtime.scores.decisions import Costs, Rule, are_unknown, judge
@@ -98,11 +98,12 @@ class Model:
     def sample(
         self, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Latents | None = None, codes: Array | None = None,
         classes: Given | None = None, condition: Given | None = None, prior: str | None = None, temperature: float | None = None,
-        numbers: Numbers | None = None,
+        steps: int | None = None, guidance: float | Sequence[float] | Array | None = None, numbers: Numbers | None = None,
     ) -> operations.Samples:  # fmt: skip
         """Return n new items. Item i depends only on `seed` and `first` + i.
 
-        `latents` or `codes` are decoded, if given; `n` is then their number. `numbers` are inputs by name, such as guidance.
+        `latents` or `codes` are decoded, if given; `n` is then their number. `steps` is the number of steps of a sampler, and `guidance` the
+        strength of the class, one for all items or one for each. `numbers` are further inputs by name.
         """
         latents, codes = _latents(self.manifest, latents), _codes(codes)
         given = [
@@ -113,11 +114,12 @@ class Model:
         if any(not each.ndim for each in given):
             raise InvalidValue("latents: a single number is not an array (n, …)", field="latents")
         n = len(given[0]) if given else _checked_n(n)
-        steps = operations.sample(
+        task = self.manifest.tasks[operations.sampling_task(self.manifest, latents, codes)]
+        numbers = with_fields(self.manifest, [task], numbers, {"steps": steps, "guidance": guidance}, n)
+        return self._drive(operations.sample(
             self.manifest, n, seed=seed, first=first, latents=latents, codes=codes, condition=_condition(classes, condition), prior=prior,
             temperature=temperature, numbers=numbers,
-        )  # fmt: skip
-        return self._drive(steps)
+        ))  # fmt: skip
 
     @in_library_terms
     def encode(
@@ -213,29 +215,32 @@ class Model:
     @overload
     def impute(
         self, items: AnyItems, masks: None = None, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
-        condition: Given | None = None, candidates: None = None, temperature: None = None, numbers: Numbers | None = None,
+        condition: Given | None = None, candidates: None = None, temperature: None = None, steps: None = None,
+        guidance: None = None, numbers: Numbers | None = None,
     ) -> operations.Imputed: ...  # fmt: skip
 
     @overload
     def impute(
         self, items: AnyItems, masks: AnyItems, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
-        condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
+        condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, steps: int | None = None,
+        guidance: float | Sequence[float] | Array | None = None, numbers: Numbers | None = None,
     ) -> operations.Completed: ...  # fmt: skip
 
     @in_library_terms
     def impute(
         self, items: AnyItems, masks: AnyItems | None = None, *, seed: int | None = None, first: int = 0, classes: Given | None = None,
-        condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
+        condition: Given | None = None, candidates: int | None = None, temperature: float | None = None, steps: int | None = None,
+        guidance: float | Sequence[float] | Array | None = None, numbers: Numbers | None = None,
     ) -> operations.Imputed | operations.Completed:  # fmt: skip
         """Fill in the missing values of rows (None or NaN), or the unknown pixels of images.
 
-        A mask is 1, true or white where its image is known: one for all images, or one for each. `candidates` (8 by default) images are
-        drawn, and one is chosen by the likelihood of its known pixels.
+        A mask is 1, true or white where its image is known: one for all images, or one for each. A model that draws pixels in order draws
+        `candidates` (8 by default) images, and one is chosen by the likelihood of its known pixels. `sample` describes `steps` and `guidance`.
         """
         chosen = _condition(classes, condition)
         if masks is None:
-            if candidates is not None or temperature is not None:
-                name = "candidates" if candidates is not None else "temperature"
+            of_images = {"candidates": candidates, "temperature": temperature, "steps": steps, "guidance": guidance}
+            if name := next((name for name, value in of_images.items() if value is not None), None):
                 raise InvalidValue(f"{name}: it has no effect without masks; remove it", field=name)
             data = self._data(items, Reading(missing=True))
             return self._drive(
@@ -244,8 +249,10 @@ class Model:
         check_completes(self.manifest)
         read, _ = read_items(self.manifest.spec, items)
         known = read_masks(self.manifest.spec, masks, read)
+        fields = {"steps": steps, "guidance": guidance}
+        numbers = with_fields(self.manifest, [self.manifest.tasks["impute"]], numbers, fields, len(read.data))
         return self._drive(operations.complete(
-            self.manifest, read.data, known, seed=seed, first=first, condition=chosen, candidates=CANDIDATES if candidates is None else candidates,
+            self.manifest, read.data, known, seed=seed, first=first, condition=chosen, candidates=candidates,
             temperature=temperature, numbers=numbers,
         ))  # fmt: skip
 

@@ -15,6 +15,7 @@ from manifold.runtime import codecs, conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, near, shown
 from manifold.runtime.manifest import NUMBERS, RANDOM, FittedPrior, InputSpec, LatentSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.tensors import listed
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -77,14 +78,16 @@ def draw(
 ) -> Array:  # fmt: skip
     """Return an input (n, *shape) that the request does not give as an array: noise, latents, a condition, a number or the temperature.
 
-    If the task has no input for the temperature, the temperature scales the latents.
+    If the task has no input for the temperature, the temperature scales the latents and the normal noise.
     """
     match tensor.source:
         case "latent":
             scale = 1.0 if spec.input("temperature") else choices.temperature
             return draw_latents(manifest, choices.prior, seed, first, n, stream, scale, tensor.role)
         case "normal":
-            return sampling.normal(seed, first, n, stream, tensor.shape)
+            noise, scale = sampling.normal(seed, first, n, stream, tensor.shape), choices.temperature
+            scaled = scale != 1 and not spec.input("temperature")
+            return (noise.astype(np.float64) * scale).astype(np.float32) if scaled else noise
         case "uniform":
             return sampling.uniform(seed, first, n, stream, tensor.shape)
         case "temperature":
@@ -115,8 +118,54 @@ def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Number
             )
 
 
+def with_fields(
+    manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Numbers | None, fields: Mapping[str, Any], n: int
+) -> Numbers:
+    """Return the numbers of a request with those that it states in fields of their own, such as `steps`. `tasks` are those that will run.
+
+    Raises InvalidValue, which names the field, for a number that the tasks do not take or that is not valid.
+    """
+    merged = _mapping(numbers)
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name in merged:
+            raise InvalidValue(f"{name}: it is given twice, also as a number by name; give it once", field=name)
+        inputs = [
+            tensor for task in tasks for tensor in task.inputs if tensor.source in NUMBERS and tensor.role == name
+        ]
+        if not inputs:
+            raise InvalidValue(
+                f"{name}: {manifest.name} has no such input; remove it, or use another model", field=name
+            )
+        for tensor in inputs:
+            try:
+                _values(tensor, {name: value}, n)
+            except InvalidValue as error:
+                raise InvalidValue(
+                    error.message.replace(f"inputs.{name}", name, 1), field=name, valid=error.valid
+                ) from None
+        merged[name] = value
+    return merged
+
+
+def _mapping(numbers: Numbers | None) -> dict[str, Any]:
+    """Return the numbers as a dictionary. Raises InvalidValue if they are not given by name."""
+    if numbers is not None and not isinstance(numbers, Mapping):
+        raise InvalidValue(
+            f"numbers: {shown(numbers)} is not a mapping; give the numbers by name, such as {{'steps': 8}}",
+            field="numbers",
+        )
+    return dict(numbers or {})
+
+
 def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     """Return a number for each item (n,): from the request, else its default. Raises InvalidValue."""
+    return np.ascontiguousarray(np.broadcast_to(_values(tensor, numbers, n), (n,)))
+
+
+def _values(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
+    """Return one number for all n items (1,), or one for each (n,). Raises InvalidValue."""
     name = f"inputs.{tensor.role}"
     given = numbers.get(tensor.role, tensor.default)
     low, high = tensor.limits
@@ -126,19 +175,26 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     try:
         values = np.atleast_1d(np.asarray(given, np.float64))
     except (TypeError, ValueError, OverflowError):
-        raise InvalidValue(f"{name}: {shown(given)} is not a number; give {_range(low, high)}", field=name) from None
+        raise InvalidValue(f"{name}: {_as_sent(given)} is not a number; give {_range(low, high)}", field=name) from None
+    if tensor.choices is not None and not np.isin(values, tensor.choices).all():
+        raise InvalidValue(
+            f"{name}: {_as_sent(given)} is not offered; give one of {listed(tensor.choices)}",
+            field=name,
+            valid=_as_given(tensor),
+        )
     if values.shape not in ((1,), (n,)):
         raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)
     if not (np.isfinite(values) & (values >= low) & (values <= high)).all():
-        raise InvalidValue(f"{name}: {shown(given)} is out of range; give {_range(low, high)}", field=name)
+        raise InvalidValue(f"{name}: {_as_sent(given)} is out of range; give {_range(low, high)}", field=name)
     if tensor.source == "integer" and (values != np.rint(values)).any():
-        raise InvalidValue(f"{name}: {shown(given)} is not a whole number; give a whole number", field=name)
+        raise InvalidValue(f"{name}: {_as_sent(given)} is not a whole number; give a whole number", field=name)
     most = LARGEST[tensor.source]
     if (np.abs(values) > most).any():
         raise InvalidValue(
-            f"{name}: {shown(given)} is out of range; give a number from {-most:g} to {most:g}", field=name
+            f"{name}: {_as_sent(given)} is out of range; give a number from {-most:g} to {most:g}", field=name
         )
-    return np.ascontiguousarray(np.broadcast_to(values.astype(tensor.dtype), (n,)))
+    made: Array = values.astype(tensor.dtype)
+    return made
 
 
 def check_count(numbers: Numbers | None, n: int) -> None:
@@ -164,6 +220,17 @@ def repeated(numbers: Numbers | None, times: int) -> Numbers:
 def of_items(numbers: Numbers | None, items: Array) -> Numbers:
     """Return the numbers of some of the items, selected by index."""
     return {name: np.asarray(value)[items] if np.size(value) > 1 else value for name, value in (numbers or {}).items()}
+
+
+def _as_sent(value: object) -> str:
+    """Return a number in an error as a user writes it: a validator has turned 3 into 3.0."""
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < LARGEST["integer"]
+    return shown(int(value) if whole else value)  # type: ignore[call-overload]
+
+
+def _as_given(tensor: InputSpec) -> list[float]:
+    """Return the choices of a number, as whole numbers if it is an integer."""
+    return [int(value) if tensor.source == "integer" else value for value in tensor.choices or ()]
 
 
 def _range(low: float, high: float) -> str:

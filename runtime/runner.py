@@ -123,7 +123,7 @@ class Runner:
                 continue
             rows = batches.padding(
                 functools.partial(self.padded_run, name),
-                [example_inputs(task, self.manifest, batches.ROWS)],
+                [example_inputs(task, self.manifest, min(batches.ROWS, task.max_rows))],
                 least=task.min_rows,
                 thorough=False,
             )
@@ -158,11 +158,24 @@ class Runner:
 
     def _run(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
+        if spec.shared and rows > 1:
+            kinds, which = np.unique(np.stack([inputs[role] for role in spec.shared], 1), axis=0, return_inverse=True)
+            if len(kinds) > 1:
+                return self._run_apart(task, spec, inputs, which.reshape(-1))
         pieces = [
             self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
             for start in range(0, rows, spec.max_rows)
         ]
         return joined(pieces)
+
+    def _run_apart(
+        self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], which: NDArray[np.int64]
+    ) -> dict[str, Array]:
+        """Run the rows of each kind by themselves. `which` (B,) is the kind of each row."""
+        order = np.argsort(which, kind="stable")
+        parts = [np.flatnonzero(which == kind) for kind in range(which.max() + 1)]
+        done = joined([self._run(task, spec, {role: array[rows] for role, array in inputs.items()}) for rows in parts])
+        return {role: array[np.argsort(order)] for role, array in done.items()}
 
     def _run_piece(
         self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int
@@ -235,7 +248,10 @@ def padded(task: TaskSpec, rows: int) -> TaskSpec:
 
 
 def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
-    """Return valid inputs for a task, drawn from a seed, for warm-ups and checks. Their rows differ, except for numbers."""
+    """Return valid inputs for a task, drawn from a seed, for warm-ups and checks. Their rows differ, except for numbers.
+
+    A number that is shared by the rows of a run, such as the steps of a solver, has its smallest value, with which a run is short.
+    """
     generator = np.random.Generator(np.random.Philox(seed))
     return {tensor.role: _example(tensor, manifest, rows, generator) for tensor in task.inputs}
 
@@ -255,7 +271,8 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "temperature" | "token_mask":
             values = np.ones(shape)
         case "number" | "integer":
-            values = np.full(shape, tensor.example if tensor.default is None else tensor.default)
+            stated = tensor.example if tensor.default is None else tensor.default
+            values = np.full(shape, min(tensor.choices) if tensor.shared and tensor.choices else stated)
         case "tokens":
             values = generator.integers(0, BYTES, shape)
         case "mask":

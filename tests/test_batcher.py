@@ -21,7 +21,8 @@ from manifold.runtime import operations
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
 from manifold.service.models import batcher as batching
-from manifold.service.models.batcher import CALM, NICE, Batcher, InPlace, Ran, RunCosts
+from manifold.service.models.batcher import NICE, Batcher, Ran
+from manifold.service.models.costs import CALM, InPlace, RunCosts
 from manifold.service.models.queueing import WINDOW, Queue, Work
 from manifold.service.settings import Settings
 from tests import foreign
@@ -223,7 +224,7 @@ def test_outputs_are_checked_and_joined_where_they_are_made(
     for name in ("not_finite", "joined"):
         monkeypatch.setattr(f"manifold.service.models.batcher.{name}", noted(getattr(batching, name)))
     monkeypatch.setattr(model.runner, "check", noted(model.runner.check))
-    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)
+    monkeypatch.setattr("manifold.service.models.costs.IN_PLACE", 0)
     batcher = make(max_rows=64)
 
     async def scene() -> Array:
@@ -286,7 +287,7 @@ def test_shares_are_fair_and_whole(sizes: list[int], limit: int) -> None:
         assert gone[id(oldest)] >= min(left[id(oldest)], limit - limit // 2)
         if oldest is not shortest:
             assert gone.get(id(shortest), 0) >= min(left[id(shortest)], limit // 2)
-        assert queue.rows["decode"] == sum(work.rows - seen[id(work)] for work in works)
+        assert queue.rows.get("decode", 0) == sum(work.rows - seen[id(work)] for work in works)
     assert all(seen[id(work)] == work.rows for work in works)
     assert not queue
 
@@ -508,9 +509,9 @@ def test_costs_follow_what_runs_take() -> None:
     for _ in range(50):
         costs.add("decode", 4, 0.003)
     assert costs.of("decode", 5) == pytest.approx(0.003, rel=0.01)
-    assert costs.a_row["decode"] == pytest.approx(0.00075, rel=0.01)
+    assert costs.a_row("decode") == pytest.approx(0.00075, rel=0.01)
     costs.add("decode", 1, 1.0)  # small runs do not change the estimate for a row of a large run
-    assert costs.a_row["decode"] == pytest.approx(0.00075, rel=0.01)
+    assert costs.a_row("decode") == pytest.approx(0.00075, rel=0.01)
 
 
 # --- other work, and the end ---

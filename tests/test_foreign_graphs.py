@@ -154,8 +154,8 @@ def _impute(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tasks", "more", "said"),
     [
-        (_impute(inputs=_impute()["impute"]["inputs"][:2]), {}, "tasks.impute: has no input with the source 'uniform'"),
-        (_impute(inputs=[*_impute()["impute"]["inputs"], given("n", "normal", [2])]), {}, "tasks.impute.normal: the source 'normal' is not filled for impute"),
+        (_impute(inputs=_impute()["impute"]["inputs"][:2]), {}, "tasks.impute: has no input with a source among uniform, normal and latent"),
+        (_impute(inputs=[*_impute()["impute"]["inputs"], given("n", "codes", [2])]), {}, "tasks.impute.codes: the source 'codes' is not filled for impute"),
         ({"score": {**SCORE, "outputs": [{"role": "nll", "name": "y", "shape": [1]}]}}, {"scoring": SCORING}, "tasks.score.nll: shape [1]; it must be []"),
         ({"score": {**SCORE, "outputs": [{"role": "nll", "name": "y", "shape": [2, 2]}]}}, {"scoring": SCORING}, "tasks.score.nll: shape [2, 2]"),
         ({"score": SCORE}, {}, "no endpoint returns this output; those of score return nothing without a scoring section"),

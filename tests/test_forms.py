@@ -191,7 +191,7 @@ def test_numbers_have_defaults_and_may_differ_by_item(forms_client: TestClient, 
 @pytest.mark.parametrize(
     ("inputs", "field", "message"),
     [
-        ({"guidance": 21}, "inputs.guidance", "21.0 is out of range; give a number from 0 to 20"),
+        ({"guidance": 21}, "inputs.guidance", "21 is out of range; give a number from 0 to 20"),
         ({"guidance": [1, 2, 3]}, "inputs.guidance", "[3] numbers for 2 items; give one, or one per item"),
         ({"guidance": []}, "inputs.guidance", "[0] numbers for 2 items"),
         ({"steps": 2.5}, "inputs.steps", "is not a whole number"),

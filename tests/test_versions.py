@@ -460,7 +460,7 @@ def test_many_who_wake_one_model_load_it_once(many: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_held_is_not_put_to_sleep(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)  # a waiting run must not block the event loop
+    monkeypatch.setattr("manifold.service.models.costs.IN_PLACE", 0)  # a waiting run must not block the event loop
     monkeypatch.setattr("manifold.service.models.memory.PATIENCE", 0.2)
     size = (many / "m0/1/decode.onnx").stat().st_size
     with served(many, lazy=True, memory_bytes=size) as service:

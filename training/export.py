@@ -59,10 +59,11 @@ STEPS: dict[Step, str] = {  # in order, with the text of the progress
 
 def export(
     run: TrainingRun, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = "",
-    tell: Callable[[str], None] = lambda text: None,
+    decay: float | None = None, tell: Callable[[str], None] = lambda text: None,
 ) -> Path:  # fmt: skip
     """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder. `tell` gets the text of each step as it begins.
 
+    `decay` selects one of two moving averages, by default the one that the run has chosen. The run's figures are those of the chosen one.
     Raises TrainingError for a run without a checkpoint, InvalidValue for the name of another kind of model, and ArtifactError if the graphs'
     outputs differ from torch's.
     """
@@ -81,10 +82,10 @@ def export(
     data = data or run.load_data()
     run.check_data(data)
     resolved = run.resolved(data)
-    exported = exports(resolved, data)
+    exported = exports(resolved, data, decay)
     with repository.staging(root, name) as folder:
         version = repository.next_version(root, name)
-        manifest = draft(resolved, name, version, backend, data, exported, description)
+        manifest = draft(resolved, name, version, backend, data, exported, description, decay)
         lineage.check_manifest(root, manifest)
         context = Context(resolved, data, exported, folder, manifest, examples(manifest, data))
         for step, text in STEPS.items():
@@ -95,10 +96,10 @@ def export(
         return repository.publish_next(folder, root, context.manifest)
 
 
-def exports(run: TrainingRun, data: Data) -> Exports:
-    """Return the exports of a trained run."""
+def exports(run: TrainingRun, data: Data, decay: float | None = None) -> Exports:
+    """Return the exports of a trained run. `decay` selects one of two moving averages."""
     resolved = run.resolved(data)
-    config, model = resolved.config, trained_model(resolved, data)
+    config, model = resolved.config, trained_model(resolved, data, decay)
     with torch.no_grad():
         exported = families.get(run.family).exports(model, config, data)
     if config.stored == "float16":

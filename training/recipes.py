@@ -54,6 +54,8 @@ class Recipe(BaseModel):
     )
     clip_norm: float = Field(1.0, ge=0)  # largest norm of the gradient; 0 is off
     ema: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights, which is exported; 0 is off
+    # decay of a second moving average; 0: none. At the end, the one with the lower loss on the selection split is kept as the model
+    ema_second: float = Field(0.0, ge=0, lt=1)
     stored: Literal["float32", "float16"] = "float32"  # precision of stored weights; they are rounded before evaluation
     test_items: int = Field(
         10_000, ge=1
@@ -68,9 +70,15 @@ class Recipe(BaseModel):
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             _check_bits(values)
         try:
-            return handler(values)
+            made = handler(values)
         except ValidationError as error:
             raise _error(cls, values, error) from None
+        if made.ema_second and made.ema_second == made.ema:
+            raise TrainingError(
+                f"ema_second: {made.ema_second:g} is the decay `ema` too; give another one, or 0 for none",
+                field="ema_second",
+            )
+        return made
 
     def changed(self, **changes: Any) -> Self:
         """Return a copy of the recipe with these options. Raises TrainingError for invalid values."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from manifold.training.loop import checkpoints
 from manifold.training.loop.state import fits
 from manifold.training.loop.steps import Loop
 from manifold.training.networks.layers import round_weights
+from manifold.training.recipes import Recipe
 from manifold.training.runs import TrainingRun
 
 # Fabric announces the precision that the user chose, once for each of its objects
@@ -94,20 +95,34 @@ def fabric_of(device: str, devices: int, precision: Any) -> Fabric:
         raise TrainingError(f"device, devices, precision: {reason(error)}") from error
 
 
-def trained_model(run: TrainingRun, data: Data) -> nn.Module:
+def trained_model(run: TrainingRun, data: Data, decay: float | None = None) -> nn.Module:
     """Return the run's model with its averaged weights, rounded as in the artifact, in evaluation mode on the CPU.
 
-    Raises TrainingError if the checkpoint does not fit the model that the config describes.
+    `decay` selects one of two moving averages, by default the one that the run has chosen. Raises TrainingError for another decay, and if
+    the checkpoint does not fit the model that the config describes.
     """
     config = run.resolved(data).config
     with _in_memory():
         model = families.get(run.family).build(config, data)
     with fits(run):
-        model.load_state_dict(checkpoints.load(run.checkpoint)["average"])
+        model.load_state_dict(averaged(run, config, decay))
     round_weights(model, config.stored)
     model.eval()
     families.get(run.family).finish(model, config, data)
     return model
+
+
+def averaged(run: TrainingRun, config: Recipe, decay: float | None) -> Mapping[str, Any]:
+    """Return the weights of a moving average in the run's checkpoint. Raises TrainingError for a decay that none of them has."""
+    state = checkpoints.load(run.checkpoint)
+    kept = dict(zip(state.get("decays", [config.ema]), ("average", "second"), strict=False))
+    if decay is not None and decay not in kept:
+        valid = ", ".join(f"{each:g}" for each in kept)
+        raise TrainingError(
+            f"decay: {run.folder} has no moving average with decay {decay:g}; valid are {valid}", field="decay"
+        )
+    chosen: Mapping[str, Any] = state["average" if decay is None else kept[decay]]
+    return chosen
 
 
 @contextmanager

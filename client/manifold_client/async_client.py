@@ -114,7 +114,8 @@ class AsyncClient:
         self, n: int | None = None, *, seed: int | None = None, first: int | None = None, latents: Numbers | None = None,
         named_latents: Mapping[str, Numbers] | None = None, codes: Numbers | None = None, class_: ClassChoice | None = None,
         condition: Numbers | None = None, conditions: Conditions | None = None, inputs: Inputs | None = None,
-        prior: str | None = None, temperature: float | None = None, return_latents: bool | None = None,
+        prior: str | None = None, temperature: float | None = None, steps: int | None = None,
+        guidance: float | Numbers | None = None, return_latents: bool | None = None,
         encoding: Encoding | None = None, model: str | None = None, version: int | None = None,
     ) -> Samples:  # fmt: skip
         """Await the result of Client.sample, which describes the arguments."""
@@ -125,7 +126,8 @@ class AsyncClient:
         self, n: int, *, seed: int | None = None, first: int | None = None, latents: Numbers | None = None,
         named_latents: Mapping[str, Numbers] | None = None, codes: Numbers | None = None, class_: ClassChoice | None = None,
         condition: Numbers | None = None, conditions: Conditions | None = None, inputs: Inputs | None = None,
-        prior: str | None = None, temperature: float | None = None, return_latents: bool | None = None,
+        prior: str | None = None, temperature: float | None = None, steps: int | None = None,
+        guidance: float | Numbers | None = None, return_latents: bool | None = None,
         encoding: Encoding | None = None, model: str | None = None, version: int | None = None,
     ) -> AsyncIterator[Sample]:  # fmt: skip
         """Yield the items of Client.sample_stream, which describes the arguments."""
@@ -183,6 +185,7 @@ class AsyncClient:
         self, rows: Rows | Images | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
         first: int | None = None, class_: ClassChoice | None = None, condition: Numbers | None = None,
         conditions: Conditions | None = None, candidates: int | None = None, temperature: float | None = None,
+        steps: int | None = None, guidance: float | Numbers | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
         version: int | None = None,
     ) -> Imputed:  # fmt: skip

@@ -118,7 +118,8 @@ class Client:
         self, n: int | None = None, *, seed: int | None = None, first: int | None = None, latents: Numbers | None = None,
         named_latents: Mapping[str, Numbers] | None = None, codes: Numbers | None = None, class_: ClassChoice | None = None,
         condition: Numbers | None = None, conditions: Conditions | None = None, inputs: Inputs | None = None,
-        prior: str | None = None, temperature: float | None = None, return_latents: bool | None = None,
+        prior: str | None = None, temperature: float | None = None, steps: int | None = None,
+        guidance: float | Numbers | None = None, return_latents: bool | None = None,
         encoding: Encoding | None = None, model: str | None = None, version: int | None = None,
     ) -> Samples:  # fmt: skip
         """Make new items.
@@ -133,6 +134,8 @@ class Client:
         inputs: numbers by name, such as guidance, one for all items or one for each.
         prior: the name of the prior from which latents are drawn.
         temperature: the factor of the spread of latents, from 0.01 to 100; 1 by default.
+        steps: the number of steps of the sampler, one of those that the model offers.
+        guidance: the strength of the class, one number or one for each item; 1 is the model as it was trained.
         return_latents: whether the result holds the latents.
         encoding: png, or array for numbers instead of images.
         model: the name of the model, by default that of the service. version: by default the latest one.
@@ -144,7 +147,8 @@ class Client:
         self, n: int, *, seed: int | None = None, first: int | None = None, latents: Numbers | None = None,
         named_latents: Mapping[str, Numbers] | None = None, codes: Numbers | None = None, class_: ClassChoice | None = None,
         condition: Numbers | None = None, conditions: Conditions | None = None, inputs: Inputs | None = None,
-        prior: str | None = None, temperature: float | None = None, return_latents: bool | None = None,
+        prior: str | None = None, temperature: float | None = None, steps: int | None = None,
+        guidance: float | Numbers | None = None, return_latents: bool | None = None,
         encoding: Encoding | None = None, model: str | None = None, version: int | None = None,
     ) -> Iterator[Sample]:  # fmt: skip
         """Yield new items as they are generated. There may be more of them than one answer can contain. The arguments are those of `sample`.
@@ -218,6 +222,7 @@ class Client:
         self, rows: Rows | Images | None = None, *, images: Images | None = None, masks: Images | None = None, seed: int | None = None,
         first: int | None = None, class_: ClassChoice | None = None, condition: Numbers | None = None,
         conditions: Conditions | None = None, candidates: int | None = None, temperature: float | None = None,
+        steps: int | None = None, guidance: float | Numbers | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, encoding: Encoding | None = None, model: str | None = None,
         version: int | None = None,
     ) -> Imputed:  # fmt: skip

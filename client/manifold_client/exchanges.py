@@ -26,9 +26,10 @@ ARGUMENTS = {field: argument for argument, field in WIRE.items()}  # errors name
 # the least and the largest value of integers and numbers; in OPEN, the two limits themselves are excluded
 MAX_SEED = 2**63 - 1
 WHOLE: dict[str, tuple[int, int | None]] = {
-    "n": (1, None), "version": (1, None), "seed": (0, MAX_SEED), "first": (0, MAX_SEED), "steps": (2, None), "budget": (1, None),
+    "n": (1, None), "version": (1, None), "seed": (0, MAX_SEED), "first": (0, MAX_SEED), "steps": (1, None), "budget": (1, None),
     "candidates": (1, 64),
 }  # fmt: skip
+LEAST_PATH = 2  # smallest number of items on a path
 RANGES: dict[str, tuple[float, float]] = {"temperature": (0.01, 100.0)}
 OPEN: dict[str, tuple[float, float]] = {
     "false_positive_rate": (0.0, 1.0), "block_rate": (0.0, 1.0), "prevalence": (0.0, 1.0), "false_positive": (0.0, math.inf),
@@ -76,7 +77,10 @@ def reconstruct(fields: Fields) -> Exchange[Reconstruction]:
 
 def interpolate(fields: Fields) -> Exchange[Interpolation]:
     """Return the request for a path between two ends."""
-    return Exchange("/interpolate", _body(_given(fields)), Interpolation.parse)
+    given = _given(fields)
+    if "steps" in given:
+        _whole(given["steps"], "steps", LEAST_PATH, None)
+    return Exchange("/interpolate", _body(given), Interpolation.parse)
 
 
 def anomaly_score(fields: Fields) -> Exchange[Scores]:
@@ -315,11 +319,14 @@ def _named_arrays(value: Any, field: str) -> dict[str, Any]:
 
 
 def _inputs(value: Any, field: str) -> dict[str, Any]:
-    made = {}
-    for name, each in _mapping(value, field).items():
-        one = isinstance(each, int | float | np.number) and not isinstance(each, bool)
-        made[name] = _array([each], f"{field}.{name}")[0] if one else _array(each, f"{field}.{name}")
-    return made
+    return {name: _one_or_each(each, f"{field}.{name}") for name, each in _mapping(value, field).items()}
+
+
+def _one_or_each(value: Any, field: str) -> Any:
+    """Return one number for all items, or a list with one for each."""
+    value = value[()] if isinstance(value, np.ndarray) and not value.ndim else value
+    one = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return _array([value], field)[0] if one else _array(value, field)
 
 
 def _conditions(value: Any, field: str) -> dict[str, Any]:
@@ -417,5 +424,5 @@ def _plain(value: Any) -> Any:
 READERS: dict[str, Callable[[Any, str], Any]] = {
     "images": images.images, "masks": images.images, "image": images.image, "rows": rows.rows, "row": rows.row, "named_latents": _named_arrays,
     "named_latent": _named_arrays, "inputs": _inputs, "conditions": _conditions, "target_conditions": _conditions, "from": _end, "to": _end,
-    "costs": _costs, "texts": _texts,
+    "costs": _costs, "texts": _texts, "guidance": _one_or_each,
 }  # fmt: skip

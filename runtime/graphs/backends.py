@@ -109,6 +109,7 @@ class OnnxBackend:
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         onnxruntime = _onnxruntime()
         self.folder, self.threads, self.device = folder, threads, device
+        self.sessions: dict[str, Any] = {}  # those that tasks of one graph can share
         self.note: str | None = None
         if device != "cpu":
             missing = _cuda_missing(onnxruntime)
@@ -167,9 +168,14 @@ class OnnxBackend:
             {**CUDA_OPTIONS, **({"enable_cuda_graph": "1"} if recorded else {})},
         )
         providers: list[Any] = [*([cuda] if self.device == "cuda" else []), "CPUExecutionProvider"]
+        if not recorded and path.name in self.sessions:  # another task of the same graph
+            return self.sessions[path.name]
         try:
             with _loading:
-                return onnxruntime.InferenceSession(str(path), options, providers=providers)
+                session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            if not recorded:  # a recorded CUDA graph belongs to one task
+                self.sessions[path.name] = session
+            return session
         except Exception as error:  # the errors of onnxruntime share no base class
             raise GraphError(
                 f"{path.name}: ONNX Runtime cannot load the graph: {reason(error)}", graph=path.name

@@ -18,24 +18,26 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 SIZES = (1, 2, 3, 5, 64)
 ROWS = SIZES[-1]
 STRIDE = 4  # distance of the positions in the large batch from which smaller batches are cut
-WITHIN = 36  # index of the row that is run alone
+WITHIN = 36  # index of the row that is run alone, of 64 rows
 PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 was enough for all kernels seen so far
 
 
 def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) -> list[str]:
-    """Return the outputs whose bits differ between a batch of 64 rows and the same rows in smaller batches, one line each.
+    """Return the outputs whose bits differ between a batch and the same rows in smaller batches, one line each.
 
-    `inputs` have 64 rows. With `thorough`, small batches are cut from many positions; else one of each size, five runs in total.
+    `inputs` have 64 rows, or fewer if the task runs fewer at once. With `thorough`, small batches are cut from many positions; else one of
+    each size, five runs in total.
     """
+    largest = len(next(iter(inputs.values())))
     whole = run(inputs)
     differing: dict[str, tuple[int, float]] = {}
-    for size, rows in _cuts(thorough):
+    for size, rows in _cuts(largest, thorough):
         for role, array in run({role: array[rows] for role, array in inputs.items()}).items():
             if not np.array_equal(array, whole[role][rows]):
                 distance = max(_distance(array, whole[role][rows]), differing.get(role, (0, 0.0))[1])
                 differing[role] = (size, distance)
     return [
-        f"{role} differs by {distance:.2g} between {size} rows and {ROWS}"
+        f"{role} differs by {distance:.2g} between {size} rows and {largest}"
         for role, (size, distance) in differing.items()
     ]
 
@@ -45,7 +47,7 @@ def padding(
 ) -> int | None:
     """Return the smallest of PADDINGS, at least `least`, with which no bits depend on the batch; None if there is none.
 
-    `run(rows)` runs the task with its rows padded to a multiple of `rows`; `examples` are inputs of 64 rows each.
+    `run(rows)` runs the task with its rows padded to a multiple of `rows`; `examples` are inputs for `dependence`.
     """
     examples = list(examples)
     for rows in PADDINGS:
@@ -80,10 +82,10 @@ def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]
     ]
 
 
-def _cuts(thorough: bool) -> Iterator[tuple[int, slice]]:
-    for size in SIZES[:-1]:
+def _cuts(largest: int, thorough: bool) -> Iterator[tuple[int, slice]]:
+    for size in (size for size in SIZES if size < largest):
         # a row in the middle, since in some graphs (a running sum) rows only influence later rows
-        starts = range(0, ROWS - size + 1, STRIDE) if thorough else (WITHIN if size == 1 else 0,)
+        starts = range(0, largest - size + 1, STRIDE) if thorough else (WITHIN * largest // ROWS if size == 1 else 0,)
         for start in starts:
             yield size, slice(start, start + size)
 

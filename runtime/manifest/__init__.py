@@ -23,6 +23,7 @@ from manifold.runtime.manifest.latents import (
     LatentSpec,
     MixturePrior,
     NormalPrior,
+    PathSpec,
     Prior,
 )
 from manifold.runtime.manifest.rules import STATED, TASKS, TIED
@@ -41,6 +42,6 @@ __all__ = [
     "COMBINED", "CONDITIONS", "FILE", "MAX_BYTES", "NAME", "NUMBERS", "PRIORS_FILE", "RANDOM", "ROLE", "STATED", "TASKS", "TIED",
     "Calibration", "Classification", "CodesSpec",
     "Combination", "Conditions", "FileRecord", "FittedPrior", "GaussianPrior", "Golden", "InputSpec", "LatentSpec", "Likelihood", "Manifest",
-    "Metric", "MixturePrior", "NormalPrior", "Prior", "Scoring", "Source", "TaskSpec", "TensorSpec", "Term", "dumps", "read", "schema",
+    "Metric", "MixturePrior", "NormalPrior", "PathSpec", "Prior", "Scoring", "Source", "TaskSpec", "TensorSpec", "Term", "dumps", "read", "schema",
     "stated", "text_of",
 ]  # fmt: skip

@@ -19,6 +19,8 @@ def of_sections(manifest: Manifest) -> Iterator[str]:
         yield f"{stated[-1]}: {stated[0]} is given too, but a model takes classes or real values, not both; for both, write a `condition` of kind `several`"
     if manifest.class_prior is not None and manifest.classes is None:
         yield "class_prior: given without classes; add `classes`, or remove class_prior"
+    if manifest.class_optional is not None and manifest.classes is None:
+        yield "class_optional: given without classes; add `classes`, or remove class_optional"
     for name, condition in manifest.conditioned.items():
         if isinstance(condition, Classes):
             prefix = "" if manifest.classes is not None else f"condition.parts.{name}."

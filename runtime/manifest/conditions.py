@@ -11,6 +11,7 @@ from manifold.runtime.kinds import DataSpec
 from manifold.runtime.records import Record
 
 BYTES = 256  # vocabulary size of the tokenizer `bytes`
+NO_CLASS = "none"  # the name that requests use for "no class", if the class is optional
 
 
 class Values(Record):
@@ -37,11 +38,15 @@ class Values(Record):
 
 
 class Classes(Record):
-    """Classes, given as weights that add up to 1."""
+    """Classes, given as weights that add up to 1, or to less if the class is optional: the rest is the weight of "no class"."""
 
     kind: Literal["classes"] = "classes"
     names: tuple[str, ...] = Field(min_length=1)
     prior: tuple[float, ...] | None = Field(default=None, description="one weight per class; uniform by default")
+    optional: bool | None = Field(
+        default=None,
+        description="true if the model also makes items without a class: the class `none`, whose weights are all 0",
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,6 +71,10 @@ class Classes(Record):
         elif self.prior is not None and not _is_distribution(self.prior):
             problems.append(
                 f"class_prior: the weights add up to {sum(self.prior):g}; they must be at least 0 and add up to 1"
+            )
+        if self.optional and NO_CLASS in self.names:
+            problems.append(
+                f"classes: {NO_CLASS!r} is the name of a class, but of an optional class it means that there is none; rename the class"
             )
         return problems
 

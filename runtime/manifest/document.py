@@ -15,7 +15,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from manifold.runtime.kinds import DataSpec, Kind
 from manifold.runtime.manifest import figures, problems
 from manifold.runtime.manifest.conditions import Classes, Condition, Item, Several, Text, Values
-from manifold.runtime.manifest.latents import CodesSpec, LatentSpec
+from manifold.runtime.manifest.latents import CodesSpec, LatentSpec, PathSpec
 from manifold.runtime.manifest.rules import INTERNAL
 from manifold.runtime.manifest.scoring import Classification, Scoring
 from manifold.runtime.manifest.tensors import InputSpec, TaskSpec, TensorSpec
@@ -127,6 +127,10 @@ class Manifest(Record):
     class_prior: tuple[float, ...] | None = Field(
         default=None, description="one weight per class, adding up to 1; uniform by default"
     )
+    class_optional: bool | None = Field(
+        default=None,
+        description="true if the model also makes items without a class: the class `none`, whose weights are all 0",
+    )
     conditions: Conditions | None = Field(
         default=None, description="real values that the model is conditioned on, instead of a class"
     )
@@ -137,6 +141,9 @@ class Manifest(Record):
         default=None, description="the latent. For a model with several latents: latents by the role of the input"
     )
     codes: CodesSpec | None = None
+    path: PathSpec | None = Field(
+        default=None, description="the path from noise to data, of a model with the task denoise"
+    )
     tasks: dict[str, TaskSpec] = Field(min_length=1)
     scoring: Scoring | None = None
     classification: Classification | None = None
@@ -220,7 +227,7 @@ class Manifest(Record):
 
     def _one_condition(self) -> Classes | Values | Text | Item | None:
         if self.classes is not None:
-            return Classes.model_construct(names=self.classes, prior=self.class_prior)
+            return Classes.model_construct(names=self.classes, prior=self.class_prior, optional=self.class_optional)
         if self.conditions is not None:
             return Values(names=self.conditions.names, examples=self.conditions.examples)
         return None if isinstance(self.condition, Several) else self.condition
@@ -289,11 +296,13 @@ class Manifest(Record):
         fields = {name: value for name, value in condition.items() if name != "kind"}
         if condition["kind"] == "values":
             return {**rest, "conditions": fields}
-        if wrong := (fields.keys() - {"prior"}) ^ {"names"}:
+        if wrong := (fields.keys() - {"prior", "optional"}) ^ {"names"}:
             raise ValueError(
-                f"condition: the field {', '.join(sorted(wrong))} is missing or unknown; classes have `names` and optionally `prior`"
+                f"condition: the field {', '.join(sorted(wrong))} is missing or unknown; classes have `names` and optionally `prior` and `optional`"
             )
-        return {**rest, "classes": fields["names"], "class_prior": fields.get("prior")}
+        return {
+            **rest, "classes": fields["names"], "class_prior": fields.get("prior"), "class_optional": fields.get("optional"),
+        }  # fmt: skip
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:

@@ -192,6 +192,16 @@ def _parts(prior: FittedPrior) -> Iterator[tuple[Vector, Matrix]]:
         yield from zip(stated["means"], stated["choleskys"], strict=True)
 
 
+class PathSpec(Record):
+    """The path from noise to data of a flow or diffusion model, by which `evaluate` computes a bound on the likelihood from the task denoise."""
+
+    objective: Literal["flow", "ddpm"] = Field(
+        description="flow: straight lines from noise (time 0) to data (time 1), and the prediction is data minus noise; ddpm: 1000 steps, and "
+        "the prediction is the noise"
+    )
+    schedule: Literal["linear", "cosine"] = Field(default="cosine", description="ddpm only: the variances of the steps")
+
+
 class CodesSpec(Record):
     """A grid of integer codes, int64 (B, *shape), each from 0 to levels - 1."""
 

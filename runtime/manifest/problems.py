@@ -10,7 +10,7 @@ import numpy as np
 from manifold.runtime.errors import shown
 from manifold.runtime.manifest import condition_problems, legal
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
-from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, RANDOM, SENT, InputSpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
     from manifold.runtime.manifest.document import Manifest
@@ -76,8 +76,8 @@ def _own_roles(manifest: Manifest, roles: tuple[str, ...]) -> list[tuple[str, ..
 def _impute_problems(manifest: Manifest, task: TaskSpec) -> Iterator[str]:
     if task.input("data") is None:
         yield "tasks.impute: has no input with the source 'data'; add one next to the mask"
-    if task.input("uniform") is None:
-        yield "tasks.impute: has no input with the source 'uniform'; add one, so that missing values can be drawn"
+    if task.sources.isdisjoint(RANDOM):
+        yield "tasks.impute: has no input with a source among uniform, normal and latent; add one, so that missing values can be drawn"
     if manifest.spec.mask_shape is None:
         yield f"tasks.impute: takes a mask, but {manifest.spec.noun} have none; remove the task: encode and decode fill in missing values"
 

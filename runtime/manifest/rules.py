@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, Source
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, RANDOM, Source
 
 TASKS = (
     "decode",
@@ -19,9 +19,11 @@ TASKS = (
     "predict_row",
     "predict_pixel",
     "predict_part",
+    "denoise",
 )
-# The steps of lossless compression. They have no endpoint and are not served over /v2, as one image takes hundreds of runs.
-INTERNAL = ("predict_row", "predict_pixel", "predict_part")
+# The steps of lossless compression, and the network of a sampler. They have no endpoint and are not served over /v2, as one image takes
+# hundreds of runs.
+INTERNAL = ("predict_row", "predict_pixel", "predict_part", "denoise")
 
 # Outputs with several equally good values, on which two runtimes need not agree: two items at the same distance may come in either order.
 # Only their distances are compared.
@@ -33,11 +35,12 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "decode_codes": (("data",),),
     "sample": (("data",),),
     "impute": (("data",),),
-    "encode": (("mean",), ("codes",)),
+    "encode": (("mean",), ("codes",), ("latent",)),
     "features": (("features",),),
     "neighbours": (("nearest", "distance"),),
     "predict": (("logits",),), "predict_row": (("links", "next_embedded", "next_vertical"),),
     "predict_pixel": (("logits", "features", "next_embedded", "next_horizontal"),), "predict_part": (("logits",),),
+    "denoise": (("prediction",),),
 }  # fmt: skip
 
 REQUIRED_SOURCES: dict[str, Source] = {
@@ -49,7 +52,7 @@ STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a reques
 # The inputs that endpoints fill, each once. Tasks that are not listed take any input that a seed or a default fills.
 FILLED: dict[str, tuple[Source, ...]] = {
     "encode": ("data", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
-    "impute": ("data", "mask", "uniform", "temperature", *STATED),
+    "impute": ("data", "mask", *RANDOM, "temperature", *STATED),
 }  # fmt: skip
 
 # The inputs that may have free axes. Noise gets the length of the inputs that a request states. Latents and codes always have their full shape.

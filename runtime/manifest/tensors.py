@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,11 @@ SENT: dict[Source, str] = {
 }  # fmt: skip
 
 Size = Annotated[int, Field(ge=1)]
+
+
+def listed(numbers: Iterable[float]) -> str:
+    """Return numbers as text, such as 4, 8, 16."""
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 class TensorSpec(Record):
@@ -99,6 +105,13 @@ class InputSpec(TensorSpec):
     )
     minimum: float | None = Field(default=None, description="number and integer only: the smallest valid value")
     maximum: float | None = Field(default=None, description="number and integer only: the largest valid value")
+    choices: tuple[float, ...] | None = Field(
+        default=None, min_length=1, description="number and integer only: the valid values, if only some are"
+    )
+    shared: bool | None = Field(
+        default=None,
+        description="number and integer only: true if the graph needs one value for all rows; rows with other values are run separately",
+    )
     example: tuple[Any, ...] | float | None = Field(
         default=None, description="a valid value of one item, nested like the shape; needed if the source alone does not determine valid values, and for /v2"
     )  # fmt: skip
@@ -106,6 +119,8 @@ class InputSpec(TensorSpec):
     @property
     def limits(self) -> tuple[float, float]:
         """The smallest and the largest valid value of a number or an integer."""
+        if self.choices is not None:
+            return min(self.choices), max(self.choices)
         low = -math.inf if self.minimum is None else self.minimum
         return low, math.inf if self.maximum is None else self.maximum
 
@@ -113,6 +128,16 @@ class InputSpec(TensorSpec):
     def _check_number(self) -> InputSpec:
         if self.example is not None:
             self._check_example()
+        if self.source not in NUMBERS and (self.choices is not None or self.shared is not None):
+            raise ValueError(
+                f"choices, shared: only inputs with the source {' or '.join(NUMBERS)} can have them, not {self.source}; remove them"
+            )
+        if self.shared and self.choices is None:
+            raise ValueError(
+                "shared: the input has no choices; list the valid values as choices, since each is queued by itself"
+            )
+        if self.choices is not None:
+            self._check_choices(self.choices)
         stated = [name for name in ("default", "minimum", "maximum") if getattr(self, name) is not None]
         if stated and self.source not in NUMBERS:
             raise ValueError(
@@ -128,6 +153,17 @@ class InputSpec(TensorSpec):
         if self.source == "integer" and any(getattr(self, name) != int(getattr(self, name)) for name in stated):
             raise ValueError(f"{', '.join(stated)}: not all are whole numbers; an integer needs whole numbers")
         return self
+
+    def _check_choices(self, choices: tuple[float, ...]) -> None:
+        """Raise ValueError for a list of valid values that contradicts the other fields."""
+        if self.minimum is not None or self.maximum is not None:
+            raise ValueError("choices: minimum and maximum are given too; give either the valid values or their range")
+        if self.source == "integer" and any(value != int(value) for value in choices):
+            raise ValueError(
+                f"choices: {shown(list(choices))} are not all whole numbers; an integer needs whole numbers"
+            )
+        if self.default is not None and self.default not in choices:
+            raise ValueError(f"default: {self.default:g} is not among the choices; give one of {listed(choices)}")
 
     def _check_example(self) -> None:
         """Raise ValueError for an example that does not have the shape and type of the input."""
@@ -212,6 +248,11 @@ class TaskSpec(Record):
     def latents(self) -> tuple[InputSpec, ...]:
         """The inputs that latents fill."""
         return tuple(spec for spec in self.inputs if spec.source == "latent")
+
+    @cached_property
+    def shared(self) -> tuple[str, ...]:
+        """The roles of the inputs that must have one value in a run."""
+        return tuple(spec.role for spec in self.inputs if spec.shared)
 
     @cached_property
     def longest(self) -> int | None:

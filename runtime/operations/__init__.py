@@ -14,16 +14,17 @@ capabilities  which models support which use cases
 
 from manifold.runtime.operations.capabilities import check_supports, endpoints, supports, why_not
 from manifold.runtime.operations.common import Latents, no_effect, role_of, softmax, why_not_encode, with_data
-from manifold.runtime.operations.complete import Completed, complete, open_classes
+from manifold.runtime.operations.complete import Completed, candidates_of, complete, open_classes
 from manifold.runtime.operations.encode import Encoded, Reconstructed, encode, reconstruct
 from manifold.runtime.operations.impute import Imputed, impute
 from manifold.runtime.operations.interpolate import PATHS, End, Path, interpolate
-from manifold.runtime.operations.sample import Samples, is_reproducible, sample, takes_temperature
+from manifold.runtime.operations.sample import Samples, is_reproducible, sample, sampling_task, takes_temperature
 from manifold.runtime.operations.score import Scores, class_energies, classify, score
 from manifold.runtime.operations.steps import Run, Steps, drive, watched
 
 __all__ = [
-    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps", "check_supports",
-    "class_energies", "classify", "complete", "drive", "encode", "endpoints", "impute", "interpolate", "is_reproducible", "no_effect", "open_classes",
-    "reconstruct", "role_of", "sample", "score", "softmax", "supports", "takes_temperature", "watched", "why_not", "why_not_encode", "with_data",
+    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps", "candidates_of",
+    "check_supports", "class_energies", "classify", "complete", "drive", "encode", "endpoints", "impute", "interpolate", "is_reproducible", "no_effect",
+    "open_classes", "reconstruct", "role_of", "sample", "sampling_task", "score", "softmax", "supports", "takes_temperature", "watched", "why_not",
+    "why_not_encode", "with_data",
 ]  # fmt: skip

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from manifold.runtime import conditions
-from manifold.runtime.conditions import ByClass, ByValues, Given, tagged
+from manifold.runtime.conditions import ByClass, BySeveral, ByValues, Given, tagged
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import Numbers, number
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest, TaskSpec
-from manifold.runtime.manifest.conditions import Classes, Values
+from manifold.runtime.manifest.conditions import NO_CLASS, Classes, Values
 from manifold.runtime.manifest.rules import STATED
 from manifold.runtime.operations.steps import Array, Float32, Float64
 
@@ -117,10 +117,16 @@ def with_data(
 
 
 def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, field: str = "class") -> Given:
-    """Return the condition. Raises InvalidValue if it, or the part that fills the input, is not given."""
+    """Return the condition; "no class" if it is not given and the class is optional.
+
+    Raises InvalidValue if it, or the part that fills the input, is not given.
+    """
     if condition is not None and conditions.part_of(manifest, tensor, condition) is not None:
         return condition
     one = manifest.condition_of(tensor)
+    if isinstance(one, Classes) and one.optional:
+        part = ByClass(NO_CLASS)
+        return part if len(manifest.conditioned) == 1 else BySeveral({manifest.name_of_condition(tensor): part})
     if manifest.conditions is not None:
         field, names = field.replace("class", "condition"), manifest.conditions.names
         raise InvalidValue(

@@ -5,6 +5,8 @@ further down. Several candidates take those into account: each is weighted by th
 weights (sampling importance resampling, Rubin, 1987: the candidates come from Π p over the unknown pixels, so that the weight towards
 p(unknown | known) is Π p over the known ones). With many candidates that is a draw from the model's own conditional distribution.
 A temperature sharpens or flattens the distribution of candidates. Their weights are those of the model at temperature 1.
+
+A model that fills in by noise, such as a flow, takes the known pixels into account at each of its steps. It draws one completion.
 """
 
 from __future__ import annotations
@@ -17,22 +19,32 @@ from numpy.typing import NDArray
 from manifold.runtime import conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number, repeated
+from manifold.runtime.inputs import (
+    InputOptions,
+    Numbers,
+    check_numbers,
+    check_seed,
+    check_temperature,
+    draw,
+    number,
+    repeated,
+)
 from manifold.runtime.kinds import Kind
-from manifold.runtime.manifest import NUMBERS, STATED, InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest import CONDITIONS, NUMBERS, RANDOM, STATED, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
     cannot,
     check_takes,
     no_effect,
     options_of,
     others_of,
+    required,
     role_of,
     softmax,
 )
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 from manifold.runtime.shown import ShownItems
 
-CANDIDATES = 8  # by default
+CANDIDATES = 8  # number of candidates by default, of a model that weights them
 CANDIDATE_STREAM = 2**33  # + the number of the candidate
 CHOICE_STREAM = 2**34
 
@@ -51,28 +63,38 @@ class Completed(ShownItems):
 
 def complete(
     manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
-    candidates: int = CANDIDATES, temperature: float | None = None, numbers: Numbers | None = None,
+    candidates: int | None = None, temperature: float | None = None, numbers: Numbers | None = None,
 ) -> Steps[Completed]:  # fmt: skip
     """Draw the pixels of data (n, C, H, W) that are unknown: those where mask (n, 1, H, W) is 0. Known pixels stay as they are.
 
-    Without a class, a conditional model draws `candidates` for each class. Item i depends only on seed and first + i.
-    Raises InvalidValue if there is not one mask for each image, UnsupportedTask for a model that does not fill in items by a mask.
+    Without a class, a model that weights candidates draws `candidates` for each class, and another one uses no class. Item i depends only on
+    seed and first + i. Raises InvalidValue if there is not one mask for each image, UnsupportedTask for a model that does not fill in items
+    by a mask.
     """
     check_completes(manifest)
-    spec = manifest.tasks["impute"]
+    spec, scored = manifest.tasks["impute"], weights_candidates(manifest)
+    if candidates is not None and not scored:
+        raise no_effect(manifest, "candidates", "draws one completion of each image", options_of(manifest, [spec]))
     if mask.shape != (len(data), 1, *data.shape[2:]):
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; give one for each image", field="masks")
     check_takes(manifest, [spec], condition)
-    tempered = spec.input("temperature")
-    if temperature is not None and tempered is None:
-        valid = options_of(manifest, [spec, manifest.tasks["score"]], "candidates")
+    tempered, tasks = spec.input("temperature"), [spec, *([manifest.tasks["score"]] if scored else [])]
+    scales = not scored and bool(spec.latents)  # whether a temperature scales the latents that are drawn
+    if temperature is not None and tempered is None and not scales:
+        valid = options_of(manifest, tasks, *(["candidates"] if scored else []))
         raise no_effect(manifest, "temperature", "has no input for a temperature", valid)
     if temperature is not None:
         check_temperature(temperature)
-    check_numbers(manifest, [spec, manifest.tasks["score"]], numbers or {})
+    check_numbers(manifest, tasks, numbers or {})
     n, seed = len(data), check_seed(seed, first, len(data), needed=True)
+    if not scored:
+        inputs = _noise_and_conditions(manifest, spec, condition, numbers, n, seed, first, temperature)
+        inputs |= {role_of(spec, "data"): data, role_of(spec, "mask"): mask.astype(np.float32)}
+        outputs = yield Run("impute", inputs)
+        whole = np.where(mask > 0, data, outputs[manifest.main]).astype(np.float32)
+        return Completed(whole, seed, others_of(manifest, outputs), spec=manifest.spec)
     of_classes = open_classes(manifest, condition)
-    total = candidates * of_classes
+    total = candidates_of(manifest, candidates) * of_classes
     inputs = {
         role_of(spec, "data"): data.repeat(total, axis=0),
         role_of(spec, "mask"): mask.repeat(total, axis=0).astype(np.float32),
@@ -89,7 +111,7 @@ def complete(
         weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), of_score)
         if of_classes > 1:
             with np.errstate(divide="ignore"):
-                weights += np.log(np.tile(manifest.class_weights, n * candidates))
+                weights += np.log(np.tile(manifest.class_weights, n * total // of_classes))
         uniforms = sampling.uniform(seed, first, n, CHOICE_STREAM, ())
         chosen = sampling.pick(softmax(weights.reshape(n, total)), uniforms)
 
@@ -99,6 +121,24 @@ def complete(
     whole = np.where(mask > 0, data, best(made)).astype(np.float32)
     others = {role: best(values) for role, values in others_of(manifest, outputs).items()}
     return Completed(whole, seed, others, chosen % of_classes if of_classes > 1 else None, manifest.spec)
+
+
+def _noise_and_conditions(
+    manifest: Manifest, spec: TaskSpec, condition: Given | None, numbers: Numbers | None, n: int, seed: int, first: int,
+    temperature: float | None,
+) -> dict[str, Array]:  # fmt: skip
+    """Return the noise, conditions and numbers of a model that draws one completion. The noise is that of /sample with the same seed."""
+    inputs: dict[str, Array] = {}
+    stream = sampling.FIRST_INPUT_STREAM
+    scale = 1.0 if temperature is None else temperature
+    for tensor in spec.inputs:
+        if tensor.source in ("data", "mask"):
+            continue
+        given = required(manifest, tensor, condition) if tensor.source in CONDITIONS else condition
+        options = InputOptions(given, None, scale, numbers or {})
+        inputs[tensor.role] = draw(manifest, spec, tensor, seed, first, n, stream, options)
+        stream += tensor.source in RANDOM
+    return inputs
 
 
 def _stated(
@@ -127,8 +167,13 @@ def _stated(
 
 def open_classes(manifest: Manifest, condition: Given | None) -> int:
     """Return the number of classes for which candidates are drawn."""
-    conditional = manifest.tasks["impute"].input("condition") is not None
+    conditional = weights_candidates(manifest) and manifest.tasks["impute"].input("condition") is not None
     return len(manifest.classes) if conditional and condition is None and manifest.classes else 1
+
+
+def candidates_of(manifest: Manifest, candidates: int | None) -> int:
+    """Return the number of candidates for each image and class."""
+    return (CANDIDATES if candidates is None else candidates) if weights_candidates(manifest) else 1
 
 
 def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict[str, Array]:
@@ -156,5 +201,14 @@ def check_completes(manifest: Manifest) -> None:
 
 
 def completes(manifest: Manifest) -> bool:
-    """Return whether the model has the task impute, and a likelihood of each value to weight candidates by."""
-    return "impute" in manifest.tasks and manifest.scoring is not None and manifest.scoring.surprise is not None
+    """Return whether the model has the task impute and, if it draws pixels in order, a likelihood of each value to weight candidates by."""
+    if "impute" not in manifest.tasks:
+        return False
+    has_surprise = manifest.scoring is not None and manifest.scoring.surprise is not None
+    return has_surprise or not weights_candidates(manifest)
+
+
+def weights_candidates(manifest: Manifest) -> bool:
+    """Return whether several completions are drawn and weighted: the model draws pixels in order, so that a pixel ignores those further down."""
+    spec = manifest.task("impute")
+    return spec is not None and spec.is_sampler

@@ -7,18 +7,19 @@ item over every protocol.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from manifold.runtime import lengths, sampling
-from manifold.runtime.conditions import ByClass, Given, is_random, mask_of, tagged
-from manifold.runtime.errors import InvalidValue, TooLarge, near
+from manifold.runtime.conditions import ByClass, Given, check_weights, is_random, mask_of, tagged
+from manifold.runtime.errors import InvalidValue, TooLarge, near, shown
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
-from manifold.runtime.manifest.conditions import Item
+from manifold.runtime.manifest.conditions import NO_CLASS, Classes, Item
 from manifold.runtime.manifest.rules import INTERNAL
+from manifold.runtime.manifest.tensors import listed
 from manifold.runtime.operations.common import check_takes
 from manifold.runtime.operations.steps import Array, Run, Steps
 
@@ -95,6 +96,7 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     spec = manifest.tasks[task]
     _check_given(manifest, spec, task, given)
     given = _with_masks(manifest, spec, given)
+    choices = _without_class(manifest, spec, given, choices)
     _check_choices(manifest, task, {tensor.source for tensor in spec.inputs if tensor.role not in given}, choices)
     chance = draws(spec, given, not is_random(choices.condition))
     if not chance and (choices.seed is not None or choices.first is not None):
@@ -117,6 +119,16 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
             condition = inputs[tensor.role] if tensor.source == "condition" and len(tensor.shape) == 1 else condition
         stream += tensor.source in RANDOM
     return Filled(lengths.agreed(spec, inputs, given), rows, seed if chance else None, first, condition)
+
+
+def _without_class(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array], choices: Choices) -> Choices:
+    """Return the choices with "no class" for a task that takes items, if the class is optional and not given. New items have a random class."""
+    left = [tensor for tensor in spec.inputs if tensor.source == "condition" and tensor.role not in given]
+    one = manifest.condition_of(left[0]) if len(left) == 1 else None
+    optional = isinstance(one, Classes) and one.optional and choices.condition is None
+    if not optional or spec.input("data") is None or len(manifest.conditioned) > 1:
+        return choices
+    return replace(choices, condition=ByClass(NO_CLASS))
 
 
 def _with_masks(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -197,6 +209,13 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
                     f"{role}: values from {array.min():g} to {array.max():g}; give values from {low:g} to {high:g}",
                     field=role,
                 )
+        if tensor.source == "condition" and isinstance(stated := manifest.condition_of(tensor), Classes):
+            check_weights(stated, array, role)
+        if tensor.choices is not None and not np.isin(array, tensor.choices).all():
+            raise InvalidValue(
+                f"{role}: {shown(array.ravel().tolist())} is not offered; give one of {listed(tensor.choices)}",
+                field=role, valid=list(tensor.choices),
+            )  # fmt: skip
     if missing := [role for role, each in tensors.items() if role not in given and not is_optional(manifest, each)]:
         wanted = tensors[missing[0]]
         raise InvalidValue(

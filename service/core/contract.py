@@ -75,6 +75,21 @@ class InputsRequest(BaseRequest):
     inputs: Numbers | None = Field(default=None, description=INPUTS)
 
 
+class SolverRequest(BaseRequest):
+    """The fields of requests for new items that a model makes step by step."""
+
+    steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Number of steps of the sampler, one of those that the model offers: GET /models lists them under `inputs`. "
+        "More steps take longer. An error if the model has no such input.",
+    )
+    guidance: FiniteNumber | list[FiniteNumber] | None = Field(
+        default=None,
+        description="Strength of the class, one number for all items or [n]: 1 is the model as it was trained, more makes items more "
+        "typical of their class, and 0 ignores it. An error if the model has no such input.",
+    )
+
+
 class SeededRequest(BaseRequest):
     """The fields of requests whose response may be random."""
 
@@ -181,6 +196,10 @@ class ConditionSummary(BaseModel):
 
     kind: str = Field(description="Kind of the condition: classes, values, text, or item.")
     names: list[str] | None = Field(default=None, description="Names of the classes, or of the real values.")
+    optional: bool | None = Field(
+        default=None,
+        description="Classes only: true if the class `none` makes items without a class. Otherwise absent.",
+    )
     data: dict[str, Any] | None = Field(
         default=None, description="Description of the items, if the condition is an item."
     )
@@ -197,6 +216,7 @@ class NumberInput(BaseModel):
     )
     minimum: float | None = Field(default=None, description="Smallest valid value. null: no limit.")
     maximum: float | None = Field(default=None, description="Largest valid value. null: no limit.")
+    choices: list[float] | None = Field(default=None, description="Valid values, if only some are. Otherwise absent.")
 
 
 class ModelSummary(BaseModel):

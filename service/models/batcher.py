@@ -34,20 +34,21 @@ from manifold.runtime.manifest import RANDOM, Manifest, TensorSpec
 from manifold.runtime.operations import Run
 from manifold.runtime.runner import joined, not_finite
 from manifold.service.aside import LARGE, PIXEL, aside
-from manifold.service.models.queueing import Outputs, Piece, Queue, Work
+from manifold.service.models.costs import InPlace, RunCosts
+from manifold.service.models.queueing import Line, Outputs, Piece, Queue, Work
 from manifold.service.settings import ModelSettings
 from manifold.service.telemetry import tracing
 
 Array = NDArray[Any]
 T = TypeVar("T")
 
-IN_PLACE = 0.001  # seconds: a run that is expected to take less stays on the event loop
-SLOW = 0.005  # seconds of a core: after an unexpected run of this length, its task leaves the event loop
-SURPRISE = 4  # multiple of the expected time from which a slow run counts as unexpected
 LONG = 0.02  # seconds: a run that is expected to take longer has a lower priority than the event loop and shorter runs
 NICE = 10  # that priority, in the system's units: a tenth of a core beside a busy thread, or a whole idle core
-CALM = 64  # consecutive runs below IN_PLACE after which a task may use the event loop again
 LEAST_STEP = 4096  # smallest cost of a row in the steps of a use case, in bytes (service.aside)
+RUN_SECONDS = (
+    0.1  # duration of the runs of a sampler, if several rows are needed for it; larger ones would not be faster
+)
+FIRST_ROWS = 8  # number of rows in its first run, before its cost is known
 SWEEP = 0.05  # seconds between checks of deadlines
 
 
@@ -83,61 +84,6 @@ class Tally:
     seconds: float = 0.0
 
 
-class RunCosts:
-    """An estimate of the seconds that a run takes: a moving mean for each task and power of two of rows."""
-
-    KEPT = 0.8  # share of the old mean that each new run keeps
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, dict[int, float]] = {}
-        self.a_row: dict[str, float] = {}  # seconds per row of each task, at the largest size seen
-
-    def add(self, task: str, rows: int, seconds: float) -> None:
-        """Add the time of a run."""
-        known, size = self._seconds.setdefault(task, {}), rows.bit_length()
-        known[size] = self.KEPT * known.get(size, seconds) + (1 - self.KEPT) * seconds
-        if size == max(known):
-            self.a_row[task] = self.KEPT * self.a_row.get(task, seconds / rows) + (1 - self.KEPT) * seconds / rows
-
-    def of(self, task: str, rows: int) -> float | None:
-        """Estimate the seconds of a run of `rows` rows from the nearest size seen. Return None before the first run."""
-        known, size = self._seconds.get(task), rows.bit_length()
-        if not known:
-            return None
-        nearest = min(known, key=lambda each: (abs(each - size), each))
-        return known[nearest] * max(1.0, 2.0 ** (size - nearest))
-
-
-class InPlace:
-    """The tasks that may run on the event loop. Their graphs have a fixed cost. A slow run ends the permission."""
-
-    def __init__(self, model: Model) -> None:
-        self.work = RunCosts()  # time on a core, without waits for the interpreter's lock
-        self._fixed = {
-            name for name in model.manifest.tasks if model.device == "cpu" and model.runner.has_fixed_cost(name)
-        }
-        self._wary: dict[str, int] = {}  # by task, runs below IN_PLACE needed before it may use the event loop again
-
-    def allows(self, task: str, rows: int) -> bool:
-        """Return whether a run is expected to be shorter than a hop to a thread."""
-        if task not in self._fixed or task in self._wary:
-            return False
-        expected = self.work.of(task, rows)
-        return expected is not None and expected < IN_PLACE
-
-    def ran(self, task: str, rows: int, work: float) -> None:
-        """Record the time that a run took on a core, in seconds."""
-        if task in self._fixed:
-            expected = self.work.of(task, rows) or 0.0
-            if work > SLOW and work > SURPRISE * expected:
-                self._wary[task] = CALM
-            elif task in self._wary and work < IN_PLACE:
-                self._wary[task] -= 1
-                if not self._wary[task]:
-                    del self._wary[task]
-        self.work.add(task, rows, work)
-
-
 class Batcher:
     """The runner of the use cases of one model."""
 
@@ -156,6 +102,7 @@ class Batcher:
             for name, task in model.manifest.tasks.items()
         }
         self._step_bytes = _step_bytes(model.manifest)
+        self._shared = {name: task.shared for name, task in model.manifest.tasks.items() if task.shared}
         self._has_lengths = any(task.longest is not None for task in model.manifest.tasks.values())
         name = model.manifest.name
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=name)
@@ -249,8 +196,9 @@ class Batcher:
 
     def wait(self) -> float:
         """Estimate the seconds until all queued rows have been sent to the engine, from the times of earlier runs."""
-        a_row = self.costs.a_row
-        queued = sum([rows * a_row.get(task, 0.0) for task, rows in self._queue.rows.items()]) / self.instances
+        queued = (
+            sum([rows * (self.costs.a_row(line) or 0.0) for line, rows in self._queue.rows.items()]) / self.instances
+        )
         return queued if self._free else queued + max(0.0, self._until - time.monotonic())
 
     def _busy(self, reason: str, what: str) -> Busy:
@@ -278,6 +226,8 @@ class Batcher:
         work = Work(run.task, run.inputs, rows, time.monotonic(), deadline, loop.create_future())
         if self._has_lengths:
             work.length = lengths.of(self.model.manifest.tasks[run.task], run.inputs)
+        if run.task in self._shared:
+            work.shared = tuple(_common(run.inputs[role]) for role in self._shared[run.task])
         self._queue.put(work)
         self._schedule()
         parts = await work.done
@@ -308,7 +258,7 @@ class Batcher:
                 self._start_aside(*self._asides.popleft())
                 continue
             self._turn = True
-            batch = self._queue.take(self._most.__getitem__)
+            batch = self._queue.take(self._limit)
             self._drop_late([piece.work for piece in batch])
             batch = [piece for piece in batch if not piece.work.over]
             if not batch:
@@ -326,9 +276,18 @@ class Batcher:
                 return
             self._start(batch)
 
+    def _limit(self, line: Line) -> int:
+        """Return the largest number of rows of a run. A sampler whose cost depends on its steps gets as many as take about RUN_SECONDS."""
+        task = line if isinstance(line, str) else line[0]
+        if task not in self._shared:
+            return self._most[task]
+        least, a_row = self.model.manifest.tasks[task].min_rows, self.costs.a_row(line)
+        rows = FIRST_ROWS if a_row is None else int(RUN_SECONDS / max(a_row, 1e-9))
+        return min(self._most[task], max(1, rows // least) * least)
+
     def _start(self, batch: list[Piece]) -> None:
         self._free -= 1
-        expected = self.costs.of(batch[0].work.task, sum(piece.stop - piece.start for piece in batch)) or 0.0
+        expected = self.costs.of(batch[0].work.line, sum(piece.stop - piece.start for piece in batch)) or 0.0
         self._until = time.monotonic() + expected
         pool = self._long if expected > LONG else self._pool
         self._submit(pool, functools.partial(self._attempt, batch), functools.partial(self._landed, batch))
@@ -390,7 +349,8 @@ class Batcher:
         """Pass the outputs to the requests. If the run failed, the rows of each request run again alone."""
         task, rows = batch[0].work.task, sum(piece.stop - piece.start for piece in batch)
         seconds = attempt.ended - attempt.began
-        reason = "full" if rows == self._most[task] else self._reason
+        line = batch[0].work.line
+        reason = "full" if rows == self._limit(line) else self._reason
         self._reason = "next"
         for piece in batch:
             piece.work.began = attempt.began if piece.work.began is None else piece.work.began
@@ -406,7 +366,7 @@ class Batcher:
                 self._queue.put_alone(batch)
                 self._schedule()
             return
-        self.costs.add(task, rows, seconds)
+        self.costs.add(line, rows, seconds)
         self.in_place.ran(task, rows, attempt.work)
         for piece, (outputs, strange) in zip(batch, attempt.shares, strict=True):
             if strange is not None:
@@ -477,6 +437,11 @@ def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str 
         shares.append((share, not_finite(share) if strange is not None else None))
         start = stop
     return shares
+
+
+def _common(values: Array) -> float | str:
+    """Return the number that all rows have, or `mixed`."""
+    return float(values[0]) if (values == values[0]).all() else "mixed"
 
 
 def _step_bytes(manifest: Manifest) -> float:

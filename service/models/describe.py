@@ -46,7 +46,8 @@ def _conditioned(manifest: Manifest) -> dict[str, Any]:
 
 def _condition(one: Classes | Values | Text | Item) -> dict[str, Any]:
     named = {"names": list(one.names)} if isinstance(one, Classes | Values) else {}
-    return {"kind": one.kind, **named, **({"data": _data(one.data)} if isinstance(one, Item) else {})}
+    optional = {"optional": True} if isinstance(one, Classes) and one.optional else {}
+    return {"kind": one.kind, **named, **optional, **({"data": _data(one.data)} if isinstance(one, Item) else {})}
 
 
 def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
@@ -55,6 +56,7 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
         {
             "name": tensor.role, "task": name, "kind": tensor.source,
             "default": tensor.default, "minimum": tensor.minimum, "maximum": tensor.maximum,
+            **({} if tensor.choices is None else {"choices": list(tensor.choices)}),
         }
         for name, task in manifest.tasks.items()
         for tensor in task.inputs

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
-Line = str | tuple[str, int]  # a task, and the length of its free axes if it has any
+Line = (
+    str | tuple[Any, ...]
+)  # a task; with it the length of its free axes and the numbers that a run has only once, if there are any
 
 WINDOW = 2  # multiple of the batch size: number of oldest requests that are considered
 
@@ -34,6 +36,7 @@ class Work:
     deadline: float
     done: asyncio.Future[list[Outputs]]  # in pieces, in the order of the rows
     length: int | None = None  # length of free axes, which all inputs of a run share
+    shared: tuple[float | str, ...] = ()  # the numbers that all rows of a run share, such as the steps of a sampler
     taken: int = 0  # rows that have been sent to the engine
     back: int = 0  # rows that have come back
     began: float | None = None  # when the first row was sent, seconds
@@ -43,7 +46,7 @@ class Work:
     @property
     def line(self) -> Line:
         """The key of the runs that it can be batched with."""
-        return self.task if self.length is None else (self.task, self.length)
+        return self.task if self.length is None and not self.shared else (self.task, self.length, *self.shared)
 
     @property
     def over(self) -> bool:
@@ -86,9 +89,8 @@ class Queue:
     def __init__(self) -> None:
         self._by_task: OrderedDict[Line, dict[int, Work]] = OrderedDict()  # lines, oldest first
         self._again: deque[Piece] = deque()  # to run alone, because their batch has failed
-        self.rows: dict[
-            str, int
-        ] = {}  # by task, not sent to the engine yet; cancelled rows count until they are noticed
+        # by line, not sent to the engine yet; cancelled rows count until they are noticed
+        self.rows: dict[Line, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._by_task or self._again)
@@ -100,31 +102,33 @@ class Queue:
     def put(self, work: Work) -> None:
         """Add work at the end of the line of its task."""
         self._by_task.setdefault(work.line, {})[id(work)] = work
-        self.rows[work.task] = self.rows.get(work.task, 0) + work.rows
+        self.rows[work.line] = self.rows.get(work.line, 0) + work.rows
 
     def put_alone(self, pieces: list[Piece]) -> None:
         """Run these pieces next, each alone."""
         self._again.extend(pieces)
 
-    def take(self, limit: Callable[[str], int]) -> list[Piece]:
-        """Return the next batch: pieces of one task, at most `limit(task)` rows. Empty if the queue is empty."""
+    def take(self, limit: Callable[[Line], int]) -> list[Piece]:
+        """Return the next batch: pieces of one line, at most `limit(line)` rows. Empty if the queue is empty."""
         while self._again:
             piece = self._again.popleft()
             if not piece.work.over:
                 return [piece]
         while self._by_task:
             key, line = self._by_task.popitem(last=False)
-            task = key if isinstance(key, str) else key[0]
-            for work in [work for work in islice(line.values(), WINDOW * limit(task)) if work.over]:
+            most = limit(key)
+            for work in [work for work in islice(line.values(), WINDOW * most) if work.over]:
                 del line[id(work)]
-                self.rows[task] -= work.rows - work.taken
-            pieces = _shares(line, limit(task))
+                self.rows[key] -= work.rows - work.taken
+            pieces = _shares(line, most)
             for work in [piece.work for piece in pieces]:
                 if work.taken == work.rows:
                     del line[id(work)]
-            self.rows[task] -= sum(piece.stop - piece.start for piece in pieces)
+            self.rows[key] -= sum(piece.stop - piece.start for piece in pieces)
             if line:
                 self._by_task[key] = line  # at the end, because the other tasks take their turn first
+            else:
+                del self.rows[key]
             if pieces:
                 return pieces
         return []

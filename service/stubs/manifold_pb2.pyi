@@ -153,7 +153,7 @@ class Fitted(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., mode: _Optional[str] = ..., steps: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("model", "version", "seed", "first", "n", "latents", "codes", "prior", "temperature", "return_latents", "encoding", "condition", "conditions", "inputs", "named_latents")
+    __slots__ = ("model", "version", "seed", "first", "n", "latents", "codes", "prior", "temperature", "return_latents", "encoding", "condition", "conditions", "inputs", "named_latents", "steps", "guidance")
     class ConditionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +191,8 @@ class SampleRequest(_message.Message):
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     NAMED_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     seed: int
@@ -206,7 +208,9 @@ class SampleRequest(_message.Message):
     conditions: _containers.MessageMap[str, Condition]
     inputs: _containers.MessageMap[str, Numbers]
     named_latents: _containers.MessageMap[str, Array]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., n: _Optional[int] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., prior: _Optional[str] = ..., temperature: _Optional[float] = ..., return_latents: _Optional[bool] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., named_latents: _Optional[_Mapping[str, Array]] = ..., **kwargs) -> None: ...
+    steps: int
+    guidance: Numbers
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., n: _Optional[int] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., prior: _Optional[str] = ..., temperature: _Optional[float] = ..., return_latents: _Optional[bool] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., named_latents: _Optional[_Mapping[str, Array]] = ..., steps: _Optional[int] = ..., guidance: _Optional[_Union[Numbers, _Mapping]] = ..., **kwargs) -> None: ...
 
 class EncodeRequest(_message.Message):
     __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "condition", "array", "conditions", "inputs")
@@ -453,7 +457,7 @@ class ClassifyRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ...) -> None: ...
 
 class ImputeRequest(_message.Message):
-    __slots__ = ("model", "version", "rows", "condition", "seed", "first", "images", "masks", "fit", "candidates", "temperature", "encoding", "array", "conditions", "inputs")
+    __slots__ = ("model", "version", "rows", "condition", "seed", "first", "images", "masks", "fit", "candidates", "temperature", "encoding", "array", "conditions", "inputs", "steps", "guidance")
     class ConditionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -484,6 +488,8 @@ class ImputeRequest(_message.Message):
     ARRAY_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GUIDANCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     rows: _containers.RepeatedCompositeFieldContainer[Row]
@@ -499,7 +505,9 @@ class ImputeRequest(_message.Message):
     array: Array
     conditions: _containers.MessageMap[str, Condition]
     inputs: _containers.MessageMap[str, Numbers]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., masks: _Optional[_Iterable[bytes]] = ..., fit: _Optional[str] = ..., candidates: _Optional[int] = ..., temperature: _Optional[float] = ..., encoding: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
+    steps: int
+    guidance: Numbers
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., masks: _Optional[_Iterable[bytes]] = ..., fit: _Optional[str] = ..., candidates: _Optional[int] = ..., temperature: _Optional[float] = ..., encoding: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., steps: _Optional[int] = ..., guidance: _Optional[_Union[Numbers, _Mapping]] = ..., **kwargs) -> None: ...
 
 class ScoreFileRequest(_message.Message):
     __slots__ = ("request", "chunk", "kind")
@@ -981,30 +989,34 @@ class ImputeResponse(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, MadeItems]] = ...) -> None: ...
 
 class ConditionSummary(_message.Message):
-    __slots__ = ("kind", "names", "data")
+    __slots__ = ("kind", "names", "data", "optional")
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    OPTIONAL_FIELD_NUMBER: _ClassVar[int]
     kind: str
     names: _containers.RepeatedScalarFieldContainer[str]
     data: str
-    def __init__(self, kind: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ...) -> None: ...
+    optional: bool
+    def __init__(self, kind: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., optional: _Optional[bool] = ...) -> None: ...
 
 class NumberInput(_message.Message):
-    __slots__ = ("name", "task", "kind", "default", "minimum", "maximum")
+    __slots__ = ("name", "task", "kind", "default", "minimum", "maximum", "choices")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_FIELD_NUMBER: _ClassVar[int]
     MINIMUM_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
     name: str
     task: str
     kind: str
     default: float
     minimum: float
     maximum: float
-    def __init__(self, name: _Optional[str] = ..., task: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[float] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ...) -> None: ...
+    choices: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, name: _Optional[str] = ..., task: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[float] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., choices: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
     __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible", "items", "conditioned", "inputs")

@@ -18,10 +18,10 @@ DENSITIES = "prior_log_densities"  # in the provenance: nats of the calibration 
 def fit_priors(context: Context) -> None:
     """Fit priors to the latent positions of the training items and choose the default one on held-out items, if latents have priors.
 
-    Arrays of priors go into a file.
+    Arrays of priors go into a file. No prior is fitted for a model whose latent is the noise that it was trained with.
     """
     latent, data = context.manifest.space, context.data
-    if latent is not None and latent.priors and "encode" in context.manifest.tasks:
+    if latent is not None and latent.priors and priors.can_fit(context.manifest):
         fitted = priors.fit(priors.posterior_means(context.engine, data, data.train))
         latent = priors.added(latent, fitted)
         found = priors.densities(latent, priors.posterior_means(context.engine, data, data.calibration))

@@ -24,6 +24,7 @@ TOLERANCE = 1e-4  # largest difference from torch: absolute for values up to 1, 
 AGREEING = 0.9  # share of a sampler's items that must agree with torch's
 GOLDEN_ROWS = 5
 GOLDEN_VALUES = 20_000  # largest number of values in one golden tensor, unless one item has more
+GOLDEN_TOTAL = 2**15  # largest number of values of all golden tensors, unless two items have more
 GOLDEN_ITEM = (
     2**17
 )  # largest number of values of one item of a golden output; larger outputs are only compared with torch at export
@@ -37,7 +38,9 @@ def write_graphs(context: Context) -> None:
     }
     if context.manifest.backend == "onnx":
         models = {name: graphs.task_to_onnx(task, tensors[name]) for name, task in tasks.items()}
-        graphs.save_onnx(models, context.folder)
+        files = graphs.save_onnx(models, context.folder)
+        written = context.manifest.tasks
+        context.update(tasks={name: spec.model_copy(update={"graph": files[name]}) for name, spec in written.items()})
     else:
         graphs.save_torchscript(tasks, tensors, context.folder / TORCHSCRIPT_FILE)
     context.expected = {task: tasks[task](inputs) for task, inputs in examples.items()}
@@ -76,9 +79,14 @@ def write_golden(context: Context) -> None:
     manifest = context.manifest
     assert manifest.golden is not None
     vectors: dict[str, Array] = {}
+    sizes = {
+        task: [math.prod(tensor.shape) for tensor in (*spec.inputs, *spec.outputs)]
+        for task, spec in manifest.tasks.items()
+    }
+    whole = sum(size for each in sizes.values() for size in each if size <= GOLDEN_ITEM)
+    most = max(2, GOLDEN_TOTAL // max(1, whole))
     for task, spec in manifest.tasks.items():
-        widest = max(math.prod(tensor.shape) for tensor in (*spec.inputs, *spec.outputs))
-        rows = max(1, min(GOLDEN_ROWS, GOLDEN_VALUES // widest))
+        rows = max(1, min(GOLDEN_ROWS, GOLDEN_VALUES // max(sizes[task]), most))
         vectors |= {f"{task}.in.{role}": array[:rows] for role, array in context.examples[task].items()}
         if task not in context.loops:
             compared = [

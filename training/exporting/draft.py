@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ TORCHSCRIPT_FILE = "model.pt"
 
 
 def draft(
-    run: ResolvedRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
-) -> Manifest:
-    """Return the manifest of a run's artifact, without calibration, fitted priors and checksums.
+    run: ResolvedRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str, decay: float | None = None
+) -> Manifest:  # fmt: skip
+    """Return the manifest of a run's artifact, without calibration, fitted priors and checksums. `decay` selects one of two moving averages.
 
     Raises TrainingError if the family's exports do not form a valid manifest.
     """
     try:
-        return _manifest(run, name, version, backend, data, exported, description)
+        return _manifest(run, name, version, backend, data, exported, description, decay)
     except ValidationError as error:
         raise TrainingError(
             "\n".join(
@@ -42,8 +43,11 @@ def draft(
 
 
 def _manifest(
-    run: ResolvedRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
-) -> Manifest:
+    run: ResolvedRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str, decay: float | None
+) -> Manifest:  # fmt: skip
+    state = checkpoints.load(run.checkpoint)
+    chosen = state.get("decays", [run.config.ema])[0]
+    is_chosen = decay is None or decay == chosen
     return Manifest(
         name=name,
         version=version,
@@ -54,15 +58,17 @@ def _manifest(
         data=exported.spec or data.spec,
         classes=data.classes if exported.classes and data.classes else None,
         class_prior=None,
+        class_optional=True if exported.classes and data.classes and exported.optional_class else None,
         conditions=exported.conditions,
         latent=exported.latent,
         codes=exported.codes,
+        path=exported.path,
         tasks=_tasks(exported, backend),
         scoring=exported.scoring,
         classification=exported.classification,
         golden=Golden(sampler=exported.sampler),
-        metrics=tuple(_metrics(run.folder / METRICS)),
-        provenance=_provenance(run, data, exported),
+        metrics=tuple(_metrics(run.folder / METRICS)) if is_chosen else (),  # they are those of the chosen average
+        provenance=_provenance(run, state, data, exported, chosen if decay is None else decay),
     )
 
 
@@ -76,15 +82,16 @@ def _tasks(exported: Exports, backend: str) -> dict[str, TaskSpec]:
     return tasks
 
 
-def _provenance(run: ResolvedRun, data: Data, exported: Exports) -> dict[str, Any]:
-    state = checkpoints.load(run.checkpoint)
+def _provenance(
+    run: ResolvedRun, state: Mapping[str, Any], data: Data, exported: Exports, decay: float
+) -> dict[str, Any]:
     return {
         "family": run.family,
         "data": data.protocol,
         "preset": run.preset,
         "config": run.config.model_dump(mode="json"),
         "torch": read_config(run.folder).get("torch", "unknown"),
-        "weights": f"moving average, decay {run.config.ema}",
+        "weights": f"moving average, decay {decay}",
         "exported": calibration.now(),
         "finished": (run.folder / METRICS).exists(),
         **({"spent": state["spent"]} if "spent" in state else {}),  # absent in older runs

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ def to_onnx(
     module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
 ) -> onnx.ModelProto:
     """Export the module as an ONNX model that contains its weights."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("torch.onnx", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     registry.share()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
@@ -74,17 +75,20 @@ def _parameters(module: nn.Module) -> list[Any]:
     return list(inspect.signature(module.forward).parameters.values())
 
 
-def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
-    """Write `NAME.onnx` for each model. Larger weights are written to one external-data file, and equal weights only once.
+def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, str]:
+    """Write `NAME.onnx` for each model, and equal models only once. Return the file of each model.
+
+    Larger weights are written to one external-data file, and equal weights only once.
 
     Weights that are exact in half precision (see `Recipe.stored`) are stored as float16 and cast when the graph is loaded. If the exporter
     transposed a weight that another graph contains too, the weight is stored once and transposed when the graph is loaded.
     """
     stored = _Stored()
-    for model in models.values():
-        _halve(model.graph)
+    for graph in _all_graphs(models):
+        _halve(graph)
+    every = _all_graphs(models)
     with (folder / WEIGHTS).open("wb") as weights:
-        tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
+        tensors = [tensor for graph in every for tensor in graph.initializer]
         # tensors with more dimensions first, as a matrix may be a transposed and flattened convolution
         for tensor in sorted(tensors, key=lambda tensor: -len(tensor.dims)):
             values = numpy_helper.to_array(tensor)
@@ -92,25 +96,50 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
                 weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
                 stored.add(values, weights.tell())
                 weights.write(values.tobytes())
-        for name, model in models.items():
-            turns = []
-            for tensor in model.graph.initializer:
-                values = numpy_helper.to_array(tensor)
-                if values.nbytes < INLINE:
-                    continue
-                place = stored.find(values)
-                assert place is not None
-                if place.axes is not None:
-                    turns += _turn(tensor, place)
-                tensor.raw_data = values.tobytes()  # set_external_data needs raw tensors
-                for kind in ("float_data", "int32_data", "int64_data", "double_data"):
-                    tensor.ClearField(kind)
-                external_data_helper.set_external_data(tensor, WEIGHTS, place.offset, values.nbytes)
-                tensor.ClearField("raw_data")
-            _put_first(turns, model.graph)
-            (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+        for graph in every:
+            _refer(graph, stored)
     if not stored.whole:
         (folder / WEIGHTS).unlink()
+    files: dict[bytes, str] = {}
+    contents = {name: model.SerializeToString(deterministic=True) for name, model in models.items()}
+    for name, content in contents.items():
+        if content not in files:
+            files[content] = f"{name}.onnx"
+            (folder / files[content]).write_bytes(content)
+    return {name: files[content] for name, content in contents.items()}
+
+
+def _all_graphs(models: Mapping[str, onnx.ModelProto]) -> list[onnx.GraphProto]:
+    """Return the graphs of all models. Inner graphs come first, since a change to the nodes of a graph replaces the graphs inside them."""
+    return [graph for model in models.values() for graph in _graphs_of(model.graph)]
+
+
+def _graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside the nodes of a graph, such as the bodies of loops, and then the graph itself."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _graphs_of(attribute.g)
+    yield graph
+
+
+def _refer(graph: onnx.GraphProto, stored: _Stored) -> None:
+    """Replace the larger weights of a graph by references to the file with the stored ones."""
+    turns = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.nbytes < INLINE:
+            continue
+        place = stored.find(values)
+        assert place is not None
+        if place.axes is not None:
+            turns += _turn(tensor, place)
+        tensor.raw_data = values.tobytes()  # set_external_data needs raw tensors
+        for kind in ("float_data", "int32_data", "int64_data", "double_data"):
+            tensor.ClearField(kind)
+        external_data_helper.set_external_data(tensor, WEIGHTS, place.offset, values.nbytes)
+        tensor.ClearField("raw_data")
+    _put_first(turns, graph)
 
 
 @dataclass(frozen=True)
@@ -193,7 +222,7 @@ def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[
         box = nn.Module()
         for name, task in tasks.items():
             module = task.module.eval().requires_grad_(False)
-            loops = task.to_onnx is not None
+            loops = task.to_onnx is not None and not task.traced
             compiled = jit.script(module) if loops else jit.trace(module, tuple(examples[name]), check_trace=False)
             box.add_module(f"{name}_task", compiled)
         archive = jit.script(box)

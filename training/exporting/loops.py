@@ -34,9 +34,9 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     Inputs are uniforms, condition, temperature and those of `known`. Outputs are codes and data. The names are those of the steps in
     training.networks.sampler.
     """
-    parts = {name: _scoped(model, name) for name, model in steps.items()}
+    parts = {name: scoped(model, name) for name, model in steps.items()}
     kind = _kind(parts)
-    outer = _loop_body(
+    outer = loop_body(
         "row", [*_row(parts), helper.make_node("Identity", ["next_prev_row"], ["finished_row"])],
         {"prev_row": ("next_prev_row", kind), "row_cache": ("next_row_cache", TensorProto.FLOAT), "v_cache": ("next_v_cache", TensorProto.FLOAT)},
         scanned=[("finished_row", kind)],
@@ -44,7 +44,7 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     start = {name: f"first_{name}" for name in ("prev_row", "row_cache", "v_cache")}
     nodes = [
         *(parts["known"].node if "known" in parts else ()),
-        *_renamed(parts["setup"].node, start),
+        *renamed(parts["setup"].node, start),
         helper.make_node(
             "Loop", ["height", "", *start.values()], ["last_row", "last_row_cache", "last_v_cache", "rows"], body=outer
         ),
@@ -53,21 +53,21 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     given = _given(parts)
     inputs = [given[name] for name in ("uniforms", "condition", "temperature", "given", "mask") if name in given]
     constants = _constants(height=height, width=width, zero=0)
-    return _model(
+    return assembled(
         steps, nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
     )
 
 
 def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, onnx.ModelProto]:
     """Build the same sampler as three graphs (setup, row, finish), for a caller that runs it row by row (see `by_rows`)."""
-    parts = {name: _scoped(model, name) for name, model in steps.items()}
+    parts = {name: scoped(model, name) for name, model in steps.items()}
     names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "empty_column", "uniforms", "temperature")
     made = {value.name: value for part in parts.values() for value in part.output}
     known = {**made, **_given(parts)}
     values = made["prev_row"].type.tensor_type
     shape = ["batch", width, values.shape.dim[2].dim_value]
     row = helper.make_tensor_value_info("next_prev_row", values.elem_type, shape)
-    model = _model(
+    model = assembled(
         steps, _row(parts), "row", [known[name] for name in names], [row, made["next_row_cache"], made["next_v_cache"]],
         [*_constants(width=width, zero=0), *_initializers((parts["row"], parts["pixel"]))],
     )  # fmt: skip
@@ -112,7 +112,7 @@ def by_rows(
 def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
     """Return the nodes of one row: its vertical step, and the loop over its columns."""
     kind = _kind(parts)
-    inner = _loop_body(
+    inner = loop_body(
         "column", [*parts["pixel"].node],
         {"prev": ("value", kind), "column_cache": ("next_column_cache", TensorProto.FLOAT), "h_cache_in_row": ("next_h_cache", TensorProto.FLOAT)},
         scanned=[("value", kind)], rename={"h_cache": "h_cache_in_row"},
@@ -140,7 +140,7 @@ def _constants(**values: int) -> list[onnx.TensorProto]:
     return [helper.make_tensor(name, TensorProto.INT64, [], [value]) for name, value in values.items()]
 
 
-def _model(
+def assembled(
     steps: Mapping[str, onnx.ModelProto], nodes: Sequence[onnx.NodeProto], name: str, inputs: Sequence[onnx.ValueInfoProto],
     outputs: Sequence[onnx.ValueInfoProto], initializers: Sequence[onnx.TensorProto],
 ) -> onnx.ModelProto:  # fmt: skip
@@ -154,7 +154,7 @@ def _model(
     return model
 
 
-def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
+def scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
     """Return the graph with a prefix on all inner names. Inputs and outputs keep their names."""
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
@@ -163,17 +163,17 @@ def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
         tensor.name for tensor in graph.initializer
     }
     rename = {name: f"{prefix}/{name}" for name in names - kept}
-    nodes = _renamed(graph.node, rename)
+    nodes = renamed(graph.node, rename)
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     for tensor in graph.initializer:
         tensor.name = rename.get(tensor.name, tensor.name)
     for node in graph.node:
-        node.name = f"{prefix}/{node.name}"
+        node.ClearField("name")  # the names of its values say the same
     return graph
 
 
-def _renamed(nodes: Any, rename: Mapping[str, str]) -> list[onnx.NodeProto]:
+def renamed(nodes: Any, rename: Mapping[str, str]) -> list[onnx.NodeProto]:
     """Return copies of the nodes with their values renamed."""
     copies = []
     for node in nodes:
@@ -185,7 +185,7 @@ def _renamed(nodes: Any, rename: Mapping[str, str]) -> list[onnx.NodeProto]:
     return copies
 
 
-def _loop_body(
+def loop_body(
     counter: str,
     nodes: Sequence[onnx.NodeProto],
     carried: Mapping[str, tuple[str, int]],
@@ -194,7 +194,7 @@ def _loop_body(
 ) -> onnx.GraphProto:
     """Return a Loop body. `carried` maps an input name to its output name and element type. Shape inference finds the ranks."""
     going, still = f"{counter}_going", f"{counter}_still_going"
-    body = [helper.make_node("Identity", [going], [still]), *_renamed(nodes, rename or {})]
+    body = [helper.make_node("Identity", [going], [still]), *renamed(nodes, rename or {})]
     scans = []
     for name, kind in scanned:  # one name cannot be both a carried and a scanned output
         body.append(helper.make_node("Identity", [name], [f"{name}_scanned"]))

@@ -93,10 +93,18 @@ def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
     return latent.model_copy(update={"priors": {**latent.priors, **new}})
 
 
+def can_fit(manifest: Manifest) -> bool:
+    """Return whether items are encoded into a latent with a posterior. A latent that is the noise of a path has N(0, I) by construction."""
+    encoder = manifest.task("encode")
+    return manifest.space is not None and encoder is not None and "mean" in encoder.roles
+
+
 def check_can(manifest: Manifest) -> None:
-    """Raise UnsupportedTask for a model without a latent that items are encoded into."""
-    if manifest.space is None or "encode" not in manifest.tasks:
+    """Raise UnsupportedTask for a model without a latent that items are encoded into, or whose latent is the noise of a path."""
+    if not can_fit(manifest):
         lacks = "it has no latent" if manifest.space is None else "it has no encoder into its latent"
+        if manifest.space is not None and "encode" in manifest.tasks:
+            lacks = "its latent is the noise that it was trained with, which is normal"
         raise UnsupportedTask(f"{manifest.name}: no prior can be fitted: {lacks}; {abilities(manifest)}", field="model")
 
 

@@ -12,7 +12,16 @@ from torch import nn
 
 from manifold.runtime import operations
 from manifold.runtime.kinds import DataSpec
-from manifold.runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
+from manifold.runtime.manifest import (
+    Classification,
+    CodesSpec,
+    Conditions,
+    InputSpec,
+    LatentSpec,
+    PathSpec,
+    Scoring,
+    TensorSpec,
+)
 from manifold.runtime.operations import Run
 
 T = TypeVar("T")
@@ -27,6 +36,7 @@ class Task:
     outputs: Sequence[TensorSpec]
     to_onnx: Callable[[], Any] | None = None  # builds the onnx.ModelProto, for graphs with loops
     max_rows: int = 1024
+    traced: bool = False  # whether TorchScript traces the module in spite of `to_onnx`, because it has no loops
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run the module on inputs by role. Return its outputs by role."""
@@ -44,10 +54,12 @@ class Exports:
     tasks: dict[str, Task]
     latent: LatentSpec | None = None
     codes: CodesSpec | None = None
+    path: PathSpec | None = None
     scoring: Scoring | None = None
     classification: Classification | None = None
     conditions: Conditions | None = None
     classes: bool = False  # whether the tasks take a condition over the data set's classes
+    optional_class: bool = False  # whether weights of zero mean "no class"
     # the score task's output with the logits of one parallel pass, for samplers with loops
     sampler: str | None = None
     autoregressive: bool = (

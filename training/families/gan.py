@@ -71,6 +71,12 @@ class Config(Recipe):
             raise TrainingError(
                 f"targets: {list(self.targets)} must be two numbers in (0, 1], the smaller one first", field="targets"
             )
+        if self.ema_second:
+            raise TrainingError(
+                "ema_second: the better average is chosen by the loss on the selection split, which is the discriminator's here and says nothing "
+                "about generated items; remove the option",
+                field="ema_second",
+            )
         if self.loss == "hinge" and self.targets != (1.0, 1.0):
             raise TrainingError(
                 "targets: the hinge loss does not use them; remove them, or choose another loss", field="targets"

@@ -35,6 +35,11 @@ class Average:
                 self.shadow[name].copy_(value)
         torch._foreach_lerp_(floats, weights, 1 - decay)
 
+    def exchange(self, other: Average) -> None:
+        """Exchange weights and decay with another average of the same model."""
+        self.shadow, other.shadow = other.shadow, self.shadow
+        self.decay, other.decay = other.decay, self.decay
+
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Replace the model's weights by the average within the block."""

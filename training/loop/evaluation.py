@@ -57,6 +57,26 @@ def save_sheet(state: State, name: str) -> None:
 
 
 @torch.no_grad()
+def choose_average(state: State) -> dict[str, Any] | None:
+    """Keep the better of two moving averages as the model's: the one with the lower first loss on held-out items (`test_record`).
+
+    Return a record of both losses; None if there is only one average.
+    """
+    if state.second is None:
+        return None
+    found: dict[float, dict[str, Any]] = {}
+    for average in (state.average, state.second):
+        with average.applied():
+            round_weights(state.bare, state.config.stored)
+            found[average.decay] = test_record(state)
+    first = next(iter(found[state.average.decay]))
+    if found[state.second.decay][first] < found[state.average.decay][first]:
+        state.average.exchange(state.second)
+    losses = {f"{decay:g}": losses[first] for decay, losses in found.items()}
+    return {"step": state.position.step, "averages": losses, "chosen": state.average.decay}
+
+
+@torch.no_grad()
 def save_figures(state: State) -> None:
     """Write the family's figures into the run's folder. They are those of the averaged weights, rounded as in the artifact."""
     with state.average.applied():

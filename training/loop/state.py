@@ -59,6 +59,7 @@ class State:
         self.bare = self.family.build(self.config, data)
         self.losing = fabric.setup_module(Losing(self.bare))
         self.average = Average(self.bare, self.config.ema)
+        self.second = Average(self.bare, self.config.ema_second) if self.config.ema_second else None
         self.generator = torch.Generator(fabric.device).manual_seed(self.seed(fabric.global_rank))
         self.phases: list[Phase] = self.family.phases(self.bare, self.config)
         if fabric.world_size > 1 and any(phase.watch and phase.watch.rollbacks for phase in self.phases):
@@ -115,6 +116,9 @@ class State:
             "position": vars(self.position),
             "model": self.bare.state_dict(),
             "average": self.average.shadow,
+            **(
+                {"second": self.second.shadow, "decays": [self.average.decay, self.second.decay]} if self.second else {}
+            ),
             "optimizers": [o.optimizer.state_dict() for o in self.optimizers],
             **({"scaling": scaling} if (scaling := self._scaling()) else {}),
             "rng": rng,
@@ -130,6 +134,9 @@ class State:
         self.seconds = max(self.seconds, state.get("spent", {}).get("seconds", 0.0))
         self.bare.load_state_dict(state["model"])
         self.average.shadow = {name: value.to(self.fabric.device) for name, value in state["average"].items()}
+        if self.second is not None:
+            self.second.shadow = {name: value.to(self.fabric.device) for name, value in state["second"].items()}
+            self.average.decay, self.second.decay = state["decays"]
         if self.position.phase < len(self.phases):
             self._take_phase(state)
         if "scaling" in state and self._scaling():

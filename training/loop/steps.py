@@ -30,14 +30,14 @@ from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.errors import Diverged, TrainingError
 from manifold.training.loop import sheets
-from manifold.training.loop.evaluation import save_figures, save_sheet, test_record
+from manifold.training.loop.evaluation import choose_average, save_figures, save_sheet, test_record
 from manifold.training.loop.interrupts import Interrupted, finish_step
 from manifold.training.loop.progress import Progress
 from manifold.training.loop.state import State
 from manifold.training.loop.unread import Unread
 from manifold.training.loop.watching import Alarm
 from manifold.training.phases import Phase, Player
-from manifold.training.runs import ALARMS, LOG, TrainingRun, read_log
+from manifold.training.runs import ALARMS, LOG, METRICS, TrainingRun, read_log
 
 CHECKED = 20  # steps between two checks that losses are finite
 
@@ -117,7 +117,8 @@ class Loop(State):
             assert isinstance(means, Tensor)
             logged = dict(zip(logged, means.unbind(), strict=True))
         self.unread.add(self.position.step, logged)
-        self.average.update(self.position.step)
+        for average in filter(None, (self.average, self.second)):
+            average.update(self.position.step)
         self.position.step += 1
         self.position.in_phase += 1
         return logged
@@ -204,6 +205,9 @@ class Loop(State):
                         return
                 self._next_phase()
         if self.watched:
+            if not (self.run.folder / METRICS).exists() and (chosen := choose_average(self)) is not None:
+                self._log(chosen)
+                self.checkpoint()
             save_figures(self)
 
     def _epoch(self, phase: Phase, progress: Progress, stop: Callable[[], bool]) -> None:

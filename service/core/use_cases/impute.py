@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from manifold.runtime import codecs, operations
+from manifold.runtime import codecs, inputs, operations
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.aside import ROW, aside
@@ -18,6 +18,7 @@ from manifold.service.core.contract import (
     Fitted,
     OutputsResponse,
     SeededRequest,
+    SolverRequest,
 )
 from manifold.service.core.examples import ROW as EXAMPLE
 from manifold.service.core.examples import SMALL_DIGIT, UPPER_HALF, Example
@@ -26,7 +27,7 @@ from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
-class ImputeRequest(ConditionedItemsRequest, SeededRequest):
+class ImputeRequest(ConditionedItemsRequest, SolverRequest, SeededRequest):
     """Fill in missing values or pixels.
 
     Rows have missing values that are absent or null. Images have masks that mark the known pixels. With `Accept: image/png`, the response is
@@ -36,16 +37,17 @@ class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     masks: list[codecs.Base64] | None = Field(
         default=None, description="Masks as base64 PNG, white where the image is known: [n], or one for all images."
     )
-    candidates: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=8,
-        description="Images only: number of completions drawn for each image. One is chosen by how well it explains the known pixels.",
+    candidates: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None,
+        description="Images only, of a model that draws pixels in order: number of completions drawn for each image, by default 8. "
+        "One is chosen by how well it explains the known pixels.",
     )
     temperature: float | None = Field(
         default=None,
         ge=0.01,
         le=100,
         allow_inf_nan=False,
-        description="Images only: divides the logits, by default 1. An error if the model does not use it.",
+        description="Images only: divides the logits, or scales the noise, by default 1. An error if the model does not use it.",
     )
     encoding: Literal["png", "array"] = Field(
         default="png", description="Form of images in JSON: base64 PNG in `images`, or numbers in `data`."
@@ -80,7 +82,8 @@ async def handle(
         raise InvalidValue(
             f"masks: {entry.name} takes {spec.noun} without masks; mark missing values with null", field="masks"
         )
-    if chosen := next((name for name in ("candidates", "temperature") if name in request.model_fields_set), None):
+    of_images = ("candidates", "temperature", "steps", "guidance")
+    if chosen := next((name for name in of_images if getattr(request, name) is not None), None):
         raise operations.no_effect(manifest, chosen, f"takes {spec.noun}, whose missing values are computed")
     items = await handling.reader.items(manifest, request, uploads, missing=True)
     steps = operations.impute(
@@ -106,17 +109,20 @@ async def _completed(
     manifest = answer.manifest
     items, mask = await handling.reader.masked(manifest, request, uploads)
     data = items.data
-    each = request.candidates * operations.open_classes(manifest, condition)
+    candidates = operations.candidates_of(manifest, request.candidates)
+    each = candidates * operations.open_classes(manifest, condition)
     if len(data) * each > handling.settings.max_items:
         raise TooLarge(
             f"candidates: {len(data)} {manifest.spec.noun} by {each} are over the limit of {handling.settings.max_items} items in a request"
-            + (" (every class is tried; give `class` to try one)" if each > request.candidates else "")
+            + (" (every class is tried; give `class` to try one)" if each > candidates else "")
             + "; lower candidates, or send several requests",
             field="candidates",
         )
+    fields = {"steps": request.steps, "guidance": request.guidance}
+    numbers = inputs.with_fields(manifest, [manifest.tasks["impute"]], request.inputs, fields, len(data))
     steps = operations.complete(
         manifest, data, mask, seed=request.seed, first=request.first, condition=condition, candidates=request.candidates,
-        temperature=request.temperature, numbers=request.inputs,
+        temperature=request.temperature, numbers=numbers,
     )  # fmt: skip
     completed = await handling.drive(answer, steps, len(data) * each, deadline_ms)
     answer.items, answer.others = completed.data, completed.others

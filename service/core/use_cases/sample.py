@@ -18,7 +18,7 @@ from manifold.runtime.conditions import of_items, tagged
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.inputs import check_seed
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.manifest.conditions import Classes
+from manifold.runtime.manifest.conditions import NO_CLASS, Classes
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
@@ -29,6 +29,7 @@ from manifold.service.core.contract import (
     Nested,
     OutputsResponse,
     SeededRequest,
+    SolverRequest,
 )
 from manifold.service.core.examples import Example
 from manifold.service.core.handling import Handling, first_latent, latent_fields
@@ -37,10 +38,11 @@ from manifold.service.core.use_cases.base import UseCase
 from manifold.service.models.entries import Entry
 
 Array = NDArray[Any]
+LEAST_REST = 1e-4  # smallest weight of no class that is not a rounding error
 PART_SECONDS = 0.1  # time that one part of a stream should take
 
 
-class SampleRequest(InputsRequest, SeededRequest):
+class SampleRequest(SolverRequest, InputsRequest, SeededRequest):
     """Generate new items.
 
     Items are drawn from the model, or decoded from given latents or codes. With `Accept: image/png`, the response is one picture: a grid of
@@ -186,10 +188,13 @@ async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -
         raise InvalidValue(f"n: {n}, but {count} latents or codes are given; remove n", field="n")
     if request.return_latents and not manifest.latents and manifest.codes is None:
         raise operations.no_effect(manifest, "return_latents", "has neither latents nor codes")
+    task = manifest.tasks[operations.sampling_task(manifest, latents, codes)]
+    fields = {"steps": request.steps, "guidance": request.guidance}
+    numbers = inputs.with_fields(manifest, [task], request.inputs, fields, n)
     options = {
         "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
         "condition": await handling.reader.condition(manifest, uploads, request), "prior": request.prior,
-        "temperature": request.temperature, "numbers": request.inputs or {},
+        "temperature": request.temperature, "numbers": numbers,
     }  # fmt: skip
     return Order(entry, n, options, uploads.work)
 
@@ -208,9 +213,9 @@ async def _made(handling: Handling, order: Order, request: SampleRequest, deadli
     if samples.seed is not None:
         answer.fields |= {"seed": samples.seed, "first": options["first"]}
     if samples.condition is not None and manifest.classes is not None:
-        names, drawn = manifest.classes, samples.condition
+        names, drawn, optional = manifest.classes, samples.condition, bool(manifest.class_optional)
         answer.fields["classes"] = await aside(
-            lambda: [_class_of(weights, names) for weights in drawn], ROW / 8 * len(drawn)
+            lambda: [_class_of(weights, names, optional=optional) for weights in drawn], ROW / 8 * len(drawn)
         )
     elif samples.condition is not None:
         answer.fields["condition"] = samples.condition
@@ -242,10 +247,15 @@ def _as_stated(manifest: Manifest, name: str, value: Any) -> dict[str, Any]:
     )
 
 
-def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:
-    """Return the name of a class, or weights by name if there are several."""
+def _class_of(weights: Array, names: tuple[str, ...], *, optional: bool) -> str | dict[str, float]:
+    """Return the name of a class, or weights by name if there are several. If the class is `optional`, the rest of the weights is no class."""
     (held,) = weights.nonzero()
-    return names[held[0]] if len(held) == 1 else {names[i]: float(weights[i]) for i in held}
+    rest = 1 - float(weights.sum(dtype=np.float64)) if optional else 0.0
+    if not len(held):
+        return NO_CLASS
+    if len(held) == 1 and rest < LEAST_REST:
+        return str(names[held[0]])
+    return {names[i]: float(weights[i]) for i in held} | ({NO_CLASS: rest} if rest >= LEAST_REST else {})
 
 
 BY_ITEM = {
