@@ -104,12 +104,15 @@ def test_limits_and_choices_are_those_of_the_service() -> None:
         for name, stated in SCHEMAS[schema]["properties"].items():
             one = next((each for each in stated.get("anyOf", [stated]) if each.get("type") != "null"), stated)
             if "minimum" in one:
-                found[name] = (one["minimum"], one.get("maximum"))
+                # /interpolate has `steps` of at least 2 items, the others those of a sampler
+                least = min(one["minimum"], found.get(name, (one["minimum"],))[0])
+                found[name] = (least, one.get("maximum"))
             elif "exclusiveMinimum" in one:
                 found[name] = (one["exclusiveMinimum"], one.get("exclusiveMaximum", float("inf")))
             elif "enum" in one:
                 found[name] = tuple(one["enum"])
     assert found == {**exchanges.WHOLE, **exchanges.RANGES, **exchanges.OPEN, **exchanges.CHOICES}
+    assert SCHEMAS[REQUESTS["interpolate"]]["properties"]["steps"]["minimum"] == exchanges.LEAST_PATH
     hints = get_type_hints(Client.interpolate, vars(exchanges) | vars(__import__("manifold_client.types").types))
     for name in ("fit", "encoding", "method"):
         (literal,) = [each for each in get_args(hints[name]) if get_args(each)]
