@@ -104,8 +104,8 @@ def draw(
 
 
 def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Numbers) -> None:
-    """Raise InvalidValue for a number whose name is not an input of the tasks."""
-    if not numbers:
+    """Raise InvalidValue for a number whose name is not an input of the tasks, or if the numbers are not given by name."""
+    if not _mapping(numbers):
         return
     valid = list(dict.fromkeys(tensor.role for task in tasks for tensor in task.inputs if tensor.source in NUMBERS))
     for name in numbers:

@@ -72,7 +72,8 @@ def test_steps_and_guidance_are_fields_and_numbers(service: Served, model: Model
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [
-        ({"steps": 3}, "steps", "steps: 3 is not offered; give one of 2, 4"), ({"steps": 0}, "steps", "steps"),
+        ({"steps": 3}, "steps", "steps: 3 is not offered; give one of 2, 4"),
+        ({"steps": 0}, "steps", "steps: 0 is not offered; give one of 2, 4"),
         ({"guidance": 21}, "guidance", "guidance: 21 is out of range; give a number from 0 to 20"),
         ({"n": 2, "guidance": [1, 2, 3]}, "guidance", "guidance"), ({"steps": 2, "inputs": {"steps": 2}}, "steps", "given twice"),
         ({"inputs": {"steps": 3}}, "inputs.steps", "inputs.steps: 3 is not offered"), ({"class": "nine"}, "class", "there is no class"),

@@ -15,7 +15,7 @@ from manifold.evaluation.extractors import silent
 from manifold.evaluation.report import Report
 from manifold.runtime import engine
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import infer
 from manifold.training import judging
@@ -93,6 +93,8 @@ def test_an_ancestral_model_of_odd_colour_images(tmp_path: Path, digits: Data) -
     assert model.manifest.tasks.keys() == {"sample", "score", "denoise"}
     with pytest.raises(InvalidValue, match="steps: 3 is not offered"):
         model.sample(1, steps=3)
+    with pytest.raises(UnsupportedTask, match="cannot encode: its sampler draws new noise at each step"):
+        model.encode(made)
 
 
 def test_a_model_of_one_class_with_one_number_of_steps(tmp_path: Path, digits: Data) -> None:
@@ -180,5 +182,11 @@ def test_no_class_has_no_index(plain: tuple[Model, Any]) -> None:
 
 
 def test_numbers_that_are_not_by_name_are_refused(plain: tuple[Model, Any]) -> None:
+    model, _ = plain
+    numbers: Any = 5
+    data = np.zeros((1, 1, 8, 8), np.float32)
+    for call in (model.encode, model.reconstruct, model.anomaly_score):
+        with pytest.raises(InvalidValue, match="numbers: 5 is not a mapping; give the numbers by name"):
+            call(data, numbers=numbers)
     with pytest.raises(InvalidValue, match="numbers: 5 is not a mapping"):
-        plain[0].sample(1, numbers=5)  # type: ignore[arg-type]
+        model.sample(1, numbers=numbers)

@@ -217,6 +217,9 @@ def why_not_encode(manifest: Manifest) -> str:
         return ""
     if manifest.latent is None:
         return ": it has no latent space"
+    sampler = manifest.tasks.get("sample")
+    if manifest.path is not None and sampler is not None and sampler.input("normal"):
+        return ": its sampler draws new noise at each step, so no path leads back from an item to its noise"
     return ": it makes items from latents and was not trained to encode items"
 
 
