@@ -178,7 +178,10 @@ def draw(found: Mapping[str, list[tuple[float, float, float]]], out: Path) -> No
         other = axis.twinx()
         other.plot(x, 100 * right, "s--", color="tab:green", label="requested class, %")
         other.set_ylabel("requested class, %")
+        axis.set_ylim(0, 1.15 * distance.max())
+        other.set_ylim(0, 105)
         axis.grid(alpha=0.3)
+    figure.legend(handles=[*axis.lines, *other.lines], loc="outside upper center", ncols=2)
     figure.savefig(out, dpi=110)
 
 
