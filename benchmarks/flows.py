@@ -1,12 +1,14 @@
-"""The sampler of a flow as one ONNX graph, compared with its network alone, with torch, and with one run for each step; steps and guidance.
+"""The sampler of a flow as one ONNX graph, compared with its network alone, with torch, and with one run for each step; steps, guidance, encoding.
 
     python benchmarks/flows.py speed MODEL [--rounds 7] [--batches 1 8 64]
     python benchmarks/flows.py quality MODEL [--n 2000] [-o flow-steps.png]
+    python benchmarks/flows.py encoding MODEL [--n 200]
 
 `speed`: one thread, interleaved, medians of CPU time by image, with guidance and the default number of steps. `network` is the sum of the
 same evaluations of the network alone in ONNX Runtime, `torch` the same loop in eager PyTorch, and `by step` a loop in Python around runs of
 the network, which a service could interrupt after each step. `quality`: distance, requested class and CPU time for numbers of steps and
 strengths of guidance, with the classifier of the data set, on the selection split: the defaults of a model are chosen by these figures.
+`encoding`: errors of images of the selection split that are encoded and decoded with the same number of steps.
 """
 
 from __future__ import annotations
@@ -159,6 +161,17 @@ def quality(model: Model, n: int, out: Path | None) -> None:
         draw(found, out)
 
 
+def encoding(model: Model, n: int) -> None:
+    """Print errors, of values from 0 to 1, of images that are encoded and decoded, for each number of steps."""
+    items = judging.real_data(model.manifest.data_name or "").on("selection").test.at(np.arange(n)) / np.float32(255)
+    (steps,) = (each for each in model.manifest.tasks["encode"].inputs if each.role == "steps")
+    print("| steps | root mean square | 99th percentile | maximum |\n|---|---|---|---|")
+    for value in steps.choices or ():
+        back = model.reconstruct(items, numbers={"steps": value}).data
+        errors = np.abs(back - items)
+        print(f"| {value:g} | {np.sqrt((errors**2).mean()):.4f} | {np.quantile(errors, 0.99):.4f} | {errors.max():.4f} |", flush=True)  # fmt: skip
+
+
 def draw(found: Mapping[str, list[tuple[float, float, float]]], out: Path) -> None:
     """Draw both curves."""
     import matplotlib
@@ -186,9 +199,9 @@ def draw(found: Mapping[str, list[tuple[float, float, float]]], out: Path) -> No
 
 
 def main() -> None:
-    """Run one of the two measurements."""
+    """Run one of the measurements."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("speed", "quality"))
+    parser.add_argument("what", choices=("speed", "quality", "encoding"))
     parser.add_argument("model")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--rounds", type=int, default=7)
@@ -199,8 +212,10 @@ def main() -> None:
     model = engine.load(options.models / options.model, device="cpu", threads=1)
     if options.what == "speed":
         speed(model, options.rounds, options.batches)
-    else:
+    elif options.what == "quality":
         quality(model, options.n, options.out)
+    else:
+        encoding(model, options.n)
 
 
 if __name__ == "__main__":
