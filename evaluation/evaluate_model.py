@@ -61,7 +61,7 @@ def evaluate(
         held_out.likelihood(report, model, data, stage)
         held_out.chain_bound(report, model, data, seed, stage)
         codecs.beside_bits(report, ImageSpec.of(manifest.spec, manifest.name), data.test, stage)
-        held_out.reconstruction(report, model, data, pictures, stage)
+        held_out.reconstruction(report, model, data, pictures, seed, stage)
         held_out.codes(report, model, data, stage)
         held_out.continuity(report, model, extractor, data, seed, stage)
         copies(report, features, data, pictures)

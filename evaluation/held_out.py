@@ -24,10 +24,8 @@ from manifold.runtime.operations import PATHS, supports
 Array = NDArray[Any]
 
 ENCODED = 5000  # largest number of test images whose latents define the unit of latent distance
-CHAINED, DRAWS = (
-    1000,
-    20,
-)  # largest number of images for the bound of a diffusion model, and of the steps that are drawn for each
+CHAINED = 1000  # largest number of test images of a diffusion model for its bound and its reconstructions, which take many runs of its network
+DRAWS = 20  # number of steps that are drawn for each image for the bound
 PAIRS = 16  # number of images that are shown with their reconstructions
 BOUNDS = {"exact": "exact", "elbo": "lower bound on log p(x)", "iwae": "importance-weighted lower bound on log p(x)"}
 BITS = {"exact": "exact", "elbo": "upper bound: from the ELBO", "iwae": "upper bound: importance-weighted"}
@@ -121,9 +119,9 @@ def _likelihood_protocol(model: Model, stated: Likelihood, data: RealData) -> di
     return protocol
 
 
-def reconstruction(report: Report, model: Model, data: RealData, pictures: Pictures, stage: Stage) -> None:
-    """Add the mean squared error and the PSNR of the test images after encode and decode."""
-    test = data.test
+def reconstruction(report: Report, model: Model, data: RealData, pictures: Pictures, seed: int, stage: Stage) -> None:
+    """Add the mean squared error and the PSNR of the test images, of a diffusion model at most CHAINED, after encode and decode."""
+    test = data.test if model.manifest.path is None else data.test.picked(CHAINED, seed)
     if not supports(model.manifest, "reconstruct"):
         return
     given = conditions(model, test, ("encode", "decode", "decode_codes"))

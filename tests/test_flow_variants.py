@@ -12,7 +12,7 @@ import torch
 
 from manifold.evaluation import diffusion, evaluate_model, held_out
 from manifold.evaluation.extractors import silent
-from manifold.evaluation.report import Report
+from manifold.evaluation.report import Pictures, Report
 from manifold.runtime import engine
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
@@ -126,6 +126,9 @@ def test_the_evaluator_reports_the_bound_with_its_error(
         report.metrics["elbo_levels_se"] == pytest.approx(10 / np.sqrt(99), rel=1e-3)
         and report.details["elbo_levels"]["classes"] == "no class"
     )
+    monkeypatch.setattr(held_out, "CHAINED", 20)
+    held_out.reconstruction(report, model, data, Pictures(), 0, silent)
+    assert report.details["reconstruction_mse"]["n"] == 20
 
 
 def test_numbers_are_checked_before_an_evaluation(plain: tuple[Model, Any], shipped: Any) -> None:

@@ -154,7 +154,7 @@ def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) 
     pixels, factors = generator.integers(0, 256, (6, 1, 4, 4), np.uint8), generator.random((6, 3), np.float32)
     test = ImageArray(pixels, np.full(6, -1), "shapes", factors, ("y", "size", "x"))
     found = Report("placed", 1, {}, {})
-    held_out.reconstruction(found, conditioned, RealData("shapes", test, test, test), Pictures(), extractors.silent)
+    held_out.reconstruction(found, conditioned, RealData("shapes", test, test, test), Pictures(), 0, extractors.silent)
     own, others = (
         conditioned.reconstruct(pixels / np.float32(255), classes=values).errors.mean()
         for values in (factors[:, [2, 0]], factors[::-1, [2, 0]])
@@ -242,6 +242,7 @@ def test_data_without_the_values_of_the_condition_is_refused(
             conditioned,
             RealData("shapes", test, test, test),
             Pictures(),
+            0,
             extractors.silent,
         )
     assert caught.value.field == "data"
