@@ -41,10 +41,9 @@ collect_ignore = ["public_client"]  # `make test` runs these tests in their own 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
-    "cifar10-cgan", "cifar10-dcgan", "cifar10-pixelcnn", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan", "fashion-vae",
-    "fashion-vqvae",
-    "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d",
-    "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
+    "cifar10-cgan", "cifar10-dcgan", "cifar10-pixelcnn", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan",
+    "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-flow",
+    "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # a row of transactions-vae, in the order of its columns
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,

@@ -46,7 +46,7 @@ def test_every_shipped_model_has_a_section_with_a_sheet_that_is_there() -> None:
     for name in latest(SHIPPED):
         assert f"### {name}\n" in page
         assert f"| [`{name}`](#{name}) |" in page
-    assert len(FEATURED) == 6
+    assert len(FEATURED) == 7
     for name in FEATURED:
         assert f"| `{name}` |" in (ROOT / "README.md").read_text()
     for link in [line for line in page.splitlines() if line.startswith("![")]:
@@ -68,6 +68,14 @@ def test_figures_come_from_the_metrics_with_their_protocol() -> None:
     assert of(("elbo_dynamic", -93.5, {"observed": "dynamic"}), ("iwae_500_dynamic", -89.6, {})) == [
         "ELBO -93.5 nats ↑, IWAE-500 -89.6 nats ↑ (dynamic)"
     ]
+    dequantised = ("nll_density", -2750.0, {"bound": "of the differential equation", "observed": "a density"})
+    assert of(dequantised) == ["NLL -2750.0 nats ↓ (a density)"]  # an estimate, not exact
+    recorded: dict[str, object] = {"by": "evaluation", "common": {"n": 5}}
+    bound = (
+        ("elbo_levels", -1477.4, {**recorded, "detail": {"observed": "levels"}}),
+        ("elbo_levels_se", 4.8, recorded),
+    )
+    assert of(dequantised, *bound) == ["ELBO -1477.4 ± 4.8 nats ↑ (levels)"]
     by_prior: tuple[tuple[str, float, dict[str, object]], ...] = (
         ("fd_classifier", 8.6, {"prior": "normal"}),
         ("fd_classifier", 2.3, {"prior": "mixture"}),
