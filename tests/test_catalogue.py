@@ -68,10 +68,14 @@ def test_figures_come_from_the_metrics_with_their_protocol() -> None:
     assert of(("elbo_dynamic", -93.5, {"observed": "dynamic"}), ("iwae_500_dynamic", -89.6, {})) == [
         "ELBO -93.5 nats ↑, IWAE-500 -89.6 nats ↑ (dynamic)"
     ]
-    dequantised = ("nll_density", -2750.0, {"bound": "of the differential equation", "observed": "a density"})
+    dequantised: tuple[str, float, dict[str, object]] = (
+        "nll_density",
+        -2750.0,
+        {"bound": "of the differential equation", "observed": "a density"},
+    )
     assert of(dequantised) == ["NLL -2750.0 nats ↓ (a density)"]  # an estimate, not exact
     recorded: dict[str, object] = {"by": "evaluation", "common": {"n": 5}}
-    bound = (
+    bound: tuple[tuple[str, float, dict[str, object]], ...] = (
         ("elbo_levels", -1477.4, {**recorded, "detail": {"observed": "levels"}}),
         ("elbo_levels_se", 4.8, recorded),
     )
