@@ -99,8 +99,8 @@ def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
     """Return the preset of a family with the changes of --set, whose names were checked. Raises TrainingError for invalid values."""
     from manifold.training import recipes
 
-    changes = recipes.parse_overrides(family.Config, settings or [])
-    return family.Config.model_validate({**family.PRESETS[preset], **changes})
+    chosen = family.PRESETS[preset]
+    return family.Config.model_validate({**chosen, **recipes.parse_overrides(family.Config, settings or [], chosen)})
 
 
 def resume(

@@ -37,10 +37,11 @@ DIRECTIONS = {
 
 
 def title(report: Values) -> str:
-    """Return the model's name, version and prior."""
+    """Return the model's name, version and prior, and the numbers that it had as inputs."""
     version = f" {report['version']}" if "version" in report else ""
     prior = f", prior {report['prior']}" if "prior" in report else ""
-    return f"{report['model']}{version}{prior}"
+    numbers = "".join(f", {name} {value:g}" for name, value in report.get("protocol", {}).get("numbers", {}).items())
+    return f"{report['model']}{version}{prior}{numbers}"
 
 
 def unit_of(name: str) -> str:

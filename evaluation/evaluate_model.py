@@ -22,7 +22,7 @@ from manifold.runtime import inputs
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask, cut, near
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import Manifest
+from manifold.runtime.manifest import NUMBERS, Manifest
 from manifold.runtime.operations import sampling_task, supports
 from manifold.runtime.operations.capabilities import abilities
 
@@ -55,15 +55,17 @@ def evaluate(
         report, model=manifest.name, version=manifest.version, checksum=model.checksum,
         prior=prior or (manifest.space.prior if manifest.space else None),
     )  # fmt: skip
-    if numbers:
-        report.protocol["numbers"] = dict(numbers)
+    task = manifest.tasks[sampling_task(manifest, None, None)]
+    used = {each.role: (numbers or {}).get(each.role, each.default) for each in task.inputs if each.source in NUMBERS}
+    if known := {name: value for name, value in used.items() if value is not None}:
+        report.protocol["numbers"] = known
     if data is not None:
         held_out.likelihood(report, model, data, stage)
         held_out.chain_bound(report, model, data, seed, stage)
         codecs.beside_bits(report, ImageSpec.of(manifest.spec, manifest.name), data.test, stage)
-        held_out.reconstruction(report, model, data, pictures, seed, stage)
+        held_out.reconstruction(report, model, data, pictures, seed, stage, numbers)
         held_out.codes(report, model, data, stage)
-        held_out.continuity(report, model, extractor, data, seed, stage)
+        held_out.continuity(report, model, extractor, data, seed, stage, numbers)
         copies(report, features, data, pictures)
         report.anchors |= anchors(data, reference, extractor, n, seed, stage)
     elif reference.anchors:

@@ -6,6 +6,7 @@ Each function adds its figures to a model's report. It adds nothing if the model
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -119,14 +120,19 @@ def _likelihood_protocol(model: Model, stated: Likelihood, data: RealData) -> di
     return protocol
 
 
-def reconstruction(report: Report, model: Model, data: RealData, pictures: Pictures, seed: int, stage: Stage) -> None:
-    """Add the mean squared error and the PSNR of the test images, of a diffusion model at most CHAINED, after encode and decode."""
+def reconstruction(
+    report: Report, model: Model, data: RealData, pictures: Pictures, seed: int, stage: Stage, numbers: Mapping[str, float] | None = None
+) -> None:  # fmt: skip
+    """Add the mean squared error and the PSNR of the test images, of a diffusion model at most CHAINED, after encode and decode.
+
+    `numbers` are inputs of the model by name. Those that `encode` takes, such as steps, are used.
+    """
     test = data.test if model.manifest.path is None else data.test.picked(CHAINED, seed)
     if not supports(model.manifest, "reconstruct"):
         return
-    given = conditions(model, test, ("encode", "decode", "decode_codes"))
+    given, numbers = conditions(model, test, ("encode", "decode", "decode_codes")), _of_encoder(model, numbers)
     batches = map_batches(
-        lambda start, stop: model.reconstruct(inputs(model, test, start, stop), **given(start, stop)).errors,
+        lambda start, stop: model.reconstruct(inputs(model, test, start, stop), **given(start, stop), numbers=numbers).errors,
         test.n, BATCH, stage("reconstructions"),
     )  # fmt: skip
     errors = np.concatenate(batches)
@@ -135,8 +141,14 @@ def reconstruction(report: Report, model: Model, data: RealData, pictures: Pictu
     report.details["reconstruction_mse"] = {**part, "unit": "squared, of values in [0, 1]", "latent": "posterior mean"}
     report.details["psnr_mean"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     n = min(PAIRS, test.n)
-    back = model.reconstruct(inputs(model, test, 0, n), **given(0, n)).data
+    back = model.reconstruct(inputs(model, test, 0, n), **given(0, n), numbers=numbers).data
     pictures.originals, pictures.reconstructions = test.at(np.arange(n)), pixels_of(model, back)
+
+
+def _of_encoder(model: Model, numbers: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the numbers that the task `encode` takes."""
+    taken = model.manifest.tasks["encode"].inputs if "encode" in model.manifest.tasks else ()
+    return {each.role: numbers[each.role] for each in taken if numbers and each.role in numbers}
 
 
 def codes(report: Report, model: Model, data: RealData, stage: Stage) -> None:
@@ -160,16 +172,23 @@ def codes(report: Report, model: Model, data: RealData, stage: Stage) -> None:
     }
 
 
-def continuity(report: Report, model: Model, extractor: Extractor, data: RealData, seed: int, stage: Stage) -> None:
-    """Add how evenly images change along paths between the latents of test images, in units of the aggregate posterior."""
+def continuity(
+    report: Report, model: Model, extractor: Extractor, data: RealData, seed: int, stage: Stage, numbers: Mapping[str, float] | None = None
+) -> None:  # fmt: skip
+    """Add how evenly images change along paths between the latents of test images, in units of the aggregate posterior.
+
+    `numbers` are inputs of the model by name, such as steps.
+    """
     test = data.test
     manifest = model.manifest
     if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
         return
     images = test.picked(ENCODED, seed)
     given = conditions(model, images, ("encode", "decode"))
+    of_encoder = _of_encoder(model, numbers)
     encoded = map_batches(
-        lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop)), images.n, BATCH, stage("continuity")
+        lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop), numbers=of_encoder),
+        images.n, BATCH, stage("continuity"),
     )  # fmt: skip
     placed = np.concatenate([part.placed for part in encoded])
     shape, means = placed.shape[1:], placed.reshape(len(placed), -1)
@@ -186,7 +205,7 @@ def continuity(report: Report, model: Model, extractor: Extractor, data: RealDat
     def features(start: int, stop: int) -> Array:
         classes = [given(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
         arguments = {} if classes[0] is None else {"classes": joined(classes)}
-        samples = model.sample(stop - start, latents=flat[start:stop].reshape(-1, *shape), **arguments)
+        samples = model.sample(stop - start, latents=flat[start:stop].reshape(-1, *shape), numbers=numbers, **arguments)
         return extractor(pixels_of(model, samples.data))[0]
 
     path_features = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)

@@ -129,6 +129,9 @@ def test_the_evaluator_reports_the_bound_with_its_error(
     monkeypatch.setattr(held_out, "CHAINED", 20)
     held_out.reconstruction(report, model, data, Pictures(), 0, silent)
     assert report.details["reconstruction_mse"]["n"] == 20
+    few, many = report.metrics["reconstruction_mse"], Report("plain", 1, {}, {})
+    held_out.reconstruction(many, model, data, Pictures(), 0, silent, {"steps": 2, "guidance": 3.0})
+    assert many.metrics["reconstruction_mse"] != few  # the default is 4 steps
 
 
 def test_numbers_are_checked_before_an_evaluation(plain: tuple[Model, Any], shipped: Any) -> None:

@@ -85,9 +85,9 @@ class Recipe(BaseModel):
         return type(self)(**{**dict(self), **changes})
 
 
-def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
-    """Parse `key=value` pairs from the command line. Values are read as JSON if possible. Raises TrainingError for invalid pairs."""
-    values = {}
+def parse_overrides(cls: type[Recipe], settings: list[str], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse `key=value` pairs from the command line, which change a preset. Values are read as JSON if possible. Raises TrainingError for invalid ones."""
+    values: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
@@ -98,7 +98,7 @@ def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
             values[key] = json.loads(text.lower() if text in ("True", "False") else text)
         except json.JSONDecodeError:
             values[key] = text
-    cls(**values)  # checks keys and types
+    cls(**{**preset, **values})  # checks keys and types
     return values
 
 

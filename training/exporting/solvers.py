@@ -121,11 +121,15 @@ def _inputs(plan: Plan) -> list[onnx.ValueInfoProto]:
 def _conditions(g: Graph, plan: Plan) -> None:
     """Add the number of copies of each item in a run of the network, 1 or with guidance 2, and the network's conditions."""
     if plan.guided:
-        g.node("Equal", ["guidance", "unit"], "is_plain")
+        g.constant("by_class", [1])
+        g.node("ReduceSum", ["condition", "by_class"], "weight", keepdims=0)
+        g.node("Greater", ["weight", "nought"], "has_class")  # without a class both predictions are the same
+        g.node("Where", ["has_class", "guidance", "unit"], "strength")
+        g.node("Equal", ["strength", "unit"], "is_plain")
         g.node("Cast", ["is_plain"], "is_plain_number", to=INT)
         g.node("ReduceMin", ["is_plain_number"], "all_plain", keepdims=1)
         g.node("Sub", ["two", "all_plain"], "copies")
-        g.node("Sub", ["guidance", "unit"], "excess_flat")
+        g.node("Sub", ["strength", "unit"], "excess_flat")
         g.node("Reshape", ["excess_flat", "per_item"], "excess")
         g.constant("classes_shape", [-1, plan.classes])
         g.node("Unsqueeze", ["condition", "zero_at"], "condition_once")

@@ -92,13 +92,18 @@ class Config(Recipe):
                 f"sampler: {self.sampler} is for the objective ddpm; for flow use euler, midpoint or heun (ddim would be the same as euler)",
                 field="sampler",
             )
+        if self.objective == "flow" and self.noise_schedule != "cosine":
+            raise TrainingError(
+                "noise_schedule: it is for the objective ddpm, as flow has one path; remove it, or add objective=ddpm",
+                field="noise_schedule",
+            )
+        if len(set(self.steps)) < len(self.steps):
+            raise TrainingError(f"steps: {list(self.steps)} contains a number twice; remove it", field="steps")
         if self.default_steps not in self.steps:
             raise TrainingError(
                 f"default_steps: {self.default_steps} is not among the steps {list(self.steps)}; add it, or choose one of them",
                 field="default_steps",
             )
-        if len(set(self.steps)) < len(self.steps):
-            raise TrainingError(f"steps: {list(self.steps)} contains a number twice; remove it", field="steps")
         return self
 
 

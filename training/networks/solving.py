@@ -59,6 +59,8 @@ class Loop(nn.Module):
         """
         point = base = given
         before = torch.zeros_like(point)
+        if guidance is not None:  # without a class both predictions are the same
+            guidance = torch.where(condition.sum(1) > 0, guidance, torch.ones_like(guidance))
         for turn, row in enumerate(self.rows_of(steps).unbind(0)):
             time, keep, now, then, noise, moves, data, chance, signal, span = row.unbind(0)
             d = self.predict(point, time, condition, guidance)
