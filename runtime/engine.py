@@ -24,7 +24,7 @@ from manifold.runtime.items import AnyImage, AnyItems, as_array, is_item, read_i
 from manifold.runtime.kinds import Reading
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import End, Latents, Steps
-from manifold.runtime.operations.complete import check_completes
+from manifold.runtime.operations.complete import check_completes, completes
 from manifold.runtime.runner import Runner, example_inputs
 from manifold.runtime.scores import measured
 from manifold.runtime.scores.decisions import Costs, Rule, are_unknown, judge
@@ -242,6 +242,10 @@ class Model:
             of_images = {"candidates": candidates, "temperature": temperature, "steps": steps, "guidance": guidance}
             if name := next((name for name, value in of_images.items() if value is not None), None):
                 raise InvalidValue(f"{name}: it has no effect without masks; remove it", field=name)
+            if completes(self.manifest):
+                raise InvalidValue(
+                    "masks: they are missing; give a mask for the images, 1 where they are known", field="masks"
+                )
             data = self._data(items, Reading(missing=True))
             return self._drive(
                 operations.impute(self.manifest, data, seed=seed, first=first, condition=chosen, numbers=numbers)

@@ -97,6 +97,8 @@ def test_the_catalogue_lists_the_choices(service: Served) -> None:
     (listed,) = service.client.get("/models").json()["models"]
     steps = next(each for each in listed["inputs"] if each["name"] == "steps" and each["task"] == "sample")
     assert (steps["choices"], steps["default"], steps["kind"]) == ([2, 4], 4, "integer")
+    assert isinstance(steps["default"], int)
+    assert isinstance(steps["choices"][0], int)
     assert listed["conditioned"]["condition"]["optional"] is True
     assert {"sample", "encode", "reconstruct", "interpolate", "anomaly-score", "impute"} <= set(listed["endpoints"])
 

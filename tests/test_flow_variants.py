@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from manifold.cli.training import configuration
 from manifold.evaluation import diffusion, evaluate_model, held_out
 from manifold.evaluation.extractors import silent
 from manifold.evaluation.report import Pictures, Report
@@ -178,6 +179,30 @@ def test_class_weights_above_one_are_refused_as_tensors_too(plain: tuple[Model, 
     weights[0, :2] = 2
     with pytest.raises(InvalidValue, match=r"condition: an item has .* weights with a sum above 1"):
         infer.fill(model.manifest, "sample", {"condition": weights}, infer.Choices(seed=1), 1)
+
+
+def test_nothing_is_drawn_from_a_posterior_without_a_variance(plain: tuple[Model, Any]) -> None:
+    model, _ = plain
+    encoded = model.encode(np.zeros((1, 1, 8, 8), np.float32), seed=1)
+    assert encoded.seed is None
+    assert encoded.latents is None
+
+
+def test_images_without_masks_are_refused(plain: tuple[Model, Any]) -> None:
+    model, _ = plain
+    with pytest.raises(InvalidValue, match="masks: they are missing; give a mask"):
+        model.impute(np.zeros((1, 1, 8, 8), np.float32), seed=1)
+
+
+def test_settings_are_checked_beside_their_preset() -> None:
+    found = configuration(flow, "smoke", ["steps=[4]"])
+    assert (found.steps, found.default_steps) == ((4,), 4)
+    assert configuration(flow, "smoke", ["default_steps=2"]).default_steps == 2
+    for setting, message in (
+        ("default_steps=8", r"not among the steps \[2, 4\]"), ("steps=[4,4]", "contains a number twice"), ("noise_schedule=linear", "objective=ddpm"),
+    ):  # fmt: skip
+        with pytest.raises(TrainingError, match=message):
+            configuration(flow, "smoke", [setting])
 
 
 def test_no_class_has_no_index(plain: tuple[Model, Any]) -> None:

@@ -117,6 +117,7 @@ def encode(
         known = {**plain, **means}
         means = {role: known[role] for role in manifest.latents or known if role in known}
     log_variances = _parts(manifest, outputs, "log_variance")
+    seed = seed if log_variances else None  # without a variance nothing is drawn
     draws = {} if seed is None else _drawn(means, log_variances, seed, first)
     mean, log_variance, drawn = (as_stated(manifest, each) if each else None for each in (means, log_variances, draws))
     return Encoded(mean, log_variance, drawn, outputs.get("codes"), seed)

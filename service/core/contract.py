@@ -213,12 +213,14 @@ class NumberInput(BaseModel):
     name: str = Field(description="Name of the input.")
     task: str = Field(description="Task that reads the input.")
     kind: Literal["number", "integer"] = Field(description="Whether the input takes any number, or integers only.")
-    default: float | None = Field(
+    default: int | float | None = Field(
         default=None, description="Default value. null: every request that runs the task must state a value."
     )
-    minimum: float | None = Field(default=None, description="Smallest valid value. null: no limit.")
-    maximum: float | None = Field(default=None, description="Largest valid value. null: no limit.")
-    choices: list[float] | None = Field(default=None, description="Valid values, if only some are. Otherwise absent.")
+    minimum: int | float | None = Field(default=None, description="Smallest valid value. null: no limit.")
+    maximum: int | float | None = Field(default=None, description="Largest valid value. null: no limit.")
+    choices: list[int | float] | None = Field(
+        default=None, description="Valid values, if only some are. Otherwise absent."
+    )
 
 
 class ModelSummary(BaseModel):
