@@ -99,8 +99,7 @@ def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
     """Return the preset of a family with the changes of --set, whose names were checked. Raises TrainingError for invalid values."""
     from manifold.training import recipes
 
-    chosen = family.PRESETS[preset]
-    return family.Config.model_validate({**chosen, **recipes.parse_overrides(family.Config, settings or [], chosen)})
+    return recipes.changed_preset(family.Config, family.PRESETS[preset], settings or [])
 
 
 def resume(

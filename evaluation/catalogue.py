@@ -202,15 +202,14 @@ def _likelihood(manifest: Manifest) -> str:
         for metric in manifest.metrics
         if naming.is_likelihood(metric.name) and metric.name.endswith((*naming.FORMS, *naming.GIVEN))
     ]
-    bits = _first(manifest, "bits_per_dim")
-    if any(
-        "_levels" in metric.name for metric in found
-    ):  # the density of a flow is that of dequantised levels, a looser figure
+    # the density of a flow is that of dequantised levels, which is a looser figure than that of the levels
+    if any("_levels" in metric.name for metric in found):
         found = [metric for metric in found if "_density" not in metric.name]
     # those of the training first, as they have the same form of x, and of these the ones of p(x)
     found.sort(key=lambda metric: (metric.protocol.get("by") == RECORDED, metric.name.endswith(naming.GIVEN)))
     by_bound = {bound: next((each for each in found if each.name.startswith(bound)), None) for bound in bounds}
     parts = [_nats(manifest, metric) for metric in by_bound.values() if metric is not None]
+    bits = _first(manifest, "bits_per_dim")
     if bits is not None and any(metric.name.endswith(("levels", "density", "static")) for metric in found):
         parts.append(f"{bits.value:.2f} bits/dim ↓{_beside(manifest, bits)}")
     observed = next((each for metric in found if (each := _observed(metric))), None)
@@ -219,14 +218,8 @@ def _likelihood(manifest: Manifest) -> str:
 
 def _observed(metric: Metric) -> str | None:
     """Return what a likelihood is the likelihood of, such as pixels at 256 levels."""
-    stated = _stated_in(metric)
+    stated = naming.statement(metric.protocol)
     return next((stated[key] for key in ("binarisation", "observed") if key in stated), None)
-
-
-def _stated_in(metric: Metric) -> dict[str, Any]:
-    """Return the protocol of a figure; that of an evaluation is below `detail`."""
-    detail = metric.protocol.get("detail")
-    return detail if isinstance(detail, dict) else metric.protocol
 
 
 def _error(manifest: Manifest, metric: Metric) -> float | None:
@@ -245,8 +238,8 @@ def _nats(manifest: Manifest, metric: Metric) -> str:
     error = f" ± {se:.2g}" if se is not None else ""
     name, _, given = metric.name.partition("_given_")
     bound = "NLL" if name.startswith("nll") else name.rpartition("_")[0].upper().replace("_", "-")
-    exact = " (exact)" if _stated_in(metric).get("bound", "exact") == "exact" else ""
-    direction = f"{exact} ↓".strip() if bound == "NLL" else "↑"
+    exact = "(exact) " if naming.statement(metric.protocol).get("bound", "exact") == "exact" else ""
+    direction = f"{exact}↓" if bound == "NLL" else "↑"
     return f"{bound} {metric.value:.1f}{error} nats {f'given the {given} ' if given else ''}{direction}"
 
 

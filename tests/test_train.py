@@ -285,14 +285,13 @@ def test_average_follows_the_weights(digits: Data) -> None:
 )
 def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        recipes.parse_overrides(families.get("vae").Config, settings, {})
+        recipes.changed_preset(families.get("vae").Config, {}, settings)
 
 
 def test_options_are_read_as_they_are_meant() -> None:
-    parsed = recipes.parse_overrides(
-        families.get("vae").Config, ["hidden=[3,4]", "lr=1", "variational=False", "likelihood=laplace"], {}
+    config = recipes.changed_preset(
+        families.get("vae").Config, {}, ["hidden=[3,4]", "lr=1", "variational=False", "likelihood=laplace"]
     )
-    config = families.get("vae").Config(**parsed)
     assert (config.hidden, config.lr, config.variational, config.likelihood) == ((3, 4), 1.0, False, "laplace")  # type: ignore[attr-defined]
 
 

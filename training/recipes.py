@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -85,9 +85,12 @@ class Recipe(BaseModel):
         return type(self)(**{**dict(self), **changes})
 
 
-def parse_overrides(cls: type[Recipe], settings: list[str], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse `key=value` pairs from the command line, which change a preset. Values are read as JSON if possible. Raises TrainingError for invalid ones."""
-    values: dict[str, Any] = {}
+RecipeType = TypeVar("RecipeType", bound=Recipe)
+
+
+def changed_preset(cls: type[RecipeType], preset: Mapping[str, Any], settings: Sequence[str]) -> RecipeType:
+    """Return a preset with the changes of `key=value` pairs. Values are read as JSON if possible. Raises TrainingError for invalid ones."""
+    values = dict(preset)
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
@@ -98,8 +101,7 @@ def parse_overrides(cls: type[Recipe], settings: list[str], preset: Mapping[str,
             values[key] = json.loads(text.lower() if text in ("True", "False") else text)
         except json.JSONDecodeError:
             values[key] = text
-    cls(**{**preset, **values})  # checks keys and types
-    return values
+    return cls(**values)
 
 
 def _check_bits(values: Mapping[str, Any]) -> None:

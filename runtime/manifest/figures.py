@@ -83,7 +83,7 @@ def _rename(metric: dict[str, Any], forms: Mapping[str, Mapping[str, Any]]) -> N
     if name == "psnr":
         metric["name"] = "psnr_mean"
         return
-    stated = _stated(forms.get(_group(metric), metric) if name == "nll_se" else metric)
+    stated = statement((forms.get(_group(metric), metric) if name == "nll_se" else metric).get("protocol"))
     form = _form(stated)
     if form is None:
         return
@@ -98,7 +98,7 @@ def _rename(metric: dict[str, Any], forms: Mapping[str, Mapping[str, Any]]) -> N
 
 def _restate(metric: dict[str, Any]) -> None:
     """Replace an upper bound in the protocol of a figure that is a lower bound on log p(x). Earlier versions renamed figures without this."""
-    name, stated = metric.get("name"), _stated(metric)
+    name, stated = metric.get("name"), statement(metric.get("protocol"))
     text = stated.get("bound")
     if not isinstance(name, str) or not isinstance(text, str) or not text.startswith("upper bound"):
         return
@@ -123,9 +123,8 @@ def _group(metric: Mapping[str, Any]) -> str:
     return str([protocol.get(key) for key in ("by", "prior", "common")]) if isinstance(protocol, Mapping) else ""
 
 
-def _stated(metric: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the protocol of a figure; that of an evaluation is below `detail`."""
-    protocol = metric.get("protocol")
+def statement(protocol: Any) -> Mapping[str, Any]:
+    """Return what a protocol states about its figure; in that of an evaluation this is below `detail`. Empty if it is no mapping."""
     if not isinstance(protocol, Mapping):
         return {}
     detail = protocol.get("detail")
