@@ -228,9 +228,9 @@ def _as_sent(value: object) -> str:
     return shown(int(value) if whole else value)  # type: ignore[call-overload]
 
 
-def _as_given(tensor: InputSpec) -> list[float]:
+def _as_given(tensor: InputSpec) -> list[float | None]:
     """Return the choices of a number, as whole numbers if it is an integer."""
-    return [int(value) if tensor.source == "integer" else value for value in tensor.choices or ()]
+    return [tensor.as_stated(value) for value in tensor.choices or ()]
 
 
 def _range(low: float, high: float) -> str:

@@ -124,6 +124,10 @@ class InputSpec(TensorSpec):
         low = -math.inf if self.minimum is None else self.minimum
         return low, math.inf if self.maximum is None else self.maximum
 
+    def as_stated(self, value: float | None) -> float | None:
+        """Return a value of the input as a request states it: of an integer without a decimal point."""
+        return int(value) if value is not None and self.source == "integer" else value
+
     @model_validator(mode="after")
     def _check_number(self) -> InputSpec:
         if self.example is not None:

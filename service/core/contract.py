@@ -78,12 +78,11 @@ class InputsRequest(BaseRequest):
 class SolverRequest(BaseRequest):
     """The fields of requests for new items that a model makes step by step."""
 
-    steps: Annotated[int, Field(json_schema_extra={"minimum": 1})] | None = (
-        Field(  # the model says which numbers it offers
-            default=None,
-            description="Number of steps of the sampler, one of those that the model offers: GET /models lists them under `inputs`. "
-            "More steps take longer. An error if the model has no such input.",
-        )
+    # the model checks the number, so that an error lists those that it offers
+    steps: Annotated[int, Field(json_schema_extra={"minimum": 1})] | None = Field(
+        default=None,
+        description="Number of steps of the sampler, one of those that the model offers: GET /models lists them under `inputs`. "
+        "More steps take longer. An error if the model has no such input.",
     )
     guidance: FiniteNumber | list[FiniteNumber] | None = Field(
         default=None,

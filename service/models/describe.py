@@ -9,7 +9,7 @@ from typing import Any
 
 from manifold.runtime.errors import NotFound, Unavailable
 from manifold.runtime.kinds import Kind
-from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest
+from manifold.runtime.manifest import NUMBERS, Manifest
 from manifold.runtime.manifest.conditions import Classes, Item, Text, Values
 from manifold.service.models.entries import Entry
 
@@ -55,18 +55,13 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
     return [
         {
             "name": tensor.role, "task": name, "kind": tensor.source,
-            "default": _number(tensor, tensor.default), "minimum": _number(tensor, tensor.minimum), "maximum": _number(tensor, tensor.maximum),
-            **({} if tensor.choices is None else {"choices": [_number(tensor, each) for each in tensor.choices]}),
+            "default": tensor.as_stated(tensor.default), "minimum": tensor.as_stated(tensor.minimum), "maximum": tensor.as_stated(tensor.maximum),
+            **({} if tensor.choices is None else {"choices": [tensor.as_stated(each) for each in tensor.choices]}),
         }
         for name, task in manifest.tasks.items()
         for tensor in task.inputs
         if tensor.source in NUMBERS
     ]  # fmt: skip
-
-
-def _number(tensor: InputSpec, value: float | None) -> float | None:
-    """Return a number of an input as a request states it: of an integer without a decimal point."""
-    return int(value) if value is not None and tensor.source == "integer" else value
 
 
 def _is_reproducible(entry: Entry) -> bool | None:
