@@ -25,7 +25,12 @@ Array = NDArray[Any]
 
 OPSET = 20
 WEIGHTS = "weights.bin"
-INLINE = 1024  # bytes; smaller tensors stay in their graph, so that shape inference can use them
+INLINE = (
+    1024  # bytes; smaller integer tensors, such as shapes, stay in their graph, so that shape inference can use them
+)
+INLINE_FLOATS = (
+    256  # bytes; smaller float32 weights stay in their graph, where they take less than a reference to the file
+)
 ALIGNMENT = 64
 
 
@@ -92,7 +97,7 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> dict[str, 
         # tensors with more dimensions first, as a matrix may be a transposed and flattened convolution
         for tensor in sorted(tensors, key=lambda tensor: -len(tensor.dims)):
             values = numpy_helper.to_array(tensor)
-            if values.nbytes >= INLINE and stored.find(values) is None:
+            if _is_large(values) and stored.find(values) is None:
                 weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
                 stored.add(values, weights.tell())
                 weights.write(values.tobytes())
@@ -123,12 +128,19 @@ def _graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
 
 
+def _is_large(values: Array) -> bool:
+    """Tell whether a tensor belongs in the file with the weights. Two halves count as one float, so that halving changes no answer."""
+    if values.dtype.kind != "f":
+        return values.nbytes >= INLINE
+    return 4 * values.size >= INLINE_FLOATS
+
+
 def _refer(graph: onnx.GraphProto, stored: _Stored) -> None:
     """Replace the larger weights of a graph by references to the file with the stored ones."""
     turns = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.nbytes < INLINE:
+        if not _is_large(values):
             continue
         place = stored.find(values)
         assert place is not None
@@ -203,7 +215,7 @@ def _halve(graph: onnx.GraphProto) -> None:
         values = numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        if values.nbytes < INLINE or not np.array_equal(half.astype(np.float32), values):
+        if not _is_large(values) or not np.array_equal(half.astype(np.float32), values):
             continue
         casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT))
         tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}.half"))
