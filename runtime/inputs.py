@@ -107,7 +107,7 @@ def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Number
     """Raise InvalidValue for a number whose name is not an input of the tasks, or if the numbers are not given by name."""
     if not _mapping(numbers):
         return
-    valid = list(dict.fromkeys(tensor.role for task in tasks for tensor in task.inputs if tensor.source in NUMBERS))
+    valid = _names(tasks)
     for name in numbers:
         if name not in valid:
             takes = f"it takes {', '.join(valid)}" if valid else "it takes no numbers here"
@@ -116,6 +116,11 @@ def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Number
                 field=f"inputs.{name}",
                 valid=valid,
             )
+
+
+def _names(tasks: Sequence[TaskSpec]) -> list[str]:
+    """Return the names of the numbers that the tasks take."""
+    return list(dict.fromkeys(tensor.role for task in tasks for tensor in task.inputs if tensor.source in NUMBERS))
 
 
 def with_fields(
@@ -130,13 +135,15 @@ def with_fields(
         if value is None:
             continue
         if name in merged:
-            raise InvalidValue(f"{name}: it is given twice, also as a number by name; give it once", field=name)
+            raise InvalidValue(f"{name}: it is given twice, here and under inputs; give it once", field=name)
         inputs = [
             tensor for task in tasks for tensor in task.inputs if tensor.source in NUMBERS and tensor.role == name
         ]
         if not inputs:
             raise InvalidValue(
-                f"{name}: {manifest.name} has no such input; remove it, or use another model", field=name
+                f"{name}: {manifest.name} has no such input here; remove it, or use another model",
+                field=name,
+                valid=_names(tasks),
             )
         for tensor in inputs:
             try:
@@ -183,7 +190,8 @@ def _values(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
             valid=_as_given(tensor),
         )
     if values.shape not in ((1,), (n,)):
-        raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)
+        found = values.size if values.ndim == 1 else f"an array {list(values.shape)} of"
+        raise InvalidValue(f"{name}: {found} numbers for {n} items; give one, or one per item", field=name)
     if not (np.isfinite(values) & (values >= low) & (values <= high)).all():
         raise InvalidValue(f"{name}: {_as_sent(given)} is out of range; give {_range(low, high)}", field=name)
     if tensor.source == "integer" and (values != np.rint(values)).any():

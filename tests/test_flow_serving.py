@@ -103,6 +103,28 @@ def test_the_catalogue_lists_the_choices(service: Served) -> None:
     assert {"sample", "encode", "reconstruct", "interpolate", "anomaly-score", "impute"} <= set(listed["endpoints"])
 
 
+def test_the_metadata_of_the_protocol_states_choices_and_defaults(service: Served) -> None:
+    inputs = service.client.get("/v2/models/flow").json()["inputs"]
+    stated = {each["name"]: each["parameters"] for each in inputs}
+    assert (stated["steps"]["choices"], stated["steps"]["default"]) == ("[2,4]", 4)
+    assert {"default", "minimum", "maximum"} <= set(stated["guidance"])
+
+
+@pytest.mark.parametrize("path", ["encode", "reconstruct", "anomaly-score"])
+def test_endpoints_that_take_the_numbers_by_name_say_so(path: str, service: Served) -> None:
+    image = service.client.post("/sample", json={"seed": 1}).json()["images"][0]
+    for name in ("steps", "guidance"):
+        error = service.client.post(f"/{path}", json={"images": [image], name: 2}).json()["error"]
+        assert error["field"] == name
+        assert f'{{"inputs": {{"{name}": 4}}}}' in error["message"]
+
+
+def test_a_score_takes_no_class_here(service: Served) -> None:
+    image = service.client.post("/sample", json={"seed": 1}).json()["images"][0]
+    error = service.client.post("/anomaly-score", json={"images": [image], "class": "1"}).json()["error"]
+    assert error["message"].endswith("takes no condition here; remove it")
+
+
 def test_items_need_no_class(service: Served) -> None:
     image = service.client.post("/sample", json={"seed": 1}).json()["images"][0]
     for path in ("/encode", "/reconstruct", "/anomaly-score"):

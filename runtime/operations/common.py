@@ -161,7 +161,9 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
         raise InvalidValue(
             f"{field}: {manifest.name} has no classes; remove it, or use a model with classes", field=field
         )
-    raise InvalidValue(f"{field}: {manifest.name} takes no condition; remove it", field=field)
+    raise InvalidValue(
+        f"{field}: {manifest.name} takes no condition{' here' if manifest.conditioned else ''}; remove it", field=field
+    )
 
 
 def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> list[str]:

@@ -202,6 +202,11 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
             raise InvalidValue(
                 f"{role}: it is {array.dtype}{list(array.shape)}; it must be {_described(tensor)}", field=role
             )
+        if tensor.choices is not None and not np.isin(array, tensor.choices).all():
+            raise InvalidValue(
+                f"{role}: {shown(array.ravel().tolist())} is not offered; give one of {listed(tensor.choices)}",
+                field=role, valid=list(tensor.choices),
+            )  # fmt: skip
         if array.size and (low_high := legal.between(manifest, tensor)):
             low, high = low_high
             if array.min() < low or array.max() > high:
@@ -211,11 +216,6 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
                 )
         if tensor.source == "condition" and isinstance(stated := manifest.condition_of(tensor), Classes):
             check_weights(stated, array, role)
-        if tensor.choices is not None and not np.isin(array, tensor.choices).all():
-            raise InvalidValue(
-                f"{role}: {shown(array.ravel().tolist())} is not offered; give one of {listed(tensor.choices)}",
-                field=role, valid=list(tensor.choices),
-            )  # fmt: skip
     if missing := [role for role, each in tensors.items() if role not in given and not is_optional(manifest, each)]:
         wanted = tensors[missing[0]]
         raise InvalidValue(

@@ -10,7 +10,7 @@ import orjson
 
 from manifold.runtime import operations, texts
 from manifold.runtime.errors import InvalidValue, UnknownModel, near, shown
-from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
+from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
 from manifold.runtime.operations import infer
 from manifold.runtime.runner import example_inputs, stated_example
 from manifold.service.inference.tensors import name_of
@@ -91,12 +91,22 @@ def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
     return {
         "name": target.name, "versions": [str(version) for version in versions], "platform": platform(manifest),
         "inputs": [
-            {**_tensor(tensor), "parameters": {"source": tensor.source, "optional": infer.is_optional(manifest, tensor)}}
-            for tensor in spec.inputs
+            {**_tensor(tensor), "parameters": _parameters(manifest, tensor)} for tensor in spec.inputs
         ],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
         "parameters": properties(target),
     }  # fmt: skip
+
+
+def _parameters(manifest: Manifest, tensor: InputSpec) -> dict[str, Any]:
+    """Return the properties of an input for which the protocol has no field. A list of valid values is a JSON text."""
+    stated: dict[str, Any] = {"source": tensor.source, "optional": infer.is_optional(manifest, tensor)}
+    for name in ("default", "minimum", "maximum"):
+        if (value := tensor.as_stated(getattr(tensor, name))) is not None:
+            stated[name] = value
+    if tensor.choices is not None:
+        stated["choices"] = orjson.dumps([tensor.as_stated(each) for each in tensor.choices]).decode()
+    return stated
 
 
 def properties(target: Target) -> dict[str, str]:
