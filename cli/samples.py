@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Prior
 from manifold.cli.outputs import check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, shown
 
 
 def sample(
@@ -23,7 +24,7 @@ def sample(
         str | None,
         typer.Option(
             "--class",
-            help="Class by name. By default each sample has a random class.",
+            help='Class by name, or weights of several classes as JSON, such as \'{"3": 1, "8": 1}\'. By default each sample has a random class.',
             autocompletion=completion.class_names,
         ),
     ] = None,
@@ -74,7 +75,7 @@ def sample(
     options: dict[str, Any] = {
         "seed": seed,
         "first": first,
-        "classes": class_,
+        "classes": _classes(class_),
         "prior": prior,
         "temperature": temperature,
     }
@@ -93,6 +94,20 @@ def sample(
     texts = recipes.for_samples(loaded.manifest, loaded.checksum, samples, {**options, "numbers": chosen})
     write(out, spec.sheet(samples.data, texts))
     typer.echo(out)
+
+
+def _classes(text: str | None) -> str | dict[str, Any] | None:
+    """Return a class, or the weights by name in a JSON object. Raises InvalidValue for a text that begins as an object and is none."""
+    if text is None or not text.startswith("{"):
+        return text
+    try:
+        weights: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidValue(
+            f'class: {shown(text)} is not valid JSON ({error.msg}, column {error.colno}); write the weights as {{"NAME": 1}}',
+            field="class",
+        ) from None
+    return weights
 
 
 def remake(

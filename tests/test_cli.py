@@ -52,7 +52,8 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     )
 
 
-def test_sheets_and_remakes_are_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", ["5", '{"3": 1, "8": 1}'])
+def test_sheets_and_remakes_are_the_same_bytes(given: str, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     runner = CliRunner()
     arguments = [
@@ -63,7 +64,7 @@ def test_sheets_and_remakes_are_the_same_bytes(tmp_path: Path) -> None:
         "--seed",
         "3",
         "--class",
-        "5",
+        given,
         "-o",
         str(picture),
         "--models",
@@ -75,6 +76,17 @@ def test_sheets_and_remakes_are_the_same_bytes(tmp_path: Path) -> None:
     made = runner.invoke(cli.app, ["remake", str(picture), "--models", str(SHIPPED)])
     assert "the same bytes" in made.output
     assert (tmp_path / "a.remade.png").read_bytes() == picture.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [('{"3": 1', "is not valid JSON"), ('{"3": -1}', "class: the weights"), ("{}", "class: ")]
+)
+def test_wrong_weights_of_classes_are_refused(given: str, said: str, tmp_path: Path) -> None:
+    arguments = ["sample", "digits-pixelcnn", "--class", given, "-o", str(tmp_path / "a.png"), "--models", str(SHIPPED)]
+    found = CliRunner().invoke(cli.app, arguments)
+    assert found.exit_code != 0
+    assert said in str(found.exception) + found.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sheet_may_go_to_a_pipe_and_through_a_link(tmp_path: Path) -> None:
