@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
     "cifar10-cgan", "cifar10-dcgan", "cifar10-pixelcnn", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan",
-    "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-flow",
+    "fashion-flow", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-flow",
     "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # a row of transactions-vae, in the order of its columns
