@@ -41,7 +41,7 @@ collect_ignore = ["public_client"]  # `make test` runs these tests in their own 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
-    "cifar10-cgan", "cifar10-dcgan", "cifar10-pixelcnn", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan",
+    "cifar10-cgan", "cifar10-dcgan", "cifar10-flow", "cifar10-pixelcnn", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan",
     "fashion-flow", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-flow",
     "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip

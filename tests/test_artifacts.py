@@ -70,7 +70,7 @@ def test_shipped_artifacts_are_small_and_one_version_each() -> None:
         for folder in latest(SHIPPED).values()
     }
     assert sum(sizes.values()) <= 80 * 2**20
-    larger = {"cifar10-classifier"}  # its quality needs more weights
+    larger = {"cifar10-classifier", "cifar10-flow"}  # their quality needs more weights
     assert [path.name for path, size in sizes.items() if size > (8 if path.name in larger else 4) * 2**20] == []
     assert [name for name, numbers in versions(SHIPPED).items() if len(numbers) != 1] == []
     assert sorted(sizes) == sorted(SHIPPED / name for name in (*NAMES, *EXTRACTORS))

@@ -145,6 +145,20 @@ def test_the_error_of_ddpm_falls_with_the_order_of_its_solver(
     assert errors[0] / errors[1] > 0.75 * 4**order
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("solver", paths.ROWS)
+@pytest.mark.parametrize("steps", [1, 4, 1000])
+def test_no_solver_starts_where_rounding_hides_the_image(
+    solver: paths.Solver, schedule: paths.Schedule, steps: int
+) -> None:
+    """An error of the prediction counts s / a times in the image, which is 20000 at the last step of the cosine schedule."""
+    points = paths.points_of("ddpm", schedule, solver, steps)
+    assert len(points) == steps + 1
+    assert points[-1] == 0
+    assert (np.diff(points) < 0).all()
+    assert paths.Diffusion(schedule).place(points[0]) == pytest.approx(paths.HIGHEST, rel=0.01)
+
+
 def test_the_signal_of_both_schedules_starts_at_one_and_falls() -> None:
     for schedule in ("linear", "cosine"):
         signal = paths.signal(schedule)

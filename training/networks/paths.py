@@ -54,7 +54,9 @@ COLUMNS = ("time", "scale", "now", "before", "noise", "moves", "data", "chance",
 # evaluation: x = (y - s d) / a is clipped if `span` is not zero. Backwards, the last y is the noise.
 LOOP_COLUMNS = ("time", "keep", "now", "before", "noise", "moves", "data", "chance", "signal", "span")
 
-HIGHEST = 80.0  # largest s / a of `even_grid`, as in Karras et al., 2022, arXiv 2206.00364: beyond it, x is lost in the rounding of float32
+# largest s / a of a solver, as in Karras et al., 2022, arXiv 2206.00364. An error of the prediction counts s / a times in x, so that beyond it
+# x is lost in the rounding of float32: a trained network and its graph differed by up to 3e-3 from s / a = 2e4, and by 6e-5 from 80
+HIGHEST = 80.0
 
 
 class Diffusion:
@@ -72,28 +74,34 @@ class Diffusion:
         scale = self.scale(k)
         return math.sqrt(max(0.0, 1 - scale**2)) / scale
 
+    def first(self) -> float:
+        """Return the step at which solvers start: the last one, or the one whose s / a is HIGHEST."""
+        known = np.arange(1, STEPS + 1)
+        return float(np.interp(math.log(HIGHEST), np.log([self.place(float(k)) for k in known]), known))
 
-def grid(objective: Objective, steps: int) -> list[float]:
-    """Return the positions of a solver from noise to data: times 0 to 1, or steps 1000 to 0 of ddpm, in `steps` equal parts, rounded."""
+
+def grid(objective: Objective, schedule: Schedule, steps: int) -> list[float]:
+    """Return positions from noise to data at equal distances: times 0 to 1, or steps of ddpm, from `Diffusion.first` to 0."""
     if objective == "flow":
         return [i / steps for i in range(steps + 1)]
-    return [float(round(STEPS * (1 - i / steps))) for i in range(steps + 1)]
+    first = Diffusion(schedule).first()
+    return [first * (1 - i / steps) for i in range(steps + 1)]
 
 
 def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[float]:
     """Return positions from noise to data at equal distances of the time, or of log u for ddpm, where solvers of second order are most exact."""
     if objective == "flow":
-        return grid(objective, steps)
+        return grid(objective, schedule, steps)
     path = Diffusion(schedule)
     known = np.arange(1, STEPS + 1)
     logs = np.log([path.place(float(k)) for k in known])
-    wanted = np.linspace(min(logs[-1], math.log(HIGHEST)), logs[0], steps)
+    wanted = np.linspace(math.log(path.place(path.first())), logs[0], steps)
     return [*(float(k) for k in np.interp(wanted, logs, known)), 0.0]
 
 
 def points_of(objective: Objective, schedule: Schedule, solver: Solver, steps: int) -> list[float]:
     """Return the positions of a solver from noise to data."""
-    return even_grid(objective, schedule, steps) if ROWS[solver] == 2 else grid(objective, steps)
+    return even_grid(objective, schedule, steps) if ROWS[solver] == 2 else grid(objective, schedule, steps)
 
 
 def loop_table(
