@@ -24,7 +24,7 @@ def sample(
         str | None,
         typer.Option(
             "--class",
-            help='Class by name, or weights of several classes as JSON, such as \'{"3": 1, "8": 1}\'. By default each sample has a random class.',
+            help='Class by name, or weights of several classes as JSON, such as {"3": 1, "8": 1}. By default each sample has a random class.',
             autocompletion=completion.class_names,
         ),
     ] = None,
@@ -98,14 +98,13 @@ def sample(
 
 def _classes(text: str | None) -> str | dict[str, Any] | None:
     """Return a class, or the weights by name in a JSON object. Raises InvalidValue for a text that begins as an object and is none."""
-    if text is None or not text.startswith("{"):
+    if text is None or not text.lstrip().startswith("{"):
         return text
     try:
         weights: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidValue(
-            f'class: {shown(text)} is not valid JSON ({error.msg}, column {error.colno}); write the weights as {{"NAME": 1}}',
-            field="class",
+            f'class: {shown(text)} is not valid JSON ({error}); write the weights as {{"NAME": 1}}', field="class"
         ) from None
     return weights
 

@@ -135,7 +135,9 @@ def with_fields(
         if value is None:
             continue
         if name in merged:
-            raise InvalidValue(f"{name}: it is given twice, here and under inputs; give it once", field=name)
+            raise InvalidValue(
+                f"{name}: it is given twice, by itself and among the numbers by name; give it once", field=name
+            )
         inputs = [
             tensor for task in tasks for tensor in task.inputs if tensor.source in NUMBERS and tensor.role == name
         ]
@@ -143,7 +145,7 @@ def with_fields(
             raise InvalidValue(
                 f"{name}: {manifest.name} has no such input here; remove it, or use another model",
                 field=name,
-                valid=_names(tasks),
+                valid=_names(tasks) or None,
             )
         for tensor in inputs:
             try:

@@ -79,7 +79,12 @@ def test_sheets_and_remakes_are_the_same_bytes(given: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "said"), [('{"3": 1', "is not valid JSON"), ('{"3": -1}', "class: the weights"), ("{}", "class: ")]
+    ("given", "said"),
+    [
+        ('{"3": 1', "is not valid JSON"),
+        ('{"3": -1}', "class: the weights"),
+        ("{}", "class: the weights {} are not valid"),
+    ],
 )
 def test_wrong_weights_of_classes_are_refused(given: str, said: str, tmp_path: Path) -> None:
     arguments = ["sample", "digits-pixelcnn", "--class", given, "-o", str(tmp_path / "a.png"), "--models", str(SHIPPED)]

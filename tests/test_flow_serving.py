@@ -116,7 +116,7 @@ def test_endpoints_that_take_the_numbers_by_name_say_so(path: str, service: Serv
     for name in ("steps", "guidance"):
         error = service.client.post(f"/{path}", json={"images": [image], name: 2}).json()["error"]
         assert error["field"] == name
-        assert f'{{"inputs": {{"{name}": 4}}}}' in error["message"]
+        assert f'takes it under inputs, as {{"inputs": {{"{name}": 4}}}}' in error["message"]
 
 
 def test_a_score_takes_no_class_here(service: Served) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.onnx._internal.exporter import _registration
 from torch.onnx._internal.exporter._registration import ONNXRegistry
@@ -61,3 +64,33 @@ def test_an_operator_that_an_export_adds_stays_its_own(builds: list[int]) -> Non
     assert first.opset_version == second.opset_version == graphs.OPSET
     assert len(first.get_decomps(ADD)) == len(second.get_decomps(ADD)) + 1
     assert len(builds) == 1
+
+
+def test_equal_weights_of_two_graphs_are_stored_once_from_64_values(tmp_path: Path) -> None:
+    made = np.random.default_rng(0)
+    weights: dict[str, np.ndarray[Any, Any]] = {
+        "large": made.normal(size=64).astype(np.float32),
+        "small": made.normal(size=63).astype(np.float32),
+        "shape": np.arange(64),
+    }
+
+    def model() -> onnx.ModelProto:
+        held = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+        output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [64])
+        return onnx.helper.make_model(
+            onnx.helper.make_graph([onnx.helper.make_node("Identity", ["large"], ["y"])], "g", [], [output], held)
+        )
+
+    other = model()
+    other.graph.name = "other"  # else the two are equal, and one file is written
+    files = graphs.save_onnx({"one": model(), "two": other}, tmp_path)
+    assert sorted(files.values()) == ["one.onnx", "two.onnx"]
+    assert (tmp_path / graphs.WEIGHTS).stat().st_size == 64 * 4
+    for file in files.values():
+        tensors = {
+            each.name: each for each in onnx.load(str(tmp_path / file), load_external_data=False).graph.initializer
+        }
+        external = {name for name, tensor in tensors.items() if tensor.data_location == onnx.TensorProto.EXTERNAL}
+        assert external == {"large"}
+        loaded = {each.name: numpy_helper.to_array(each) for each in onnx.load(str(tmp_path / file)).graph.initializer}
+        assert all((loaded[name] == values).all() for name, values in weights.items())

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from manifold.runtime import problems
 from manifold.runtime.errors import InvalidValue, cut
-from manifold.service.core.contract import SolverRequest
+from manifold.service.core.contract import BaseRequest, SolverRequest
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -63,9 +63,10 @@ def _names(shape: type[BaseModel]) -> list[str]:
 
 
 def _unknown(field: str, name: object, valid: list[str]) -> InvalidValue:
-    if "inputs" in valid and name in SolverRequest.model_fields:  # a field of its own in other requests
+    if "inputs" in valid and name in SolverRequest.model_fields.keys() - BaseRequest.model_fields.keys():
         message = (
-            f'{field}: give it as a number by name, as in {{"inputs": {{"{name}": 4}}}}; models without it refuse it'
+            f'{field}: this request takes it under inputs, as {{"inputs": {{"{name}": 4}}}}, if the model has such an input; '
+            "else remove it"
         )
         return InvalidValue(message, field=field, valid=valid)
     return InvalidValue(f"{cut(field)}: {problems.unknown(str(name), valid)}", field=field, valid=valid or None)

@@ -25,12 +25,8 @@ Array = NDArray[Any]
 
 OPSET = 20
 WEIGHTS = "weights.bin"
-INLINE = (
-    1024  # bytes; smaller integer tensors, such as shapes, stay in their graph, so that shape inference can use them
-)
-INLINE_FLOATS = (
-    256  # bytes; smaller float32 weights stay in their graph, where they take less than a reference to the file
-)
+INLINE_FLOATS = 64  # values; smaller weights stay in their graph, where they take less than a reference to the file
+INLINE = 1024  # bytes; smaller tensors of other types, such as shapes, also stay, so that shape inference can use them
 ALIGNMENT = 64
 
 
@@ -129,10 +125,8 @@ def _graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _is_large(values: Array) -> bool:
-    """Tell whether a tensor belongs in the file with the weights. Two halves count as one float, so that halving changes no answer."""
-    if values.dtype.kind != "f":
-        return values.nbytes >= INLINE
-    return 4 * values.size >= INLINE_FLOATS
+    """Tell whether a tensor belongs in the file with the weights. Floats are counted, not their bytes, so that halving changes no answer."""
+    return values.size >= INLINE_FLOATS if values.dtype.kind == "f" else values.nbytes >= INLINE
 
 
 def _refer(graph: onnx.GraphProto, stored: _Stored) -> None:
