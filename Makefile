@@ -62,7 +62,7 @@ format: .venv/dev.done  ## format the code
 clean:  ## remove the virtual environments
 	rm -rf .venv .venv-tritonclient
 
-FEATURED := mnist-flow fashion-flow cifar10-flow mnist-vqvae mnist-cvae mnist-vae digits-pixelcnn creditcard-vae
+FEATURED := mnist-flow fashion-flow cifar10-flow mnist-vqvae mnist-cvae mnist-vae creditcard-vae
 .PHONY: docs
 docs: .venv/dev.done  ## renew the files and pictures of docs/ that are made from the code and the models; tests compare them
 	$(BIN)/manifold schema > docs/manifest.schema.json

@@ -28,7 +28,7 @@ def pictures() -> list[str]:
     """Return the pictures with a recipe, as paths within the repository."""
     return [
         path.relative_to(ROOT).as_posix()
-        for path in sorted((ROOT / "docs").glob("*.png"))
+        for path in sorted((ROOT / "docs").rglob("*.png"))
         if _recipe(path.read_bytes())
     ]
 
