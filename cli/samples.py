@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Prior
 from manifold.cli.outputs import check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue, shown
+from manifold.runtime.errors import InvalidValue
 
 
 def sample(
@@ -24,7 +23,8 @@ def sample(
         str | None,
         typer.Option(
             "--class",
-            help='Class by name, or weights of several classes as JSON, such as {"3": 1, "8": 1}. By default each sample has a random class.',
+            help='Class by name, or JSON: weights of classes such as {"3": 1, "8": 1}, or a list with one for each sample. By default each sample '
+            "has a random class.",
             autocompletion=completion.class_names,
         ),
     ] = None,
@@ -96,17 +96,11 @@ def sample(
     typer.echo(out)
 
 
-def _classes(text: str | None) -> str | dict[str, Any] | None:
-    """Return a class, or the weights by name in a JSON object. Raises InvalidValue for a text that begins as an object and is none."""
-    if text is None or not text.lstrip().startswith("{"):
-        return text
-    try:
-        weights: dict[str, Any] = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InvalidValue(
-            f'class: {shown(text)} is not valid JSON ({error}); write the weights as {{"NAME": 1}}', field="class"
-        ) from None
-    return weights
+def _classes(text: str | None) -> Any:
+    """Return a class by name; or what a text with JSON lists, weights by name or one class for each item. Raises Malformed."""
+    from manifold.runtime import texts
+
+    return texts.json_of(text, "class") if text is not None and text.startswith(("[", "{")) else text
 
 
 def remake(

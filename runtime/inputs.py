@@ -189,7 +189,7 @@ def _values(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
         raise InvalidValue(
             f"{name}: {_as_sent(given)} is not offered; give one of {listed(tensor.choices)}",
             field=name,
-            valid=_as_given(tensor),
+            valid=tensor.stated["choices"],
         )
     if values.shape not in ((1,), (n,)):
         found = values.size if values.ndim == 1 else f"an array {list(values.shape)} of"
@@ -236,11 +236,6 @@ def _as_sent(value: object) -> str:
     """Return a number in an error as a user writes it: a validator has turned 3 into 3.0."""
     whole = isinstance(value, float) and value.is_integer() and abs(value) < LARGEST["integer"]
     return shown(int(value) if whole else value)  # type: ignore[call-overload]
-
-
-def _as_given(tensor: InputSpec) -> list[float | None]:
-    """Return the choices of a number, as whole numbers if it is an integer."""
-    return [tensor.as_stated(value) for value in tensor.choices or ()]
 
 
 def _range(low: float, high: float) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^(`{3,}|~{3,})([^\n]*)\n(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*$")
-LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+LINK = re.compile(r'!?\[[^\]]*\]\(([^)\s]+)\)|<img src="([^"]+)"')
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Page:
 
     def links(self) -> Iterator[str]:
         """Yield the targets of the links and pictures."""
-        yield from LINK.findall(re.sub(r"`[^`\n]*`", "", self.prose))
+        prose = re.sub(r"`[^`\n]*`", "", self.prose)
+        yield from (markdown or html for markdown, html in LINK.findall(prose))
 
     def code(self) -> Iterator[str]:
         """Yield what stands in code within the prose."""

@@ -52,7 +52,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     )
 
 
-@pytest.mark.parametrize("given", ["5", '{"3": 1, "8": 1}'])
+@pytest.mark.parametrize("given", ["5", '{"3": 1, "8": 1}', '["1", "2", "3", "4", "5", "6"]'])
 def test_sheets_and_remakes_are_the_same_bytes(given: str, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     runner = CliRunner()
@@ -81,7 +81,7 @@ def test_sheets_and_remakes_are_the_same_bytes(given: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ('{"3": 1', "is not valid JSON"),
+        ('{"3": 1', "class: the text is not JSON"),
         ('{"3": -1}', "class: the weights"),
         ("{}", "class: the weights {} are not valid"),
     ],

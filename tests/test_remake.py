@@ -27,8 +27,11 @@ from manifold.runtime import imaging, recipes
 from manifold.runtime.errors import InvalidValue
 from tests import published
 from tests.conftest import ROOT, SHIPPED
+from tests.pages import Page
 
-SAMPLES = re.findall(r'<img src="(docs/[^"]*)"', (ROOT / "README.md").read_text())  # the README's samples of models
+SAMPLES = [
+    each for each in Page(ROOT / "README.md").links() if re.fullmatch(r"docs/.*\.png", each)
+]  # the README's samples of models
 FIRST = SAMPLES[0]
 
 

@@ -124,9 +124,13 @@ class InputSpec(TensorSpec):
         low = -math.inf if self.minimum is None else self.minimum
         return low, math.inf if self.maximum is None else self.maximum
 
-    def as_stated(self, value: float | None) -> float | None:
-        """Return a value of the input as a request states it: of an integer without a decimal point."""
-        return int(value) if value is not None and self.source == "integer" else value
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The default, the limits and the choices that a number or an integer has, as a request states them: integers without a point."""
+        kind = int if self.source == "integer" else float
+        numbers = {"default": self.default, "minimum": self.minimum, "maximum": self.maximum}
+        found: dict[str, Any] = {name: kind(value) for name, value in numbers.items() if value is not None}
+        return found if self.choices is None else {**found, "choices": [kind(each) for each in self.choices]}
 
     @model_validator(mode="after")
     def _check_number(self) -> InputSpec:

@@ -205,7 +205,7 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
         if tensor.choices is not None and not np.isin(array, tensor.choices).all():
             raise InvalidValue(
                 f"{role}: {shown(array.ravel().tolist())} is not offered; give one of {listed(tensor.choices)}",
-                field=role, valid=list(tensor.choices),
+                field=role, valid=tensor.stated["choices"],
             )  # fmt: skip
         if array.size and (low_high := legal.between(manifest, tensor)):
             low, high = low_high

@@ -100,13 +100,10 @@ def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
 
 def _parameters(manifest: Manifest, tensor: InputSpec) -> dict[str, Any]:
     """Return the properties of an input for which the protocol has no field. A list of valid values is a JSON text."""
-    stated: dict[str, Any] = {"source": tensor.source, "optional": infer.is_optional(manifest, tensor)}
-    for name in ("default", "minimum", "maximum"):
-        if (value := tensor.as_stated(getattr(tensor, name))) is not None:
-            stated[name] = value
-    if tensor.choices is not None:
-        stated["choices"] = orjson.dumps([tensor.as_stated(each) for each in tensor.choices]).decode()
-    return stated
+    stated = tensor.stated
+    if "choices" in stated:
+        stated["choices"] = orjson.dumps(stated["choices"]).decode()
+    return {"source": tensor.source, "optional": infer.is_optional(manifest, tensor), **stated}
 
 
 def properties(target: Target) -> dict[str, str]:

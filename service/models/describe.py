@@ -55,8 +55,7 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
     return [
         {
             "name": tensor.role, "task": name, "kind": tensor.source,
-            "default": tensor.as_stated(tensor.default), "minimum": tensor.as_stated(tensor.minimum), "maximum": tensor.as_stated(tensor.maximum),
-            **({} if tensor.choices is None else {"choices": [tensor.as_stated(each) for each in tensor.choices]}),
+            "default": None, "minimum": None, "maximum": None, **tensor.stated,
         }
         for name, task in manifest.tasks.items()
         for tensor in task.inputs

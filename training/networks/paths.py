@@ -64,6 +64,7 @@ class Diffusion:
 
     def __init__(self, schedule: Schedule) -> None:
         self.logs = np.log(signal(schedule))
+        self.log_places = np.log([self.place(float(k)) for k in range(1, STEPS + 1)])
 
     def scale(self, k: float) -> float:
         """Return a at step k."""
@@ -74,17 +75,16 @@ class Diffusion:
         scale = self.scale(k)
         return math.sqrt(max(0.0, 1 - scale**2)) / scale
 
-    def first(self) -> float:
-        """Return the step at which solvers start: the last one, or the one whose s / a is HIGHEST."""
-        known = np.arange(1, STEPS + 1)
-        return float(np.interp(math.log(HIGHEST), np.log([self.place(float(k)) for k in known]), known))
+    def step(self, log_place: float) -> float:
+        """Return the step, from 1 to 1000, at which log u is nearest to `log_place`."""
+        return float(np.interp(log_place, self.log_places, np.arange(1, STEPS + 1)))
 
 
 def grid(objective: Objective, schedule: Schedule, steps: int) -> list[float]:
-    """Return positions from noise to data at equal distances: times 0 to 1, or steps of ddpm, from `Diffusion.first` to 0."""
+    """Return positions from noise to data at equal distances: times 0 to 1, or steps of ddpm, from s / a = HIGHEST to 0."""
     if objective == "flow":
         return [i / steps for i in range(steps + 1)]
-    first = Diffusion(schedule).first()
+    first = Diffusion(schedule).step(math.log(HIGHEST))
     return [first * (1 - i / steps) for i in range(steps + 1)]
 
 
@@ -93,10 +93,8 @@ def even_grid(objective: Objective, schedule: Schedule, steps: int) -> list[floa
     if objective == "flow":
         return grid(objective, schedule, steps)
     path = Diffusion(schedule)
-    known = np.arange(1, STEPS + 1)
-    logs = np.log([path.place(float(k)) for k in known])
-    wanted = np.linspace(math.log(path.place(path.first())), logs[0], steps)
-    return [*(float(k) for k in np.interp(wanted, logs, known)), 0.0]
+    wanted = np.linspace(math.log(HIGHEST), path.log_places[0], steps)
+    return [*map(path.step, wanted), 0.0]
 
 
 def points_of(objective: Objective, schedule: Schedule, solver: Solver, steps: int) -> list[float]:
