@@ -62,11 +62,10 @@ format: .venv/dev.done  ## format the code
 clean:  ## remove the virtual environments
 	rm -rf .venv .venv-tritonclient
 
-FEATURED := mnist-flow fashion-flow cifar10-flow mnist-vqvae mnist-cvae mnist-vae creditcard-vae
 .PHONY: docs
 docs: .venv/dev.done  ## renew the files and pictures of docs/ that are made from the code and the models; tests compare them
 	$(BIN)/manifold schema > docs/manifest.schema.json
-	$(BIN)/manifold catalogue --page docs/models.md --readme README.md $(addprefix --featured ,$(FEATURED)) --record
+	$(BIN)/manifold catalogue --page docs/models.md --readme README.md --record
 	$(BIN)/python -m tests.published
 	$(BIN)/python -m tests.answers
 	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json

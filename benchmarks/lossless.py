@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from manifold.evaluation import codecs
-from manifold.evaluation.cells import STORED
 from manifold.evaluation.codecs import SIDE, Pixels
 from manifold.runtime import engine
 from manifold.runtime.compression import lossless
+from manifold.runtime.manifest.figures import STORED
 from manifold.training import datasets
 from manifold.training.data import Arrays
 

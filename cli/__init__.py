@@ -64,6 +64,7 @@ SUBJECTS = (  # in the order of the help
         (training.resume, "runs/my-digits"),
         (training.export, "runs/my-digits --name my-digits"),
         (training.fit_priors, "my-digits"),
+        (training.add_page, "my-digits --run runs/my-digits"),
         (training.inception, ""),
     )),
     Subject("Evaluate", (
@@ -76,6 +77,7 @@ SUBJECTS = (  # in the order of the help
     )),
     Subject("Serve", (
         (service.serve, "--port 8080"),
+        (service.open_, "mnist-vae-2d"),
         (service.key, "my-client --scope infer"),
     )),
     Subject("Artifacts", (
@@ -98,6 +100,7 @@ NEEDED: dict[
     training.resume: ("train",),
     training.export: TRAINING,
     training.fit_priors: TRAINING,
+    training.add_page: TRAINING,
     training.inception: TRAINING,
     evaluation.evaluate: ("evaluate",),
     evaluation.compare: ("evaluate",),
@@ -159,7 +162,7 @@ class Words(TyperCommand):
 
 def name_of(command: Callable[..., Any]) -> str:
     """Return the name of a command on the command line."""
-    return command.__name__.replace("_", "-")
+    return command.__name__.rstrip("_").replace("_", "-")
 
 
 NEEDS = {name_of(command): needed for command, needed in NEEDED.items()}
@@ -227,7 +230,10 @@ def command() -> None:
 
 def main() -> None:
     """Run a command. An error of ours is one message on stderr; STATUSES describes the exit statuses. Ctrl-C is status 130, without a traceback."""
-    if sys.argv[1:2] == ["serve"]:  # signals are received from here on, as `python -m manifold.service` does
+    if sys.argv[1:2] in (
+        ["serve"],
+        ["open"],
+    ):  # signals are received from here on, as `python -m manifold.service` does
         from manifold.service.processes import early
 
         early.prepare()

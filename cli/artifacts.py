@@ -172,7 +172,11 @@ def catalogue(
     ] = None,
     featured: Annotated[
         list[str] | None,
-        typer.Option("--featured", metavar="MODEL", help="A model in the readme's table; repeat for more."),
+        typer.Option(
+            "--featured",
+            metavar="MODEL",
+            help="A model in the readme's table, instead of those in featured.json; repeat for more.",
+        ),
     ] = None,
     record: Annotated[
         bool,
@@ -192,15 +196,18 @@ def catalogue(
     """Write the page of the shipped models.
 
     It is made from their manifests. The shipped models are those in the record published.json. Without a record, they are all models in the folder.
+    The list featured.json names those in the readme's table.
     """
     from manifold.evaluation import catalogue as catalogues
+    from manifold.runtime import featured as features
     from manifold.runtime import repository, shipped
 
     if add and not record:
         raise typer.BadParameter("it has no effect without --record; give both", param_hint="--add")
     check_writable(page, readme)
     _check_any(list(repository.scan(models)), models)
+    listed = features.read(models)
     if record:
         shipped.renew(models, add or ())
-    for path in catalogues.write(models, page, readme, featured or ()):
+    for path in catalogues.write(models, page, readme, featured or listed):
         typer.echo(path)

@@ -1,4 +1,4 @@
-"""Commands about the service: running it, and making API keys."""
+"""Commands about the service: running it, opening its page, and making API keys."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from manifold.cli import completion
+from manifold.cli.options import ModelName
 
 
 def serve(
@@ -24,6 +25,30 @@ def serve(
     from manifold.service import __main__ as entry
 
     raise typer.Exit(entry.run(host=host, port=port, grpc_port=grpc_port, models_dir=models, workers=workers))
+
+
+def open_(
+    model: ModelName,
+    host: Annotated[str | None, typer.Option(help="Address of the service. By default 127.0.0.1: this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port of HTTP. By default 8000.")] = None,
+    models: Annotated[Path | None, typer.Option("--models", help="Folder that holds the models. By default models.", is_eager=True)] = None,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address of the page.")] = False,
+) -> None:  # fmt: skip
+    """Open the page of a model in a browser.
+
+    A service is started and runs until Ctrl-C. If a Manifold service answers at the address already, its page is opened, and no service is
+    started. The address of the page is printed, so that it can be opened on another machine.
+    """
+    from manifold.cli import opening
+
+    address, folder = opening.configured(host, port, models)
+    health = address.health()
+    wanted = opening.wanted(model, folder, running=health is not None)
+    if health is None:
+        raise typer.Exit(opening.serve(address, wanted, not no_browser, host=host, port=port))
+    opening.check_has(address, health, wanted.name)
+    opening.wait(address, wanted.name)
+    opening.show(address.page(wanted), not no_browser)
 
 
 def key(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,11 @@ from manifold.cli import completion, early
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder, Skip, elsewhere
 from manifold.cli.outputs import check_folder
-from manifold.runtime.errors import command
+from manifold.runtime.errors import InvalidValue, command
 from manifold.training import outlines
+
+if TYPE_CHECKING:
+    from manifold.runtime.manifest import Manifest
 
 
 def train(
@@ -201,6 +204,72 @@ def fit_priors(
     loaded = load(model, models)
     items = datasets.load_like(data or loaded.manifest.data_name or "", loaded.manifest.spec)
     typer.echo(later_priors.add_to_artifact(loaded, items, models))
+
+
+def add_page(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL",
+            help="Models: names in the folder --models, NAME/VERSION, or paths.",
+            autocompletion=completion.artifact_names,
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set, .csv or .parquet file, or folder of images. By default the data that the model was trained on.",
+            autocompletion=completion.data_names,
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", help="Folder of the run that the model was exported from, for curves and samples by epoch."
+        ),
+    ] = None,
+    models: Models = Path("models"),
+) -> None:
+    """Add the files of the page to a published model.
+
+    They are latents of test items, and a sheet of test items with their reconstructions, or of samples. With --run, the losses and the samples
+    by epoch are added, too. The result is the next version of the model. `manifold export` does this by itself.
+    """
+    if run is not None and len(names) > 1:
+        raise typer.BadParameter("it is the run of one model; name one model", param_hint="--run")
+    if data is not None:
+        early.check_data(data)
+    manifests = {name: manifest_of(name, models) for name in dict.fromkeys(names)}
+    for manifest in manifests.values():
+        _check_data(manifest, data)
+
+    from manifold.runtime import repository
+    from manifold.training import judging, runs
+    from manifold.training.exporting import later_page
+
+    trained = None if run is None else runs.open_run(run)
+    folders = {name: repository.find(name, models) for name in manifests}
+    lacking = {name: later_page.lacking(folders[name], manifest) for name, manifest in manifests.items()}
+    if trained is not None:
+        later_page.check_run(trained, manifests[names[0]])
+    for name, folder in folders.items():
+        made = folder
+        if lacking[name] or trained is not None:
+            model = load(name, models)
+            made = later_page.add_to_artifact(model, judging.data_of(model, data), models, trained)
+        typer.echo(made)
+        if made == folder:
+            typer.echo(f"note: {name} has all files of its page already; no version was published", err=True)
+
+
+def _check_data(manifest: Manifest, data: str | None) -> None:
+    """Raise an error if the data for the page of a model are not known, or have other items."""
+    if data is not None:
+        outlines.check_items(data, manifest.spec.noun, "--data")
+    elif manifest.data_name is None:
+        raise InvalidValue(
+            f"data: the manifest of {manifest.name} does not state its data set; give it with --data", field="data"
+        )
 
 
 def inception(

@@ -1,31 +1,26 @@
 """The tables and the page of a folder of artifacts, written from their manifests: what each artifact is, what it can do, and how well.
 
-The figures of an artifact come from three sources, each with its own protocol: training (on the test split), `manifold evaluate --record` (with the
-figures of real images) and `manifold fit`. Each figure has an arrow that says which direction is better.
+runtime.figures makes the figures. Each has an arrow that says which direction is better.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from manifold.evaluation import rates
-from manifold.evaluation.cells import BITS, DISTANCES, STORED, of_codecs
-from manifold.evaluation.recording import RECORDED
+from manifold.runtime import figures as shown
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository, shipped
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.manifest import Manifest, Metric
-from manifold.runtime.manifest import figures as naming
+from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import endpoints
 from manifold.runtime.scores import measured
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
 MIB = 1024 * 1024
 PREVIEW = "preview.png"
-STATED_RATE = 0.01  # the requested false positive rate in the table
 
 
 def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
@@ -164,7 +159,7 @@ def _anchors(manifests_: Iterable[Manifest]) -> str:
                 perfect = f", a perfect generator's {floor:.2g}" if floor is not None else ""
                 accuracy = anchors.get("test_class_accuracy")
                 right = f"; the classifier is right about {accuracy:.1%} of test images" if accuracy else ""
-                return f"Real images: {_named(metric)} of training against test images {anchors['train_vs_test']:.2g}{perfect}{right}."
+                return f"Real images: {shown.named(metric)} of training against test images {anchors['train_vs_test']:.2g}{perfect}{right}."
     return ""
 
 
@@ -173,178 +168,20 @@ def _anchors(manifests_: Iterable[Manifest]) -> str:
 
 def figures(manifest: Manifest) -> list[str]:
     """Return the figures of an artifact, the most important first."""
-    return [text for rule in RULES if (text := rule(manifest))]
+    return [group.marked() for group in shown.groups(manifest)]
 
 
 def headline(manifest: Manifest) -> str:
-    """Return the most important figures: the quality of samples if it is known, else the likelihood or the detection of anomalies."""
-    rules = (_distance, _requested, _anomalies, _accuracy, _likelihood)
-    found = [text for rule in rules if (text := rule(manifest))]
-    return "; ".join(found[: 2 if _requested(manifest) else 1])
-
-
-def _first(manifest: Manifest, name: str) -> Metric | None:
-    """Return a metric by name; that of the default prior if there are several."""
-    found = sorted(
-        (metric for metric in manifest.metrics if metric.name == name), key=lambda each: not _is_default(manifest, each)
-    )
-    return found[0] if found else None
-
-
-def _is_default(manifest: Manifest, metric: Metric) -> bool:
-    return metric.protocol.get("prior") == (manifest.space.prior if manifest.space else None)
-
-
-def _likelihood(manifest: Manifest) -> str:
-    bounds = ("nll", "elbo", "iwae")
-    found = [
-        metric
-        for metric in manifest.metrics
-        if naming.is_likelihood(metric.name) and metric.name.endswith((*naming.FORMS, *naming.GIVEN))
-    ]
-    # the density of a flow is that of dequantised levels, which is a looser figure than that of the levels
-    if any("_levels" in metric.name for metric in found):
-        found = [metric for metric in found if "_density" not in metric.name]
-    # those of the training first, as they have the same form of x, and of these the ones of p(x)
-    found.sort(key=lambda metric: (metric.protocol.get("by") == RECORDED, metric.name.endswith(naming.GIVEN)))
-    by_bound = {bound: next((each for each in found if each.name.startswith(bound)), None) for bound in bounds}
-    parts = [_nats(manifest, metric) for metric in by_bound.values() if metric is not None]
-    bits = _first(manifest, "bits_per_dim")
-    if bits is not None and any(metric.name.endswith(("levels", "density", "static")) for metric in found):
-        parts.append(f"{bits.value:.2f} bits/dim ↓{_beside(manifest, bits)}")
-    observed = next((each for metric in found if (each := _observed(metric))), None)
-    return ", ".join(parts) + (f" ({observed})" if parts and observed else "")
-
-
-def _observed(metric: Metric) -> str | None:
-    """Return what a likelihood is the likelihood of, such as pixels at 256 levels."""
-    stated = naming.statement(metric.protocol)
-    return next((stated[key] for key in ("binarisation", "observed") if key in stated), None)
-
-
-def _error(manifest: Manifest, metric: Metric) -> float | None:
-    """Return the standard error of a figure, which an evaluation records as a figure of its own."""
-    if metric.se is not None:
-        return metric.se
-    keys = ("by", "prior", "common")
-    own = [metric.protocol.get(key) for key in keys]
-    beside = (each for each in manifest.metrics if each.name == metric.name + naming.SE)
-    return next((each.value for each in beside if [each.protocol.get(key) for key in keys] == own), None)
-
-
-def _nats(manifest: Manifest, metric: Metric) -> str:
-    """Return a likelihood in nats as text, with its standard error if it is known."""
-    se = _error(manifest, metric)
-    error = f" ± {se:.2g}" if se is not None else ""
-    name, _, given = metric.name.partition("_given_")
-    bound = "NLL" if name.startswith("nll") else name.rpartition("_")[0].upper().replace("_", "-")
-    exact = "(exact) " if naming.statement(metric.protocol).get("bound", "exact") == "exact" else ""
-    direction = f"{exact}↓" if bound == "NLL" else "↑"
-    return f"{bound} {metric.value:.1f}{error} nats {f'given the {given} ' if given else ''}{direction}"
-
-
-def _beside(manifest: Manifest, bits: Metric) -> str:
-    """Return the bits per dimension of lossless codecs in brackets: those recorded with the figure, else those of unrounded images."""
-    others = [metric for metric in manifest.metrics if metric.name == BITS and metric is not bits]
-    stored = _stored(bits) or next(
-        (each for metric in others if (each := _stored(metric)) and not _is_rounded(each)), {}
-    )
-    return f" ({text})" if (text := of_codecs(stored)) else ""
-
-
-def _stored(metric: Metric) -> dict[str, Any]:
-    """Return the figures of lossless codecs that a metric's protocol records."""
-    anchors = metric.protocol.get("anchors")
-    return {key: value for key, value in anchors.items() if key in STORED} if isinstance(anchors, dict) else {}
-
-
-def _is_rounded(stored: dict[str, Any]) -> bool:
-    return any("rounding" in each for each in stored.values())
-
-
-def _reconstruction(manifest: Manifest) -> str:
-    alone = _first(manifest, "reconstruction")
-    if alone is None or any(naming.is_likelihood(metric.name) for metric in manifest.metrics):
-        return ""
-    return f"reconstruction {alone.value:.1f} nats ↓"
-
-
-def _distance(manifest: Manifest) -> str:
-    """Return the Fréchet distances, that of the default prior first."""
-    distances = [metric for metric in manifest.metrics if metric.name in DISTANCES]
-    distances.sort(key=lambda metric: not _is_default(manifest, metric))
-    values = [f"{metric.value:.3g}{_of_prior(metric, len(distances))}" for metric in distances]
-    return f"{_named(distances[0])} {', '.join(values)} ↓{_resized(distances[0])}" if distances else ""
-
-
-def _named(metric: Metric) -> str:
-    return "Fréchet distance" if metric.name == "fd_classifier" else metric.name
-
-
-def _resized(metric: Metric) -> str:
-    """Return a note about images that were resized before they were measured. Such figures are not comparable with others."""
-    common = metric.protocol.get("common")
-    resize = common.get("resize", "none") if isinstance(common, dict) else "none"
-    return f" (images resized, {resize})" if metric.name == "fd_classifier" and resize != "none" else ""
-
-
-def _of_prior(metric: Metric, number: int) -> str:
-    prior = metric.protocol.get("prior")
-    return f" ({prior} prior)" if prior and number > 1 else ""
-
-
-def _share(name: str, text: str) -> Callable[[Manifest], str]:
-    def rule(manifest: Manifest) -> str:
-        metric = _first(manifest, name)
-        return text.format(f"{metric.value:.1%}") if metric else ""
-
-    return rule
-
-
-def _accuracy(manifest: Manifest) -> str:
-    right, error = _first(manifest, "accuracy"), _first(manifest, "calibration_error")
-    if right is None:
-        return ""
-    return f"accuracy {right.value:.1%} ↑" + (f", calibration error {error.value:.3f} ↓" if error else "")
-
-
-def _anomalies(manifest: Manifest) -> str:
-    area, recall = _first(manifest, "auroc"), _first(manifest, "found_at_1%")
-    if area is None:
-        return ""
-    against = f"{area.protocol['against']} as anomalies" if area.protocol.get("against") else "known anomalies"
-    share = f", recall {recall.value:.0%} at 1% FPR ↑" if recall else ""
-    return f"{against}: AUROC {area.value:.3f} ↑{share}"
-
-
-def _false_alarms(manifest: Manifest) -> str:
-    """Return the measured false positive rate for a requested 1%, with its interval; empty if it was not measured."""
-    found = measured.of(manifest)
-    rate = next((rate for rate in found.rates if rate.requested == STATED_RATE), None)
-    if rate is None:
-        return ""
-    beyond = sum(each.outside for each in found.rates)
-    parts = [
-        f"false alarms at {STATED_RATE:.0%}: {rate.measured:.2%} ({rates.interval_text(rate.measured, rate.interval)})",
-        *([f"{beyond} of {len(found.rates)} rates outside"] if beyond else []),
-        *(["not exchangeable"] if found.shift else []),
-    ]
-    return ", ".join(parts)
+    """Return the most important figures of an artifact."""
+    return "; ".join(group.marked() for group in shown.headline(manifest))
 
 
 def _all_rates(manifest: Manifest) -> list[str]:
     """Return all measured false positive rates, and the reason why calibration and test items are not exchangeable."""
     found, noun = measured.of(manifest), manifest.spec.noun
     each = [
-        f"{rate.measured:.2%} (requested {100 * rate.requested:.3g}%, {rates.interval_text(rate.measured, rate.interval)})"
+        f"{rate.measured:.2%} (requested {100 * rate.requested:.3g}%, {measured.interval_text(rate.measured, rate.interval)})"
         for rate in found.rates
     ]
     told = [f"false alarm rates on {found.rates[0].n} normal test {noun}: {', '.join(each)}"] if each else []
     return [*told, *([rates.not_exchangeable(found.shift, noun)] if found.shift else [])]
-
-
-_requested = _share("class_accuracy", "requested class recognised {} ↑")
-RULES: tuple[Callable[[Manifest], str], ...] = (
-    _likelihood, _reconstruction, _distance, _requested, _share("least_class_share", "rarest class {} ↑"),
-    _share("confident", "recognisable {} ↑"), _share("code_usage", "codes used {} ↑"), _accuracy, _anomalies, _false_alarms,
-)  # fmt: skip

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from manifold.evaluation.report import Values
+from manifold.runtime.figures import of_codecs
 from manifold.runtime.manifest import figures
+from manifold.runtime.manifest.figures import BITS, DISTANCES
 
 # units by metric; other metrics have none
 UNITS = {"class_divergence": "nats", "bits_per_dim": "bits", "bits_per_dim_se": "bits", "psnr_mean": "dB"}
@@ -14,13 +16,6 @@ PAIRED = {
     "is_marginal": "is_marginal_sd",
     "is_prior": "is_prior_sd",
 }  # the deviation of a figure; its standard error is NAME_se
-BITS = "bits_per_dim"
-STORED = {
-    "png_sheets": "PNG",
-    "webp_sheets": "WebP",
-    "jxl_sheets": "JPEG XL",
-}  # the anchors of BITS: lossless codecs, on sheets of images
-DISTANCES = ("fid", "fd_classifier")
 LOWER = (
     "kid", "class_divergence", "duplicates", "bits_per_dim", "reconstruction_mse", "continuity", "continuity_95", "largest_step",
     *DISTANCES, *(f"{name}_infinity" for name in DISTANCES),
@@ -115,11 +110,6 @@ def _anchors(anchors: Values, split: str) -> dict[str, str]:
         "nearest_train_distance": _anchor(anchors, "test_nearest_train_distance", f"{split} images"),
         **dict.fromkeys(DISTANCES, ", ".join(text for text in distances if text)),
     }
-
-
-def of_codecs(anchors: Values) -> str:
-    """Return the bits per dimension of lossless codecs as text, such as "PNG 1.67, WebP 1.51, JPEG XL 1.47"; empty if they are unknown."""
-    return ", ".join(f"{title} {anchors[name][BITS]:.3g}" for name, title in STORED.items() if name in anchors)
 
 
 def _anchor(anchors: Values, key: str, label: str) -> str:

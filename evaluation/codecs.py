@@ -21,12 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from manifold.evaluation.cells import BITS, STORED
 from manifold.evaluation.extractors import Progress, Stage
 from manifold.evaluation.images import RealImages, batch_size
 from manifold.evaluation.report import Report, rounded
 from manifold.runtime import extras
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.manifest.figures import BITS, STORED
 
 Pixels = NDArray[np.uint8]  # (N, C, H, W), or (C, H, W) for one picture
 

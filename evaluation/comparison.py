@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from manifold.evaluation import markdown
-from manifold.evaluation.cells import BITS, DISTANCES, STORED, bounded, directed, split_of, title
+from manifold.evaluation.cells import bounded, directed, split_of, title
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.report import Values
 from manifold.runtime.manifest import figures
+from manifold.runtime.manifest.figures import BITS, DISTANCES, STORED
 
 # keys of a protocol that must agree before two numbers are compared, as errors call them; seeds may differ
 COMPARABLE = {

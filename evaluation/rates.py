@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.report import rounded
 from manifold.runtime.scores.drift import Distance, kolmogorov_smirnov
-from manifold.runtime.scores.measured import is_outside
+from manifold.runtime.scores.measured import interval_text, is_outside
 from manifold.runtime.scores.scoring import Calibrated, Float64
 
 RATES = (0.001, 0.01, 0.05, 0.1)
@@ -63,11 +63,6 @@ def interval(n: int, m: int, k: int, level: float = LEVEL) -> tuple[float, float
 def interval_of(rate: Mapping[str, Any]) -> str:
     """Return the interval of a rate as text, with a mark if the rate lies outside."""
     return interval_text(rate["met"], rate["expected"])
-
-
-def interval_text(rate: float, interval: tuple[float, float]) -> str:
-    """Return the interval of a measured rate as text, with a mark if the rate lies outside."""
-    return f"{interval[0]:.2%} to {interval[1]:.2%}{': outside' if is_outside(rate, interval) else ''}"
 
 
 def outside(rate: Mapping[str, Any]) -> bool:

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from manifold.evaluation.cells import BITS, DISTANCES, STORED, title, unit_of
+from manifold.evaluation.cells import title, unit_of
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.report import Values
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
 from manifold.runtime.manifest import Manifest, Metric
+from manifold.runtime.manifest.figures import BITS, DISTANCES, EVALUATED, STORED
 
-RECORDED = "evaluation"  # marks the metrics of a manifest that an evaluation wrote
+RECORDED = EVALUATED  # marks the metrics of a manifest that an evaluation wrote
 
 
 def recorded(manifest: Manifest) -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.evaluation.cells import DISTANCES, cell, directed, metric_rows, title, whole
+from manifold.evaluation.cells import cell, directed, metric_rows, title, whole
 from manifold.evaluation.page import page, plot, table
 from manifold.evaluation.report import Pictures, Values
 from manifold.runtime import codecs, imaging
+from manifold.runtime.manifest.figures import DISTANCES
 
 Array = NDArray[Any]
 

@@ -44,8 +44,8 @@ def names(path: Path) -> list[str]:
         raise Unreadable(cut(str(error), 200)) from None
 
 
-def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT) -> dict[str, Array]:
-    """Return the arrays in `wanted` that the file contains. Other arrays are not unpacked.
+def read(path: Path | IO[bytes], wanted: Iterable[str], check: Check, *, limit: int = LIMIT) -> dict[str, Array]:
+    """Return the arrays in `wanted` that the file, a path or an open file, contains. Other arrays are not unpacked.
 
     Raises Unreadable if `check` reports a problem, or if the arrays have more than `limit` bytes in total.
     """

@@ -22,10 +22,12 @@ from manifold.service.settings import Settings
 from tests.conftest import SHIPPED, wait_until_ready
 
 LONGEST = 12  # numbers of a list
-SHORTER = {"columns": 3, "neighbours": 1, "metrics": 2}  # entries of other lists that are kept
+SHORTER = {"columns": 3, "neighbours": 1, "metrics": 2, "means": 2}  # entries of other lists that are kept
 CUT = "Long lists are cut here."
 ROUTES = {"/models": "/models", "/models/{name}": f"/models/{MODEL}", "/v2": "/v2"} | {
-    f"/v2/models/{{name}}{end}": f"/v2/models/{MODEL}{end}" for end in ("", "/config")
+    f"{start}/{{name}}{end}": f"{start}/{MODEL}{end}"
+    for start, ends in (("/models", ("/points", "/curves")), ("/v2/models", ("", "/config")))
+    for end in ends
 }
 
 

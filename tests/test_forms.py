@@ -380,4 +380,5 @@ def test_names_of_the_summary_hide_no_more_of_the_manifest() -> None:
         "conditions",
         "data",
         "reproducible",
+        "files",  # those of the manifest are not public
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from manifold.runtime import lineage, manifest, published
+from manifold.runtime import lineage, manifest, published, repository
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds import Kind
 from manifold.runtime.shipped import latest
@@ -97,7 +97,8 @@ def test_a_shipped_model_keeps_its_data_set(models: Path) -> None:
 
 
 def test_a_damaged_version_does_not_hide_the_earlier_ones(models: Path) -> None:
-    for version, content in (("4", json.dumps({"name": 3})), ("5", "")):
+    number = repository.versions(models / "mnist-gan")[-1]
+    for version, content in ((f"{number + 1}", json.dumps({"name": 3})), (f"{number + 2}", "")):
         (models / "mnist-gan" / version).mkdir()
         (models / "mnist-gan" / version / manifest.FILE).write_text(content)
     with pytest.raises(InvalidValue, match="family gan"):

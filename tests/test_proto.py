@@ -56,6 +56,7 @@ def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorPr
         contract.Stats,
         anomaly_score.CalibrationInfo,
         contract.ModelSummary,
+        contract.Figure,
         contract.ConditionSummary,
         contract.NumberInput,
         contract.ModelList,

@@ -402,7 +402,12 @@ def test_models_stats_and_previews(service: Served, stub: Any) -> None:
     )
     preview = stub.GetPreview(pb.GetModelRequest(model="mnist-vae")).png
     assert preview == (repository.find("mnist-vae", SHIPPED) / "preview.png").read_bytes()
-    for name in ("GetPreview", "GetModel", "GetStats"):
+    for name in ("Points", "Sheet"):
+        file = getattr(stub, f"Get{name}")(pb.GetModelRequest(model="mnist-vae"))
+        over_http = httpx.get(f"{service.url}/models/mnist-vae/{name.lower()}")
+        assert (file.content, file.media_type) == (over_http.content, over_http.headers["content-type"])
+        assert file.checksum == rest["mnist-vae"]["files"][name.lower()]
+    for name in ("GetPreview", "GetModel", "GetStats", "GetPoints", "GetCurves", "GetSheet", "GetEpochs"):
         code, _, _ = refused(stub, name, pb.GetModelRequest(model="nobody"))
         assert code is grpc.StatusCode.NOT_FOUND
     code, _, _ = refused(stub, "GetPreview", pb.GetModelRequest(model="foreign"))

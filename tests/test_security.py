@@ -286,7 +286,8 @@ def test_rpcs_ask_for_keys_as_routes_do(root: Path) -> None:
         stub = stubs.ManifoldStub(channel)
         requests: dict[str, Any] = {
             "SampleStream": pb.SampleRequest(), "AnomalyScoreFile": iter([pb.ScoreFileRequest(kind="csv")]), "ListModels": pb.ListModelsRequest(),
-            "GetModel": pb.GetModelRequest(), "GetStats": pb.GetModelRequest(), "GetPreview": pb.GetModelRequest(), "AnomalyScore": pb.ScoreRequest(),
+            "AnomalyScore": pb.ScoreRequest(),
+            **{f"Get{name}": pb.GetModelRequest() for name in ("Model", "Stats", "Preview", "Points", "Curves", "Sheet", "Epochs")},
         }  # fmt: skip
         names = [method.name for method in pb.DESCRIPTOR.services_by_name["Manifold"].methods]
         for name in names:

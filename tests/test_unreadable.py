@@ -23,7 +23,7 @@ from manifold.runtime.engine import load
 from manifold.runtime.errors import ArtifactError, UnknownModel
 from manifold.service.__main__ import main
 from manifold.service.http.app import create_app
-from manifold.service.models import describe
+from manifold.service.models import page_data
 from manifold.service.models.following import Follower
 from manifold.service.models.registry import Registry
 from manifold.service.server import check, survey
@@ -403,7 +403,7 @@ def test_a_preview_that_is_no_file_or_cannot_be_read(root: Path, monkeypatch: py
 
 
 def test_a_path_with_an_internal_error_is_no_series_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(describe, "preview", lambda path, field: 1 / 0)
+    monkeypatch.setattr(page_data, "content", lambda *given: 1 / 0)
     with served(root) as service:
         assert service.client.get("/models/foreign/preview.png").status_code == 500
         until(

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from manifold.evaluation import codecs
-from manifold.evaluation.cells import BITS
 from manifold.runtime import lineage, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import load
 from manifold.runtime.errors import command, shown
+from manifold.runtime.manifest.figures import BITS
 from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
@@ -20,7 +20,8 @@ from manifold.training.exporting.calibrated import calibrate_classes, calibrate_
 from manifold.training.exporting.checked import pad, prove, write_golden, write_graphs
 from manifold.training.exporting.context import Context, Step, examples
 from manifold.training.exporting.draft import draft
-from manifold.training.exporting.shown import write_page, write_preview
+from manifold.training.exporting.page import write_page
+from manifold.training.exporting.shown import write_preview
 from manifold.training.exporting.stored import compare_codecs
 from manifold.training.exporting.tasks import Exports
 from manifold.training.networks.layers import fix_norms

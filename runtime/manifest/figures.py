@@ -21,6 +21,14 @@ Given = Literal["", "class", "condition"]
 FORMS: tuple[str, ...] = get_args(Form)
 GIVEN = tuple(f"_given_{name}" for name in get_args(Given) if name)
 SE = "_se"  # suffix of the standard error of a figure
+BITS = "bits_per_dim"
+STORED = {
+    "png_sheets": "PNG",
+    "webp_sheets": "WebP",
+    "jxl_sheets": "JPEG XL",
+}  # the anchors of BITS: lossless codecs, on sheets of images
+DISTANCES = ("fid", "fd_classifier")
+EVALUATED = "evaluation"  # the value of `by` in the protocol of figures that `manifold evaluate --record` writes
 BOUNDS = {"exact": "nll", "elbo": "elbo", "iwae": "iwae"}
 EARLIER = re.compile(r"nll|nll_se|elbo|iwae_\d+|nll_given_class|nll_uniform_prior|psnr")  # names without a form
 # the forms of earlier texts about x, by a part of the text; the first that occurs counts

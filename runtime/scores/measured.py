@@ -54,6 +54,11 @@ def is_outside(rate: float, interval: tuple[float, float]) -> bool:
     return not interval[0] <= rate <= interval[1]
 
 
+def interval_text(rate: float, interval: tuple[float, float]) -> str:
+    """Return the interval of a measured rate as text, with a mark if the rate lies outside."""
+    return f"{interval[0]:.2%} to {interval[1]:.2%}{': outside' if is_outside(rate, interval) else ''}"
+
+
 def of(manifest: Manifest) -> Measured:
     """Return the rates that the manifest records for its present calibration.
 
@@ -72,9 +77,10 @@ def of(manifest: Manifest) -> Measured:
     found = [(metric, rate) for metric in current if (rate := _rate(metric)) is not None]
     reasons = (metric.protocol.get("shift") for metric in current)
     stated = next((reason for reason in reasons if isinstance(reason, str)), None)
-    scores = {metric.protocol.get("score", manifest.scoring.score) for metric, _ in found}
-    rates = tuple(rate for _, rate in found) if scores == {manifest.scoring.score} else ()
-    return Measured(rates, manifest.scoring.score, stated or calibration.shift)
+    score = manifest.scoring.score
+    is_own = all(metric.protocol.get("score", score) == score for metric, _ in found)
+    rates = tuple(rate for _, rate in found) if is_own else ()
+    return Measured(rates, score, stated or calibration.shift)
 
 
 def of_calibration(metrics: Iterable[Metric]) -> list[Metric]:

@@ -222,6 +222,25 @@ class NumberInput(BaseModel):
     )
 
 
+class Figure(BaseModel):
+    """A figure of a model, such as the quality of its samples."""
+
+    text: str = Field(description="Name, value and unit of the figure, such as Fréchet distance 0.221.")
+    better: Literal["lower", "higher"] | None = Field(
+        description="Direction in which the figure is better. null: neither; the text says which value is best."
+    )
+
+
+class PageFiles(BaseModel):
+    """The checksums (SHA-256) of a model's files for pages. A file that the model does not have is absent."""
+
+    preview: str | None = Field(default=None, description="Checksum of the file of GET /models/{name}/preview.png.")
+    points: str | None = Field(default=None, description="Checksum of the file of GET /models/{name}/points.")
+    curves: str | None = Field(default=None, description="Checksum of the file of GET /models/{name}/curves.")
+    sheet: str | None = Field(default=None, description="Checksum of the file of GET /models/{name}/sheet.")
+    epochs: str | None = Field(default=None, description="Checksum of the file of GET /models/{name}/epochs.")
+
+
 class ModelSummary(BaseModel):
     """The summary of a model."""
 
@@ -259,6 +278,57 @@ class ModelSummary(BaseModel):
     default: bool = Field(description="Whether requests that name no model use this one.")
     reproducible: bool | None = Field(
         description="false if graphs draw random numbers themselves. null: not known before the model is loaded."
+    )
+    dataset: str | None = Field(
+        description="Name of the data set that the model was trained on. null: its manifest does not name one."
+    )
+    figures: list[Figure] = Field(description="Figures of the model from its manifest, the most important ones first.")
+    featured: int | None = Field(
+        description="Place of the model, from 1, in the list featured.json of the folder of models. null: it is not listed."
+    )
+    versions: list[int] = Field(description="Versions that can be requested, ascending.")
+    files: PageFiles = Field(description="Checksums of the model's files for pages.")
+    temperature: bool = Field(description="Whether /sample accepts a temperature.")
+
+
+class Projection(BaseModel):
+    """The first two principal components of latents. The coordinates of a latent z are components · (z - mean)."""
+
+    mean: list[float] = Field(description="Mean of the latents: [L].")
+    components: list[list[float]] = Field(
+        description="Directions of unit length: [2][L], or [1][L] if a latent has one value."
+    )
+    explained: list[float] = Field(description="Share of the variance along each component.")
+
+
+class Points(BaseModel):
+    """The response of GET /models/{name}/points: latents of test items, which the model encoded when it was exported."""
+
+    means: list[list[float]] = Field(description="Latents of N test items: [N][L].")
+    labels: list[int] = Field(description="Class of each item as an index: [N]. -1: the item has no class.")
+    shape: list[int] = Field(description="Shape of one latent, which has L values.")
+    spread: list[float] = Field(description="Standard deviation of each value over the items: [L].")
+    active: list[int] = Field(description="Indices of the values, that with the largest spread first: [L].")
+    projection: Projection = Field(description="Principal components of the latents.")
+
+
+class CurvePhase(BaseModel):
+    """The losses of one phase of a training."""
+
+    phase: str = Field(description="Name of the phase, such as vae.")
+    steps: list[int] = Field(description="Numbers of optimizer steps at which losses were recorded.")
+    losses: dict[str, list[float | None]] = Field(
+        description="Losses at these steps by name, such as train/loss. null: the loss was not recorded, or it was not finite."
+    )
+
+
+class Curves(BaseModel):
+    """The response of GET /models/{name}/curves."""
+
+    phases: list[CurvePhase] = Field(description="Phases of the training, in their order.")
+    epochs: list[int] | None = Field(
+        default=None,
+        description="Epochs of the rows of the picture GET /models/{name}/epochs. Absent if the model has no such picture.",
     )
 
 

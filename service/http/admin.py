@@ -90,7 +90,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         registry.check_open()
         await registry.change("load", name)
         entry = registry.find(name, None)
-        return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
+        return Response(encoding.dumps(describe.summary(registry, entry)), media_type=encoding.JSON)
 
     @app.post(
         "/admin/models/{name}/unload", response_model=contract.ModelSummary, tags=[ADMINISTRATION], summary="Take a model out of service",
@@ -100,7 +100,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
     async def unload(name: str) -> Response:
         await registry.change("unload", name)
         entry = registry.find(name, None)
-        return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
+        return Response(encoding.dumps(describe.summary(registry, entry)), media_type=encoding.JSON)
 
     @app.post(
         "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=[ADMINISTRATION], summary="Calibrate a model on normal rows",

@@ -13,12 +13,12 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi_offline import FastAPIOffline
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
-from manifold.service.aside import ROW, aside
+from manifold.service.aside import aside
 from manifold.service.core import contract, encoding
 from manifold.service.core.handling import Handling
-from manifold.service.http import admin, endpoints, errors, openapi, pages
+from manifold.service.http import admin, artifact_files, endpoints, errors, openapi, pages
 from manifold.service.http.front import Front
 from manifold.service.http.statuses import also
 from manifold.service.http.tags import HEALTH, MODELS
@@ -56,6 +56,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     app.state.tracing = traced
     app.state.handling, app.state.inference = handling, Core(registry, settings, metrics)
     _add_models(app, registry)
+    artifact_files.add(app, registry)
     _add_operations(app, registry, metrics)
     pages.add(app)
     admin.add(app, registry, security)
@@ -100,8 +101,6 @@ def _lifespan(registry: Registry, traced: Tracing | None) -> Callable[[FastAPI],
 
 
 def _add_models(app: FastAPI, registry: Registry) -> None:
-    default = registry.settings.default_model
-
     @app.get(
         "/models", response_model=contract.ModelList, tags=[MODELS], summary="List the models",
         description="All models of the service, with their states. An unavailable model has a `reason`, such as an extra that is not installed.",
@@ -110,7 +109,7 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
     async def models() -> Response:
         shown = registry.shown
         body = await aside(
-            lambda: encoding.dumps({"models": [describe.summary(entry, default) for entry in shown]}), ROW * len(shown)
+            lambda: encoding.dumps({"models": list(describe.summaries(registry, shown))}), describe.work(shown)
         )
         return Response(body, media_type=encoding.JSON)
 
@@ -121,7 +120,7 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
     )  # fmt: skip
     async def model(name: str, version: int | None = None) -> Response:
         entry = await registry.described(name, version)
-        body = await aside(lambda: encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}))
+        body = await aside(lambda: encoding.dumps({**describe.public(entry), **describe.summary(registry, entry)}))
         return Response(body, media_type=encoding.JSON)
 
     @app.get(
@@ -132,16 +131,6 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
     async def stats(name: str, version: int | None = None) -> Response:
         entry = await registry.get(name, version)
         return Response(encoding.dumps(describe.stats(entry)), media_type=encoding.JSON)
-
-    @app.get(
-        "/models/{name}/preview.png", response_class=FileResponse, tags=[MODELS], summary="Show the preview of a model",
-        description="A picture of items that the model generates, made when the model was exported.", openapi_extra=also(404, 422),
-        responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}}, response_description="The picture.",
-    )  # fmt: skip
-    async def preview(name: str, version: int | None = None) -> Response:
-        path = registry.find(name, version).folder / "preview.png"
-        status = await aside(lambda: describe.preview(path, "name"), pool="disk")
-        return FileResponse(path, media_type="image/png", stat_result=status)
 
 
 def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:

@@ -46,7 +46,7 @@ GONE = 499  # the status in metrics and logs of a request whose client has disco
 OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 )
-OPEN_BELOW = "/static-offline-docs/"
+OPEN_BELOW = ("/static-offline-docs/", "/static/")
 # routes for probes, which may use any host name; under an unknown name, the response has no details
 HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 ADMIN = ("/admin/", "/v2/repository/models/")

@@ -48,6 +48,9 @@ MODEL = "mnist-vae"  # the model in the examples of paths
 PARAMETERS: dict[str, Schema] = {
     "name": {"description": "Name of a model, as in GET /models.", "example": MODEL},
     "version": {"description": "Version of the model. By default, the highest version that is served."},
+    "checksum": {
+        "description": "SHA-256 of the file, from `files` in GET /models. If it is the present one, browsers may keep the response for a year."
+    },
 }
 DRAWN: Schema = {  # headers of a picture or an array, which cannot hold fields
     "X-Model": {"description": "Name of the model.", "schema": {"type": "string"}},

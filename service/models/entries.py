@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -25,6 +26,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable
 from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.manifest import Manifest
+from manifold.service.models import page_files
 from manifold.service.models.batcher import Batcher, Ran
 from manifold.service.models.closing import Closing
 from manifold.service.settings import ModelSettings, Settings
@@ -58,6 +60,10 @@ class Entry:
     model: Model | None = None
     batcher: Batcher | None = field(default=None, repr=False)
     endpoints: list[str] = field(default_factory=list)  # the endpoints that this model supports
+    files: dict[str, str] = field(default_factory=dict)  # checksums of its files for pages, by subject (page_files)
+    described: tuple[Manifest, dict[str, Any]] | None = field(
+        default=None, repr=False
+    )  # the part of its summary that was made from this manifest (describe)
     stamp: Stamp = ()  # state of its files at the last check
     weight: int = 0  # size of its graphs, bytes
     used: float = 0.0  # time of its last request, on the monotonic clock
@@ -78,6 +84,7 @@ class Entry:
                 "its manifest has no checksums, but MANIFOLD_REQUIRE_CHECKSUMS is set; add them with `manifold check --seal`"
             )
         self.endpoints = operations.endpoints(self.manifest)
+        self.files = page_files.checksums(self.folder, self.manifest)
         self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 
     def load(self, settings: Settings, listener: Listener) -> None:

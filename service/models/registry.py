@@ -24,7 +24,7 @@ from manifold.runtime import repository
 from manifold.runtime.errors import ArtifactError, Unavailable, UnknownModel, near, shown
 from manifold.runtime.manifest import NAME
 from manifold.service.aside import aside
-from manifold.service.models import versions
+from manifold.service.models import featured, versions
 from manifold.service.models.closing import Closing
 from manifold.service.models.entries import Entry, Listener, stamp
 from manifold.service.models.memory import Memory
@@ -60,6 +60,7 @@ class Registry:
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waking: dict[Entry, asyncio.Task[None]] = {}
         self.memory = Memory(settings, self.entries, self.closing)
+        self.featured = featured.places(settings.models_dir)
         listing = repository.survey(settings.models_dir)
         check_sections(settings, listing)
         for name, numbers in listing.versions.items():
@@ -411,7 +412,7 @@ class Registry:
             for version in self.versions(name):
                 old = self.entries[name, version]
                 new = self.entries[name, version] = self._unloaded_entry(name, version)
-                new.manifest = old.manifest
+                new.manifest, new.files = old.manifest, old.files
                 old.retire()
             log.info("unloaded", model=name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -19,7 +20,7 @@ from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases import anomaly_score
 from manifold.service.core.use_cases.base import UseCase
 from manifold.service.core.validation import validate
-from manifold.service.models import describe
+from manifold.service.models import describe, page_data, page_files
 from manifold.service.models.registry import Registry
 from manifold.service.rpc import calls, messages
 from manifold.service.rpc.calls import Call, Calls, deadline, readable
@@ -79,14 +80,13 @@ class Servicer(stubs.ManifoldServicer):
         """Return the models and their states."""
         async with Call(self.calls, context, "ListModels"):
             readable(message)
-            default = self.settings.default_model
             answer, shown = pb.ModelList(), self.registry.shown
 
             def fill() -> None:
-                for entry in shown:
-                    messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+                for summary in describe.summaries(self.registry, shown):
+                    messages.fill(answer.models.add(), _summary(summary))
 
-            await aside(fill, 2 * ROW * len(shown))
+            await aside(fill, 2 * describe.work(shown))
             return answer
 
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
@@ -94,7 +94,7 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "GetModel"):
             entry = await self.registry.described(*_which(message))
             answer = pb.Model(manifest=await aside(lambda: orjson.dumps(describe.public(entry)).decode()))
-            messages.fill(answer.summary, _summary(describe.summary(entry, self.settings.default_model)))
+            messages.fill(answer.summary, _summary(describe.summary(self.registry, entry)))
             return answer
 
     async def GetStats(self, message: pb.GetModelRequest, context: Context) -> pb.Stats:  # noqa: N802
@@ -108,13 +108,31 @@ class Servicer(stubs.ManifoldServicer):
         """Return the preview of a model: a picture of generated items."""
         async with Call(self.calls, context, "GetPreview"):
             entry = self.registry.find(*_which(message))
-            path = entry.folder / "preview.png"
+            read = functools.partial(page_files.read, entry.folder, entry.manifest, "preview", "model")
+            return pb.Preview(png=(await aside(read, pool="disk")).content)
 
-            def read() -> bytes:
-                describe.preview(path, "model")
-                return path.read_bytes()
+    async def GetPoints(self, message: pb.GetModelRequest, context: Context) -> pb.PageFile:  # noqa: N802
+        """Return latents of test items."""
+        return await self._page_file(message, context, "Points")
 
-            return pb.Preview(png=await aside(read, pool="disk"))
+    async def GetCurves(self, message: pb.GetModelRequest, context: Context) -> pb.PageFile:  # noqa: N802
+        """Return the losses of the training."""
+        return await self._page_file(message, context, "Curves")
+
+    async def GetSheet(self, message: pb.GetModelRequest, context: Context) -> pb.PageFile:  # noqa: N802
+        """Return test items and their reconstructions."""
+        return await self._page_file(message, context, "Sheet")
+
+    async def GetEpochs(self, message: pb.GetModelRequest, context: Context) -> pb.PageFile:  # noqa: N802
+        """Return samples by epoch."""
+        return await self._page_file(message, context, "Epochs")
+
+    async def _page_file(self, message: pb.GetModelRequest, context: Context, name: str) -> pb.PageFile:
+        async with Call(self.calls, context, f"Get{name}"):
+            entry = await self.registry.described(*_which(message))
+            read = functools.partial(page_data.content, entry.folder, entry.manifest, name.lower(), "model")
+            content, media_type, checksum = await aside(read, pool="disk")
+            return pb.PageFile(content=content, media_type=media_type, checksum=checksum)
 
     # --- use cases ---
 

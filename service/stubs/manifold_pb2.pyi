@@ -1019,7 +1019,7 @@ class NumberInput(_message.Message):
     def __init__(self, name: _Optional[str] = ..., task: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[float] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ..., choices: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
-    __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible", "items", "conditioned", "inputs")
+    __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible", "items", "conditioned", "inputs", "dataset", "figures", "featured", "versions", "files", "temperature")
     class ItemsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1034,6 +1034,13 @@ class ModelSummary(_message.Message):
         key: str
         value: ConditionSummary
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ConditionSummary, _Mapping]] = ...) -> None: ...
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -1052,6 +1059,12 @@ class ModelSummary(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     CONDITIONED_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    FIGURES_FIELD_NUMBER: _ClassVar[int]
+    FEATURED_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     family: str
@@ -1070,7 +1083,21 @@ class ModelSummary(_message.Message):
     items: _containers.ScalarMap[str, str]
     conditioned: _containers.MessageMap[str, ConditionSummary]
     inputs: _containers.RepeatedCompositeFieldContainer[NumberInput]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., description: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., note: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., default: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, str]] = ..., conditioned: _Optional[_Mapping[str, ConditionSummary]] = ..., inputs: _Optional[_Iterable[_Union[NumberInput, _Mapping]]] = ...) -> None: ...
+    dataset: str
+    figures: _containers.RepeatedCompositeFieldContainer[Figure]
+    featured: int
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    files: _containers.ScalarMap[str, str]
+    temperature: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., description: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., note: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., default: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, str]] = ..., conditioned: _Optional[_Mapping[str, ConditionSummary]] = ..., inputs: _Optional[_Iterable[_Union[NumberInput, _Mapping]]] = ..., dataset: _Optional[str] = ..., figures: _Optional[_Iterable[_Union[Figure, _Mapping]]] = ..., featured: _Optional[int] = ..., versions: _Optional[_Iterable[int]] = ..., files: _Optional[_Mapping[str, str]] = ..., temperature: _Optional[bool] = ...) -> None: ...
+
+class Figure(_message.Message):
+    __slots__ = ("text", "better")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    BETTER_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    better: str
+    def __init__(self, text: _Optional[str] = ..., better: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("summary", "manifest")
@@ -1122,6 +1149,16 @@ class Stats(_message.Message):
     expected_wait_ms: float
     tasks: _containers.MessageMap[str, TaskStats]
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., state: _Optional[str] = ..., device: _Optional[str] = ..., queued_rows: _Optional[int] = ..., queued_bytes: _Optional[int] = ..., expected_wait_ms: _Optional[float] = ..., tasks: _Optional[_Mapping[str, TaskStats]] = ...) -> None: ...
+
+class PageFile(_message.Message):
+    __slots__ = ("content", "media_type", "checksum")
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    MEDIA_TYPE_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    media_type: str
+    checksum: str
+    def __init__(self, content: _Optional[bytes] = ..., media_type: _Optional[str] = ..., checksum: _Optional[str] = ...) -> None: ...
 
 class Preview(_message.Message):
     __slots__ = ("png",)

@@ -99,6 +99,26 @@ class ManifoldStub:
                 request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Preview.FromString,
                 _registered_method=True)
+        self.GetPoints = channel.unary_unary(
+                '/manifold.v1.Manifold/GetPoints',
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+                _registered_method=True)
+        self.GetCurves = channel.unary_unary(
+                '/manifold.v1.Manifold/GetCurves',
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+                _registered_method=True)
+        self.GetSheet = channel.unary_unary(
+                '/manifold.v1.Manifold/GetSheet',
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+                _registered_method=True)
+        self.GetEpochs = channel.unary_unary(
+                '/manifold.v1.Manifold/GetEpochs',
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+                _registered_method=True)
 
 
 class ManifoldServicer:
@@ -184,6 +204,31 @@ class ManifoldServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPoints(self, request, context):
+        """the other files of an artifact for pages; the content of points and curves is that of HTTP as JSON
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCurves(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSheet(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEpochs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ManifoldServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -251,6 +296,26 @@ def add_ManifoldServicer_to_server(servicer, server):
                     servicer.GetPreview,
                     request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
                     response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Preview.SerializeToString,
+            ),
+            'GetPoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPoints,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.SerializeToString,
+            ),
+            'GetCurves': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCurves,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.SerializeToString,
+            ),
+            'GetSheet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSheet,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.SerializeToString,
+            ),
+            'GetEpochs': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEpochs,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -604,6 +669,114 @@ class Manifold:
             '/manifold.v1.Manifold/GetPreview',
             manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
             manifold_dot_service_dot_stubs_dot_manifold__pb2.Preview.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/manifold.v1.Manifold/GetPoints',
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCurves(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/manifold.v1.Manifold/GetCurves',
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSheet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/manifold.v1.Manifold/GetSheet',
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEpochs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/manifold.v1.Manifold/GetEpochs',
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.PageFile.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,8 +15,10 @@ from PIL import Image
 from manifold.evaluation import catalogue, cells, codecs, comparison, recording
 from manifold.evaluation.images import ImageArray
 from manifold.runtime import extras, manifest
+from manifold.runtime.figures import of_codecs
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Metric
+from manifold.runtime.manifest.figures import STORED
 from manifold.training.data import Data
 from manifold.training.export import export
 from manifold.training.exporting.stored import rounding
@@ -133,29 +135,29 @@ def test_without_the_library_a_note_names_the_extra(monkeypatch: pytest.MonkeyPa
 def test_a_report_has_the_codecs_beside_its_bits(tiny_models: Path, real: RealArrays) -> None:
     found = json.loads(run("evaluate", "vae", "--n", "100", "--json", "--record", models=tiny_models))
     at_two = codecs.at_levels(real.test.pixels, 2)
-    for name, title in cells.STORED.items():
+    for name, title in STORED.items():
         anchor = found["anchors"][name]
         assert anchor["bits_per_dim"] == pytest.approx(codecs.bits_per_dim(at_two, title, 2)[0], rel=1e-5)
         assert (anchor["levels"], anchor["rounding"], anchor["n"]) == (2, "nearest", real.test.n)
-    text = cells.of_codecs(found["anchors"])
+    text = of_codecs(found["anchors"])
     assert [part.rpartition(" ")[0] for part in text.split(", ")] == ["PNG", "WebP", "JPEG XL"]
     (row,) = [row for row in cells.metric_rows(found) if row[0].startswith("bits_per_dim")]
     assert row[2] == f"lossless, on sheets: {text}"
     table = comparison.to_markdown([found])
-    for line, (name, title) in zip(table.splitlines()[-3:], cells.STORED.items(), strict=True):
+    for line, (name, title) in zip(table.splitlines()[-3:], STORED.items(), strict=True):
         shown = [text for text in line.strip("| ").split(" | ") if text.strip()]
         assert shown == [f"*{title}, lossless, on sheets*", f"{found['anchors'][name]['bits_per_dim']:.4g}"]
     # a model without a likelihood that comes first does not hide them
     plain = {
         **found, "model": "other", "metrics": {name: value for name, value in found["metrics"].items() if not name.startswith(("bits", "elbo"))},
-        "anchors": {name: value for name, value in found["anchors"].items() if name not in cells.STORED},
+        "anchors": {name: value for name, value in found["anchors"].items() if name not in STORED},
     }  # fmt: skip
     assert comparison.to_markdown([plain, found]).splitlines()[-3:] == table.splitlines()[-3:]
 
     recorded = manifest.read(tiny_models / "vae/1")
     by_name = {metric.name: metric.protocol for metric in recorded.metrics if metric.protocol.get("by") == recording.RECORDED}  # fmt: skip
-    assert set(by_name["bits_per_dim"]["anchors"]) == set(cells.STORED)
-    assert not set(by_name["fd_classifier"]["anchors"]) & set(cells.STORED)
+    assert set(by_name["bits_per_dim"]["anchors"]) == set(STORED)
+    assert not set(by_name["fd_classifier"]["anchors"]) & set(STORED)
     (again,) = [each for each in recording.recorded(recorded) if each["protocol"] == found["protocol"]]
     assert again["anchors"] == found["anchors"]
 
@@ -166,12 +168,12 @@ def test_an_export_records_the_codecs_and_the_catalogue_shows_them(digits: Data,
     made = manifest.read(folder)
     (bits,) = [metric for metric in made.metrics if metric.name == "bits_per_dim"]
     stored = bits.protocol["anchors"]
-    assert {name: anchor["levels"] for name, anchor in stored.items()} == dict.fromkeys(cells.STORED, 4)
+    assert {name: anchor["levels"] for name, anchor in stored.items()} == dict.fromkeys(STORED, 4)
     assert "compare the bits per dimension with lossless codecs" in told
-    assert f"{bits.value:.2f} bits/dim ↓ ({cells.of_codecs(stored)})" in catalogue.figures(made)[0]
+    assert f"{bits.value:.2f} bits/dim ↓ ({of_codecs(stored)})" in catalogue.figures(made)[0]
     # a figure of unrounded images also stands beside another figure of the same model, one of rounded images does not
     plain = Metric(name="bits_per_dim", value=1.0)
-    for changed, shown in ((stored, ""), ({name: _unrounded(each) for name, each in stored.items()}, f" ({cells.of_codecs(stored)})")):  # fmt: skip
+    for changed, shown in ((stored, ""), ({name: _unrounded(each) for name, each in stored.items()}, f" ({of_codecs(stored)})")):  # fmt: skip
         other = Metric(name="bits_per_dim", value=1.1, protocol={"by": "evaluation", "anchors": changed})
         rest = [metric for metric in made.metrics if metric is not bits]
         text = catalogue.figures(made.model_copy(update={"metrics": (plain, other, *rest)}))[0]

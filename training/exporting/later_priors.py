@@ -8,7 +8,6 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import priors as stores
 from manifold.runtime import revisions
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
 from manifold.training.data import Data
@@ -25,12 +24,7 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
     priors.check_can(model.manifest)
     before = latent = model.manifest.space
     assert before is not None and latent is not None
-    to_model = model.manifest.spec.reader_of(data.spec)
-    if to_model is None:
-        trained = model.manifest.data_name or "other data"
-        raise InvalidValue(
-            f"data: {data.name} does not fit {model.manifest.name}, which was trained on {trained}", field="data"
-        )
+    to_model = priors.reader_for(model, data)
     fitted = {}
     if not {"gaussian", "mixture"} <= latent.priors.keys():
         fitted = priors.fit(priors.posterior_means(model, data, data.train, to_model))

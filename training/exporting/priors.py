@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.manifest import FittedPrior, GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
 from manifold.runtime.operations.capabilities import abilities
 from manifold.training.data import Data, Part
@@ -46,6 +46,17 @@ def posterior_means(model: Model, data: Data, part: Part, to_model: Callable[[Ar
         classes = conditions(model.manifest, data, held) if task.input("condition") else None
         means.append(model.encode(to_model(held.items), classes=classes).placed)
     return np.concatenate(means)
+
+
+def reader_for(model: Model, data: Data) -> Callable[[Array], Array]:
+    """Return a function that converts stored items of a data set to inputs of a model. Raises InvalidValue for data of another kind."""
+    to_model = model.manifest.spec.reader_of(data.spec)
+    if to_model is None:
+        trained = model.manifest.data_name or "other data"
+        raise InvalidValue(
+            f"data: {data.name} does not fit {model.manifest.name}, which was trained on {trained}", field="data"
+        )
+    return to_model
 
 
 def conditions(manifest: Manifest, data: Data, part: Part) -> Any:

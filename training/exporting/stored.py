@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from manifold.evaluation import codecs
-from manifold.evaluation.cells import BITS
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Metric
+from manifold.runtime.manifest.figures import BITS
 from manifold.training.exporting.context import Context
 from manifold.training.judging import PartImages
 

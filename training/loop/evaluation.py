@@ -16,7 +16,6 @@ from manifold.training.networks.layers import round_weights
 from manifold.training.runs import METRICS
 
 BATCH = 500  # number of items in a batch
-DRAWN = 64  # number of samples
 MONITORED = 2**28  # largest number of values in the one batch for `monitor`: 1 GiB as float32
 
 
@@ -48,12 +47,13 @@ def test_record(state: State) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def save_sheet(state: State, name: str) -> None:
-    """Write samples into the run's folder, if the family can draw samples."""
+def save_sheet(state: State, phase: str, epoch: int) -> None:
+    """Write samples into the run's folder, if the family can draw samples. They have the same seed after each epoch."""
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
-    drawn = state.family.draw(state.bare, DRAWN, generator)
+    drawn = state.family.draw(state.bare, sheets.DRAWN, generator)
     if drawn is not None:
-        sheets.save(drawn.float().cpu().numpy(), state.data.spec, state.run.folder / "samples" / name)
+        spec = state.data.spec
+        sheets.save(drawn.float().cpu().numpy(), spec, sheets.path_of(state.run.folder, phase, epoch, spec))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import imaging
+from manifold.runtime.errors import ManifoldError
 from manifold.runtime.kinds import DataSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.repository import replacing
 from manifold.training.runs import read_log
 
@@ -20,16 +24,38 @@ UNITS = {
     "norm": "norm",
 }
 
+SAMPLES = "samples"  # the folder of the samples in a run's folder
+DRAWN, SCALE, GAP = 64, 2, 2  # number of samples; size of a pixel and distance of images in a grid of them
 CURVES, SECONDS = "curves.png", 30.0  # shortest time between two drawings, which take 0.2 s or more each
 
 
-def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
-    """Write items (n, *shape): a PNG with a grid of images, or a CSV file of rows. Return its path, which is `stem` with a suffix."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    path = stem.with_suffix(spec.suffix)
+def path_of(run: Path, phase: str, epoch: int, spec: DataSpec) -> Path:
+    """Return the path of the samples after an epoch."""
+    return run / SAMPLES / f"{phase}-{epoch:04d}{spec.suffix}"
+
+
+def save(items: NDArray[Any], spec: DataSpec, path: Path) -> None:
+    """Write items (n, *shape): a PNG with a grid of images, or a CSV file of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        temporary.write_bytes(spec.sheet(items, scale=2))
-    return path
+        temporary.write_bytes(spec.sheet(items, scale=SCALE))
+
+
+def first_row(path: Path, spec: ImageSpec) -> NDArray[np.uint8] | None:
+    """Return the images (n, C, H, W) in the first row of a grid that `save` wrote. None if there is no grid of such images at the path."""
+    if not path.exists():
+        return None
+    try:
+        found = imaging.read_pixels(path.read_bytes(), "RGB" if spec.channels == 3 else "L", max_pixels=sys.maxsize)
+    except ManifoldError:  # a file of another program, or a damaged one
+        return None
+    height, width = spec.height * SCALE, spec.width * SCALE
+    across, rest = divmod(found.shape[1] + GAP, width + GAP)
+    if rest or not across or (found.shape[0] + GAP) % (height + GAP):
+        return None
+    starts = range(0, found.shape[1], width + GAP)
+    images = np.stack([found[:height:SCALE, start : start + width : SCALE] for start in starts])
+    return images.reshape(len(images), spec.height, spec.width, spec.channels).transpose(0, 3, 1, 2)
 
 
 class Curves:

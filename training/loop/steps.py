@@ -269,7 +269,7 @@ class Loop(State):
             with self.average.applied():
                 record |= test_record(self)
                 if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last epoch
-                    save_sheet(self, f"{phase.name}-{epoch:04d}")
+                    save_sheet(self, phase.name, epoch)
             self._log(record)
             progress.epoch(record)
             self.curves.grown()

@@ -1,4 +1,7 @@
-"""The page of the service, and the page of its API's documentation. Each may run the scripts that it contains now, and no others."""
+"""The page of the service, and the page of its API's documentation. Each may run the scripts of this service only.
+
+The page is a set of static files (`static/`): ES modules without a build step, which use public endpoints only. static/README.md describes them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import base64
 import hashlib
 import re
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response
 
-PAGE = Path(__file__).parent / "index.html"
+from manifold.service.http.pages import assets
+
+PAGE = assets.FOLDER / assets.INDEX
+PRELOADED = "<!-- preloaded scripts -->\n"  # the place of the page for links to the scripts that the first view needs
 SCRIPTS = "static-offline-docs"  # the path of Swagger UI, relative to the page, so that a proxy may add a prefix
 # samples are a few dozen pixels wide: /docs shows them enlarged
 ENLARGED = ".responses-table img { min-width: 14rem; image-rendering: pixelated; }"
@@ -23,9 +28,12 @@ BRIEF = f"{ERRORS} :is(.response-controls, .model-example) {{ display: none; }}"
 
 def add(app: FastAPI) -> None:
     """Add the pages at / and /docs."""
-    text = PAGE.read_text()
-    own = f"script-src {_hashes(text, 'script')}; style-src {_hashes(text, 'style')}"
+    files = assets.read()
+    preloaded = "".join(f'<link rel="modulepreload" href="static/{name}">\n' for name in assets.scripts(files))
+    text = PAGE.read_text().replace(PRELOADED, preloaded)
+    own = f"script-src 'self' {_hashes(text, 'script')}; style-src 'self'"
     app.get("/", include_in_schema=False)(_page(text, own))
+    assets.add(app, files)
     docs = bytes(
         get_swagger_ui_html(
             openapi_url="openapi.json", title="Manifold: API", swagger_js_url=f"{SCRIPTS}/swagger-ui-bundle.js",
@@ -50,5 +58,5 @@ def _page(text: str, sources: str) -> Callable[[], Awaitable[Response]]:
 
 def _hashes(page: str, tag: str) -> str:
     """Return the sources of a content security policy that allow the inline scripts, or styles, of a page."""
-    inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    inline = re.findall(rf"<{tag}(?: type=\"importmap\")?>(.*?)</{tag}>", page, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inline)

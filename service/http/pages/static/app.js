@@ -1,0 +1,112 @@
+// The frame of the page: the header, the view that the address names, the form for an API key, and the state of the service.
+import { html, render, useEffect, useRef, useState } from "./lib/preact.js";
+import { follow, go, href, useAddress } from "./lib/address.js";
+import { onRefused } from "./lib/api.js";
+import { answers, refresh, useModels } from "./lib/models.js";
+import { Failure, KeyForm, Select, Tabs } from "./lib/ui.js";
+import { GENERAL, viewsOf } from "./views/registry.js";
+import { Home } from "./views/home.js";
+
+/** The page. */
+function App() {
+  const params = useAddress(), { models, error } = useModels();
+  const [refused, setRefused] = useState(null);
+  useEffect(() => onRefused(setRefused), []);
+  useEffect(() => { refresh(); }, []);
+  const general = GENERAL.find(view => view.name === params.view && !params.model);
+  const place = `${params.model ?? ""}/${params.version ?? ""}/${params.view ?? ""}/${params.lesson ?? ""}`;
+  useFocus(place);
+  return html`
+    <header class="top">
+      <a class="brand" href=${href({})}><img src="static/icon.svg" alt="" width="26" height="26" /> Manifold</a>
+      <nav aria-label="Pages">
+        <a href=${href({})} aria-current=${!params.model && !general ? "page" : undefined}>Models</a>
+        ${GENERAL.map(view => html`<a href=${href({ view: view.name })} aria-current=${view === general ? "page" : undefined}>${view.title}</a>`)}
+        <a href="docs">API</a>
+      </nav>
+    </header>
+    ${refused && html`<${KeyForm} error=${refused} done=${() => setRefused(null)} />`}
+    <main id="content" tabindex="-1">
+      ${error && !refused && html`<${Failure} error=${error} retry=${refresh} />`}
+      ${general ? html`<${Loaded} key=${general.name} view=${general} models=${models} />` : params.model ? html`<${ModelPage} models=${models} params=${params} />` : html`<${Home} models=${models} params=${params} />`}
+    </main>
+    <footer><a href="docs">API documentation</a> <a href="metrics">Metrics</a> <a href="models">Models as JSON</a></footer>`;
+}
+
+/** Move the focus to the main content, and the view to its top, when another place is opened. */
+function useFocus(place) {
+  const before = useRef(place);
+  useEffect(() => {
+    if (before.current === place) return;
+    const [model] = before.current.split("/");
+    const same = model !== "" && model === place.split("/")[0];  // tabs of one model keep the focus where it is
+    before.current = place;
+    if (same) return;
+    scrollTo(0, 0);
+    document.getElementById("content").focus({ preventScroll: true });
+  }, [place]);
+}
+
+/** The page of one model: its name and version, its views as tabs, and the chosen view. */
+function ModelPage({ models, params }) {
+  const { model: name, version, view: chosen } = params;
+  const model = models?.find(each => each.name === name && (!version || String(each.version) === version));
+  useEffect(() => {
+    document.title = `${name} · Manifold`;
+    return () => { document.title = "Manifold"; };
+  }, [name]);
+  if (!models) return html`<p role="status">The list of models is loading…</p>`;
+  if (!model) return html`<${Unknown} models=${models} name=${name} version=${version} />`;
+  const views = viewsOf(model), view = views.find(each => each.name === chosen) ?? views[0];
+  const link = each => href({ model: name, version, view: each.name });
+  return html`
+    <div class="title">
+      <h1>${name}</h1>
+      ${model.versions?.length > 1 ? html`<${Select} aria-label="Version" value=${model.version} options=${model.versions.map(each => [each, `version ${each}`])}
+        set=${each => go({ model: name, version: each === String(Math.max(...model.versions)) ? null : each, view: chosen })} />` : html`<span class="tag">version ${model.version}</span>`}
+    </div>
+    <p class="about">${model.description}</p>
+    ${!answers(model) ? html`<${Unavailable} model=${model} />` : html`
+      <${Tabs} label="Views" value=${view.name} options=${views.map(each => [each.name, each.title, link(each)])} />
+      ${chosen && view.name !== chosen && html`<p class="note">This model has no view “${chosen}”. It has those above.</p>`}
+      <${Loaded} key=${`${name}/${model.version}/${view.name}`} view=${view} model=${model} models=${models} />`}`;
+}
+
+/** A model that does not answer: its state and the reason. */
+function Unavailable({ model }) {
+  if (model.state === "loading") return html`<p role="status" class="note">This model is loading. This takes a few seconds.</p>`;
+  return html`<div class="failure" role="alert"><p><strong>This model is ${model.state}${model.reason ? `: ${model.reason}` : ""}</strong></p>
+    <p>Choose another model, or correct the reason and restart the service. <a href=${href({})}>All models</a></p></div>`;
+}
+
+/** A name or a version that the list does not contain. A version is requested once: it may be one that is loaded at its first request. */
+function Unknown({ models, name, version }) {
+  const known = models.find(each => each.name === name);
+  const [error, set] = useState(null);
+  useEffect(() => {
+    if (!known || !known.versions?.map(String).includes(version)) return;
+    import("./lib/api.js").then(({ getJson }) => getJson(`models/${encodeURIComponent(name)}?version=${version}`)).then(refresh, set);
+  }, [name, version]);
+  if (error) return html`<${Failure} error=${error} />`;
+  if (known?.versions?.map(String).includes(version)) return html`<p role="status">Version ${version} is loading…</p>`;
+  return html`<div class="failure" role="alert">
+    <p><strong>${known ? `The service has no version ${version} of ${name}.` : `The service has no model “${name}”.`}</strong></p>
+    <p>${known ? html`<a href=${href({ model: name })}>Open version ${known.version}</a>` : "Choose one of the models."} <a href=${href({})}>All models</a></p>
+  </div>`;
+}
+
+/** A view, whose module is loaded when it is opened. */
+function Loaded({ view, ...rest }) {
+  const [module, set] = useState(null), [error, fail] = useState(null);
+  const load = () => { fail(null); view.load().then(set, () => fail({ message: `The view “${view.title}” cannot be loaded.`, advice: "The service may have stopped or may have been updated. Reload the page." })); };
+  useEffect(load, [view.name]);
+  if (error) return html`<${Failure} error=${error} retry=${load} />`;
+  return module ? html`<${module.View} ...${rest} />` : html`<p role="status" class="busy">The view is loading…</p>`;
+}
+
+addEventListener("click", follow);
+addEventListener("dragover", event => event.preventDefault());  // a file that misses its place does not replace the page
+addEventListener("drop", event => event.preventDefault());
+const root = document.getElementById("app");
+root.replaceChildren();
+render(html`<${App} />`, root);
