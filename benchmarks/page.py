@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
+import io
 import json
 import random
 import statistics
@@ -28,10 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 import httpx  # noqa: E402
 import serving  # noqa: E402
+from PIL import Image  # noqa: E402
 
+from manifold.service.http.pages import assets  # noqa: E402
 from tests.page import browser as browsers  # noqa: E402
 
-STATIC = ROOT / "service/http/pages/static"
+STATIC = assets.FOLDER
 VIEWS = {
     "front": "", "sample": "model=mnist-flow&seed=7", "rows": "model=transactions-vae&view=sample&seed=7",
     "latent": "model=mnist-vae-2d&view=latent", "sliders": "model=mnist-vae&view=latent",
@@ -64,9 +67,8 @@ def sizes() -> dict[str, int]:
     """Return the bytes of all scripts and styles: as files, compressed, and compressed for the first view only."""
     files = [path for path in STATIC.rglob("*") if path.suffix in (".js", ".css")]
     packed = {path: len(gzip.compress(path.read_bytes())) for path in files}
-    first = sum(
-        size for path, size in packed.items() if path.parent.name != "views" or path.name in ("home.js", "registry.js")
-    )
+    needed = {STATIC / name for name in assets.scripts(assets.read())} | set(STATIC.rglob("*.css"))
+    first = sum(packed[path] for path in needed)
     return {
         "files": sum(path.stat().st_size for path in files),
         "compressed": sum(packed.values()),
@@ -103,14 +105,21 @@ def accessibility(browser: Any, url: str) -> dict[str, list[str]]:
 
 
 def pictures(browser: Any, url: str, folder: Path) -> None:
-    """Write screenshots of the views that the documentation shows."""
+    """Write screenshots of the views that the documentation shows, with 128 colours."""
     for name in ("front", "sample", "latent", "edit", "anomaly", "lesson"):
-        for scheme in ("light", "dark"):
-            with browsers.opened_page(browser, f"{url}/?{VIEWS[name]}", color_scheme=scheme) as page:
+        for scheme in ("light", "dark") if name in ("front", "latent") else ("light",):
+            size = {"width": 1280, "height": 860}
+            with browsers.opened_page(browser, f"{url}/?{VIEWS[name]}", color_scheme=scheme, viewport=size) as page:
                 page.locator("main h1").first.wait_for()
+                if name == "anomaly":
+                    page.get_by_role("button", name="Try with examples").click()
+                    page.locator(".top-one").wait_for()
                 page.wait_for_load_state("networkidle")
                 page.wait_for_timeout(1500)
-                page.screenshot(path=folder / f"page-{name}-{scheme}.png")
+                content = page.screenshot()
+            with Image.open(io.BytesIO(content)) as picture:
+                few = picture.convert("RGB").quantize(128, dither=Image.Dither.NONE)
+                few.save(folder / f"page-{name}-{scheme}.png", optimize=True)
 
 
 def frames(browser: Any, url: str, seconds: float = 4) -> dict[str, float]:
@@ -150,7 +159,7 @@ class User:
         self.actions += 1
 
     def write(self, label: str, text: str) -> None:
-        field = self.page.get_by_label(label, exact=True).first
+        field = self.page.get_by_label(label).first
         field.fill(text)
         field.press("Enter")
         self.actions += 1

@@ -160,7 +160,11 @@ def wait(address: Address, name: str, ended: Callable[[], bool] = lambda: False)
     Raises Unavailable if the model cannot be served then.
     """
     while not ended():
-        health = address.health()
+        try:
+            health = address.health()
+        except InvalidValue:  # a service that loads models may answer late, or not at all
+            time.sleep(POLL)
+            continue
         states = (health or {}).get("models") or {}
         if health is not None and (health["status"] == "ready" or (states and LOADING not in states.values())):
             if states.get(name) == UNAVAILABLE:

@@ -1,13 +1,14 @@
 """The routes of a model's files for pages: its preview, sheet, samples by epoch, training curves, and latents of test items.
 
-Browsers may keep a file for a year if the request states the checksum that GET /models lists, because the address of a changed file then has
-another checksum. Without it, they must ask each time whether the file has changed: every response has an `ETag`, and one that the client has
-already is not sent again.
+Browsers may keep a picture or a table for a year if the request states the checksum that GET /models lists, because the address of a changed file
+then has another checksum. Without it, and for JSON, they must ask each time whether the file has changed: every response has an `ETag`, and one
+that the client has already is not sent again.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -71,19 +72,23 @@ def _add(
         entry = await registry.described(name, version) if subject == "points" else registry.find(name, version)
         read = functools.partial(page_data.content, entry.folder, entry.manifest, subject, "name")
         body, media_type, sha256 = await aside(read, pool="disk")
+        if (
+            is_json
+        ):  # the response is computed from the file, so that another version of the service may answer differently
+            return _answer(request, body, media_type, hashlib.sha256(body).hexdigest(), ASKED)
         return _answer(request, body, media_type, sha256, KEPT if checksum == sha256 else ASKED)
 
 
 def _answer(request: Request, body: bytes, media_type: str, sha256: str, caching: str) -> Response:
-    """Return the response, or 304 if the client has it. The ETag is the checksum of the file."""
+    """Return the response, or 304 if the client has it. The ETag is a checksum: of the file, or of JSON that is computed from it."""
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Cache-Control": caching}
-    if _has(request.headers.get("if-none-match", ""), etag):
+    if has_tag(request.headers.get("if-none-match", ""), etag):
         return Response(status_code=304, headers=headers)
     return Response(body, media_type=media_type, headers=headers)
 
 
-def _has(stated: str, etag: str) -> bool:
+def has_tag(stated: str, etag: str) -> bool:
     """Return whether a header If-None-Match contains a tag. Weak tags match too (RFC 9110, section 13.1.2)."""
     tags = [each.strip().removeprefix("W/") for each in stated.split(",")]
     return etag in tags or tags == ["*"]

@@ -58,6 +58,15 @@ def test_files_are_compressed_and_kept(client: TestClient) -> None:
     assert plain.content == packed.content and plain.headers["content-type"] == "text/css; charset=utf-8"
     again = client.get("/static/styles/base.css", headers={"if-none-match": plain.headers["etag"]})
     assert again.status_code == 304 and not again.content
+    for refused in ("gzip;q=0", "gzip; q=0.0, identity", ""):
+        assert (
+            "content-encoding"
+            not in client.get("/static/styles/base.css", headers={"accept-encoding": refused}).headers
+        )
+    assert (
+        "content-encoding"
+        in client.get("/static/styles/base.css", headers={"accept-encoding": "br, gzip;q=0.5"}).headers
+    )
     assert client.get("/static/styles/base.css", headers={"if-none-match": '"other"'}).status_code == 200
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import SHIPPED
 from tests.keyed import KEY, TOKEN
 from tests.page.browser import NARROW, WIDE, needs_browser, opened_page, serious
 from tests.served import Served, served
@@ -109,6 +110,44 @@ def test_a_key_is_asked_for(browser: Any, tmp_path: Path) -> None:
         page.get_by_role("button", name="Use this key").click()
         page.get_by_text("All 0 models").wait_for()
         assert not page.get_by_label("API key").count()
+
+
+def test_previews_are_shown_with_a_key(browser: Any, tmp_path: Path) -> None:
+    """An <img> sends no key, so that the page requests the picture itself."""
+    (tmp_path / "mnist-cvae").symlink_to(SHIPPED / "mnist-cvae")
+    with served(tmp_path, keys=str(KEY), auth="on") as service, opened_page(browser, service.url) as page:
+        page.get_by_label("API key").fill(TOKEN)
+        page.get_by_role("button", name="Use this key").click()
+        picture = page.locator(".card img[src^='blob:']").first
+        picture.wait_for()
+        assert page.evaluate("image => image.decode().then(() => image.naturalWidth)", picture.element_handle()) > 100
+
+
+def test_try_again_shows_the_view(service: Served, browser: Any) -> None:
+    with opened_page(browser, service.url) as page:
+        page.locator("#all").wait_for()
+        failing = "**/models/mnist-vqvae?version=*"
+        body = {"error": {"type": "busy", "message": "mnist-vqvae: the queue is full.", "request_id": "1"}}
+        page.route(failing, lambda route: route.fulfill(status=429, json=body))
+        page.goto(f"{service.url}?model=mnist-vqvae&view=facts")
+        page.locator(".failure", has_text="the queue is full").first.wait_for()
+        page.unroute(failing)
+        page.locator(".failure", has_text="the queue is full").get_by_role("button", name="Try again").first.click()
+        page.get_by_text("Inputs and outputs of").wait_for()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "model=mnist-flow&view=edit&mask=~abcde",
+        "model=mnist-cvae&view=edit&item=test:99",
+        "model=mnist-vae-2d&view=latent&z=1,x",
+    ],
+)
+def test_damaged_addresses_are_explained(service: Served, browser: Any, query: str) -> None:
+    with opened_page(browser, f"{service.url}?{query}") as page:
+        page.get_by_role("alert").first.wait_for()
+        assert page.get_by_role("navigation", name="Views").is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from manifold.runtime.errors import NotFound, cut
+from manifold.service.http.artifact_files import has_tag
 
 FOLDER = Path(__file__).parent / "static"
 PATH = "/static/"  # below this path, the files are served
@@ -26,6 +27,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 
+GZIP = re.compile(r"\bgzip\b(?!\s*;\s*q=0(?:\.0*)?(?![.\d]))")  # a header Accept-Encoding that allows gzip
 # an import of a script at its top, written by hand or minified
 IMPORT = re.compile(r"""(?:^|;)\s*import\s*(?:[^"'();]*?\bfrom\s*)?["']([^"']+)["']""", re.MULTILINE)
 
@@ -78,10 +80,10 @@ def add(app: FastAPI, assets: Mapping[str, Asset]) -> None:
         if found is None:
             raise NotFound(f"path: the page has no file {cut(path)}; reload the page", field="path")
         headers = {"ETag": found.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
-        if found.etag in request.headers.get("if-none-match", ""):
+        if has_tag(request.headers.get("if-none-match", ""), found.etag):
             return Response(status_code=304, headers=headers)
         content = found.content
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if GZIP.search(request.headers.get("accept-encoding", "")):
             content, headers["Content-Encoding"] = found.packed, "gzip"
         return Response(content, media_type=found.media_type, headers=headers)
 

@@ -1,9 +1,10 @@
 // The frame of the page: the header, the view that the address names, the form for an API key, and the state of the service.
-import { html, render, useEffect, useRef, useState } from "./lib/preact.js";
+import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./lib/preact.js";
 import { follow, go, href, useAddress } from "./lib/address.js";
-import { onRefused } from "./lib/api.js";
-import { answers, refresh, useModels } from "./lib/models.js";
-import { Failure, KeyForm, Select, Tabs } from "./lib/ui.js";
+import { getJson, hasKey, onRefused } from "./lib/api.js";
+import { answers, newest, refresh, useModels } from "./lib/models.js";
+import { useLoaded } from "./lib/tasks.js";
+import { Failure, KeyForm, Progress, Select, Tabs } from "./lib/ui.js";
 import { GENERAL, viewsOf } from "./views/registry.js";
 import { Home } from "./views/home.js";
 
@@ -16,6 +17,7 @@ function App() {
   const general = GENERAL.find(view => view.name === params.view && !params.model);
   const place = `${params.model ?? ""}/${params.version ?? ""}/${params.view ?? ""}/${params.lesson ?? ""}`;
   useFocus(place);
+  useEffect(() => { if (!params.model) document.title = general ? `${general.title} · Manifold` : "Manifold"; }, [params.model, general]);
   return html`
     <header class="top">
       <a class="brand" href=${href({})}><img src="static/icon.svg" alt="" width="26" height="26" /> Manifold</a>
@@ -30,7 +32,7 @@ function App() {
       ${error && !refused && html`<${Failure} error=${error} retry=${refresh} />`}
       ${general ? html`<${Loaded} key=${general.name} view=${general} models=${models} />` : params.model ? html`<${ModelPage} models=${models} params=${params} />` : html`<${Home} models=${models} params=${params} />`}
     </main>
-    <footer><a href="docs">API documentation</a> <a href="metrics">Metrics</a> <a href="models">Models as JSON</a></footer>`;
+    <footer><a href="docs">API documentation</a> <a href="metrics">Metrics</a>${!hasKey() && html` <a href="models">Models as JSON</a>`}</footer>`;
 }
 
 /** Move the focus to the main content, and the view to its top, when another place is opened. */
@@ -50,13 +52,19 @@ function useFocus(place) {
 /** The page of one model: its name and version, its views as tabs, and the chosen view. */
 function ModelPage({ models, params }) {
   const { model: name, version, view: chosen } = params;
-  const model = models?.find(each => each.name === name && (!version || String(each.version) === version));
+  const versions = models?.filter(each => each.name === name) ?? [];
+  const listed = version ? versions.find(each => String(each.version) === version) : newest(versions)[0];
+  // a version that the list does not contain is described on its own: it is loaded at its first request
+  const older = !listed && version && versions[0]?.versions?.map(String).includes(version) ? version : null;
+  const [described, task] = useLoaded(signal => (older ? getJson(`models/${encodeURIComponent(name)}?version=${older}`, { signal }) : null), [name, older]);
   useEffect(() => {
     document.title = `${name} · Manifold`;
     return () => { document.title = "Manifold"; };
   }, [name]);
+  const model = listed ?? (older ? described : null);
   if (!models) return html`<p role="status">The list of models is loading…</p>`;
-  if (!model) return html`<${Unknown} models=${models} name=${name} version=${version} />`;
+  if (older && !model) return html`<${Progress} task=${task} text=${`Version ${older} is described…`} />`;
+  if (!model) return html`<${Unknown} known=${versions[0]} name=${name} version=${version} />`;
   const views = viewsOf(model), view = views.find(each => each.name === chosen) ?? views[0];
   const link = each => href({ model: name, version, view: each.name });
   return html`
@@ -75,31 +83,27 @@ function ModelPage({ models, params }) {
 /** A model that does not answer: its state and the reason. */
 function Unavailable({ model }) {
   if (model.state === "loading") return html`<p role="status" class="note">This model is loading. This takes a few seconds.</p>`;
-  return html`<div class="failure" role="alert"><p><strong>This model is ${model.state}${model.reason ? `: ${model.reason}` : ""}</strong></p>
-    <p>Choose another model, or correct the reason and restart the service. <a href=${href({})}>All models</a></p></div>`;
+  return html`<div class="failure" role="alert"><p><strong>This model is ${model.state}${model.reason ? `: ${model.reason}` : "."}</strong></p>
+    <p><button type="button" onClick=${refresh}>Check again</button> Or choose another model: <a href=${href({})}>all models</a></p></div>`;
 }
 
-/** A name or a version that the list does not contain. A version is requested once: it may be one that is loaded at its first request. */
-function Unknown({ models, name, version }) {
-  const known = models.find(each => each.name === name);
-  const [error, set] = useState(null);
-  useEffect(() => {
-    if (!known || !known.versions?.map(String).includes(version)) return;
-    import("./lib/api.js").then(({ getJson }) => getJson(`models/${encodeURIComponent(name)}?version=${version}`)).then(refresh, set);
-  }, [name, version]);
-  if (error) return html`<${Failure} error=${error} />`;
-  if (known?.versions?.map(String).includes(version)) return html`<p role="status">Version ${version} is loading…</p>`;
+/** A name or a version that the service does not have. */
+function Unknown({ known, name, version }) {
   return html`<div class="failure" role="alert">
     <p><strong>${known ? `The service has no version ${version} of ${name}.` : `The service has no model “${name}”.`}</strong></p>
     <p>${known ? html`<a href=${href({ model: name })}>Open version ${known.version}</a>` : "Choose one of the models."} <a href=${href({})}>All models</a></p>
   </div>`;
 }
 
-/** A view, whose module is loaded when it is opened. */
+/** A view, whose module is loaded when it is opened. An error of the view is shown in its place, and the rest of the page stays. */
 function Loaded({ view, ...rest }) {
   const [module, set] = useState(null), [error, fail] = useState(null);
+  const [broken, repair] = useErrorBoundary(thrown => console.error(thrown));
   const load = () => { fail(null); view.load().then(set, () => fail({ message: `The view “${view.title}” cannot be loaded.`, advice: "The service may have stopped or may have been updated. Reload the page." })); };
   useEffect(load, [view.name]);
+  if (broken) {
+    return html`<${Failure} error=${{ message: `The view “${view.title}” has failed: ${broken.message}.`, advice: "Try again. If it fails again, open it without the settings in the address." }} retry=${repair} />`;
+  }
   if (error) return html`<${Failure} error=${error} retry=${load} />`;
   return module ? html`<${module.View} ...${rest} />` : html`<p role="status" class="busy">The view is loading…</p>`;
 }

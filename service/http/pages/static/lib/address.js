@@ -51,8 +51,8 @@ export function useParam(name, fallback = "") {
 
 /** Follow links within the page without loading it again. */
 export function follow(event) {
-  const link = event.target.closest?.("a[href^='?']");
-  if (!link || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || link.target) return;
+  const link = event.target.closest?.("a[href]"), to = link?.getAttribute("href");
+  if (!link || !(to.startsWith("?") || to === location.pathname) || event.defaultPrevented || event.button || event.ctrlKey || event.metaKey || event.shiftKey || link.target) return;
   event.preventDefault();
-  go(Object.fromEntries(new URLSearchParams(link.getAttribute("href"))));
+  go(Object.fromEntries(new URLSearchParams(to.startsWith("?") ? to : "")));
 }

@@ -37,7 +37,7 @@ export const gone = () => new ServiceError({
 });
 
 let key = sessionStorage.getItem("key") ?? "";  // kept for this tab until it is closed
-const refused = new Set();
+const refused = new Set(), failed = new Set();
 
 export const hasKey = () => key !== "";
 
@@ -52,6 +52,9 @@ export function onRefused(hear) {
   refused.add(hear);
   return () => refused.delete(hear);
 }
+
+/** Call `hear(error)` with every error response of the service. */
+export const onFailed = hear => { failed.add(hear); };
 
 /**
  * Send a request and return the Response. `fields` becomes a JSON body; `body` is sent unchanged with the media type `type`.
@@ -70,6 +73,7 @@ export async function send(path, { method, fields, body, type, accept = JSON_TYP
   }
   if (response.ok) return response;
   const error = await failure(response);
+  failed.forEach(hear => hear(error));
   if (error.status === 401 || error.status === 403) refused.forEach(hear => hear(error));
   throw error;
 }

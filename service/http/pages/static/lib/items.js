@@ -5,7 +5,7 @@ import { ServiceError, postJson, send } from "./api.js";
 import { classesOf, conditionFields, dataUrl } from "./conditions.js";
 import { base64, loadPicture, outputsOf } from "./made.js";
 import { answers, fileOf, makesPictures, nouns, pictureType, supports, useModels } from "./models.js";
-import { readSeed } from "./numbers.js";
+import { fromJson, newId, readSeed, toJson } from "./numbers.js";
 import { splitGrid } from "./pictures.js";
 import { readRecords } from "./records.js";
 import { useLoaded } from "./tasks.js";
@@ -40,26 +40,26 @@ function sheetModel(model, models) {
 const sheets = new Map();
 
 /** Return the examples of a model, {items: [{content, src, name}], what}: test items from a sheet, or samples, or the items of the preview. */
-export function examplesOf(model, models, signal) {
+export function examplesOf(model, models) {
   const source = sheetModel(model, models), id = `${model.name}/${model.version}/${source ? fileOf(source, "sheet") : ""}`;
   if (!sheets.has(id)) {
-    const loading = loadExamples(model, source, signal);
+    const loading = loadExamples(model, source);
     loading.catch(() => sheets.delete(id));
     sheets.set(id, loading);
   }
   return sheets.get(id);
 }
 
-async function loadExamples(model, source, signal) {
+async function loadExamples(model, source) {  // without a signal: several components wait for it
   const named = (list, name) => list.slice(0, EXAMPLES).map((each, i) => ({ ...each, name: `${name} ${i + 1}`, exact: true }));
-  const pictures = async (path, step) => (await splitGrid(await (await send(path, { signal })).blob(), model.data, step)).map(src => ({ src, content: base64(src) }));
+  const pictures = async (path, step) => (await splitGrid(await (await send(path)).blob(), model.data, step)).map(src => ({ src, content: base64(src) }));
   if (source && makesPictures(model)) return { what: "test items", items: named(await pictures(fileOf(source, "sheet"), 2), "Test item") };
   if (source) {
-    const records = readRecords(await (await send(fileOf(source, "sheet"), { signal })).text(), model.data.columns);
+    const records = readRecords(await (await send(fileOf(source, "sheet"))).text(), model.data.columns);
     return { what: "test items", items: named(records.filter((_, i) => i % 2 === 0).map(content => ({ content })), "Test item") };
   }
   if (supports(model, "sample")) return { what: "samples of the model",
-    items: (await generate(model, { seed: 0n, n: EXAMPLES }, signal)).map((item, i) => ({ ...item, name: `Example ${i + 1}` })) };
+    items: (await generate(model, { seed: 0n, n: EXAMPLES })).map((item, i) => ({ ...item, name: `Example ${i + 1}` })) };
   return { what: "items from the preview of the model", items: named(await pictures(fileOf(model, "preview"), 1), "Example") };
 }
 
@@ -73,13 +73,17 @@ export async function generate(model, { seed, first = 0, n = 1, chosen }, signal
   }));
 }
 
+const LARGEST_KEPT = 2_000_000;  // characters; browsers keep about five million for a page
+
 // drawings, files and records of the user: in memory, and in the storage of this tab if they are small enough
 const owned = new Map();
 
 /** Keep an item of the user under an id. Return whether it survives a reload of the page. */
 export function keepOwn(id, item) {
   owned.set(id, item);
-  const text = JSON.stringify(item), olds = () => Object.keys(sessionStorage).filter(name => name.startsWith(PREFIX) && name !== PREFIX + id);
+  const text = toJson(item);
+  if (text.length > LARGEST_KEPT) return false;  // others would be removed in vain
+  const olds = () => Object.keys(sessionStorage).filter(name => name.startsWith(PREFIX) && name !== PREFIX + id);
   for (;;) {
     try {
       sessionStorage.setItem(PREFIX + id, text);
@@ -95,7 +99,7 @@ export function keepOwn(id, item) {
 
 function readOwn(id) {
   const text = owned.has(id) ? null : sessionStorage.getItem(PREFIX + id);
-  if (text) owned.set(id, JSON.parse(text));
+  if (text) owned.set(id, fromJson(text));
   return owned.get(id);
 }
 
@@ -103,7 +107,7 @@ const wrong = (message, advice) => new ServiceError({ type: "item", message, adv
 
 /** Return the item that a text of the address means. Throws ServiceError with a next step. */
 async function resolve(model, models, spec, text, signal) {
-  if (!spec) throw wrong(`The address has an item “${text}”, which is none.`, "Choose an item. In the address, an item is test:NUMBER, or SEED:INDEX.");
+  if (!spec) throw wrong(`The address has an item “${text}”, which is not the form of an item.`, "Choose an item. In the address, an item is test:NUMBER, or SEED:INDEX.");
   if (spec.chosen !== null && !classesOf(model)?.includes(spec.chosen)) throw wrong(`The address has the class “${spec.chosen}”, which ${model.name} does not have.`,
     "Choose another item or another class.");
   if (spec.from === "own") {
@@ -136,7 +140,7 @@ export function useItem(model, name, fallback) {
   const item = spec?.from === "own" && own?.id === spec.id ? own.item : found;
   const choose = (next, push = true) => setText(next, { push });
   const setOwn = (next, isNew) => {
-    const mine = now.current?.from === "own" && !isNew, id = mine ? now.current.id : crypto.randomUUID().slice(0, 8);
+    const mine = now.current?.from === "own" && !isNew, id = mine ? now.current.id : newId();
     const kept = keepOwn(id, next);
     show({ id, item: { ...next, kept } });
     if (!mine) { now.current = { from: "own", id, chosen: null }; setText(`own:${id}`, { push: true }); }

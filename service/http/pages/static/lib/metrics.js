@@ -24,7 +24,7 @@ const WORDS = {
   continuity_95: ["Continuity, 95% quantile", "the same, in the worst twentieth of the steps"],
   largest_step: ["Largest step", "largest of 16 steps of a path, as a share of the whole path"],
   reconstruction: ["Reconstruction term", "expected negative log-likelihood of an item given its latent"],
-  kl: ["KL term", "information about an item that its latent contains"],
+  kl: ["KL term", "upper bound of the information about an item that its latent contains"],
   active_units: ["Active units", "numbers of the latent that depend on the item"],
   auroc: ["AUROC", "chance that an anomaly has a higher score than a normal item"],
   average_precision: ["Average precision", "area under the curve of precision and recall"],

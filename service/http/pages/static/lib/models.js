@@ -1,6 +1,6 @@
 // The models of the service: their list, their descriptions, and what each can do. No kind of data is known by name here.
 import { useEffect, useState } from "./preact.js";
-import { getJson } from "./api.js";
+import { getJson, hasKey, onFailed, send } from "./api.js";
 
 const POLL = 700;  // ms between two requests for the list while models load
 
@@ -20,9 +20,22 @@ export function refresh() {
     .then(({ models }) => {
       set({ models, error: null });
       if (models.some(model => model.state === "loading")) timer = setTimeout(refresh, POLL);
-    }, error => set({ error }))
+    }, error => {
+      set({ error });
+      if (state.models?.some(model => model.state === "loading")) timer = setTimeout(refresh, 5 * POLL);
+    })
     .finally(() => { asking = null; });
   return asking;
+}
+
+// states change while the page is open: models are unloaded, or loaded again
+onFailed(error => { if (!asking && [404, 409, 503].includes(error.status) && state.models) later(); });
+document.addEventListener("visibilitychange", () => { if (!document.hidden && state.models) later(); });
+
+/** Request the list shortly, once for several reasons. */
+function later() {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, POLL);
 }
 
 /** Return {models, error} of the list. `models` is null before the first response; an error keeps the last list. */
@@ -49,6 +62,31 @@ export function fileOf(model, name) {
   if (!sum && name !== "preview") return null;
   return `models/${encodeURIComponent(model.name)}/${name === "preview" ? "preview.png" : name}?version=${model.version}${sum ? `&checksum=${sum}` : ""}`;
 }
+
+const pictures = new Map();
+
+/** Return an address at which an <img> finds a picture of the service: with an API key, which an <img> cannot send, that of a copy in this tab. */
+export function usePicture(path) {
+  const [src, set] = useState(hasKey() ? null : path);
+  useEffect(() => {
+    let current = true;
+    if (!path || !hasKey()) {
+      set(path);
+      return undefined;
+    }
+    if (!pictures.has(path)) {
+      const asked = send(path, { accept: "*/*" }).then(response => response.blob()).then(blob => URL.createObjectURL(blob));
+      asked.catch(() => pictures.delete(path));
+      pictures.set(path, asked);
+    }
+    pictures.get(path).then(url => current && set(url), () => current && set(null));  // a card without its picture can still be used
+    return () => { current = false; };
+  }, [path, hasKey()]);
+  return src;
+}
+
+/** Return the version of each model that a request without a version gets: the highest one. */
+export const newest = models => models.filter(model => models.every(other => other.name !== model.name || other.version <= model.version));
 
 /** Whether the model answers requests: an idle model loads at its first request. */
 export const answers = model => model.state === "ready" || model.state === "idle";

@@ -13,6 +13,9 @@ export function readSeed(text) {
 /** Return a new seed (BigInt below 2^31, which is easy to read and to write down). */
 export const randomSeed = () => BigInt(crypto.getRandomValues(new Uint32Array(1))[0] >>> 1);
 
+/** Return a new id of eight characters. `crypto.randomUUID` exists on HTTPS and loopback only. */
+export const newId = () => [...crypto.getRandomValues(new Uint8Array(4))].map(byte => byte.toString(16).padStart(2, "0")).join("");
+
 const MARK = "\u0001int:";
 
 /** Return a value as JSON. BigInts become integers, and undefined fields are left out. */

@@ -1,7 +1,7 @@
 // Recipes: the model and the settings that made a picture, which its PNG contains, and the address of the page that makes the picture again.
 import { go, href } from "./address.js";
 import { ServiceError, getJson } from "./api.js";
-import { fromJson, readSeed } from "./numbers.js";
+import { fromJson, readSeed, newId } from "./numbers.js";
 import { PngError, readText } from "./png.js";
 
 const KEYWORD = "manifold", STORE = "given:";
@@ -66,7 +66,7 @@ const kept = new Map();
 
 /** Keep values of a request that are too long for the address, such as latents. Return their id: they last as long as this tab. */
 export function keepGiven(fields) {
-  const id = crypto.randomUUID().slice(0, 8);
+  const id = newId();
   kept.set(id, fields);
   try { sessionStorage.setItem(STORE + id, JSON.stringify(fields)); } catch (error) { if (error.name !== "QuotaExceededError") throw error; }
   return id;

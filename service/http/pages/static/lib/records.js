@@ -1,17 +1,7 @@
 // Records: reading them from CSV and JSON, their columns, and their differences.
 import { ServiceError } from "./api.js";
-import { brief } from "./numbers.js";
-
-/** Return the lines of a CSV text as lists of cells (RFC 4180). */
-export function readCsv(text) {
-  const lines = [[]];
-  for (const [, quoted, plain, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/g)) {
-    lines.at(-1).push(quoted === undefined ? plain : quoted.replace(/""/g, '"'));
-    if (end === "") break;
-    if (end !== ",") lines.push([]);
-  }
-  return lines.filter(line => line.length > 1 || line[0] !== "");
-}
+import { readCsv } from "./csv.js";
+import { brief, fromJson } from "./numbers.js";
 
 /** Whether a column has numbers: other columns have categories. */
 export const isNumeric = column => !column.categories;
@@ -21,13 +11,14 @@ export function readRecords(text, columns) {
   const wrong = (message, advice) => new ServiceError({ type: "text", message, advice });
   if (/^\s*[[{]/.test(text)) {
     let value;
-    try { value = JSON.parse(text); } catch (error) { throw wrong(`The text is not valid JSON: ${error.message}.`, "Correct it and try again."); }
+    try { value = fromJson(text); } catch (error) { throw wrong(`The text is not valid JSON: ${error.message}.`, "Correct it and try again."); }
     const list = Array.isArray(value) ? value : [value];
     if (!list.length || list.some(each => typeof each !== "object" || each === null || Array.isArray(each))) throw wrong("The JSON has no records.",
       "Write an object with a value by column, or a list of such objects.");
     return list;
   }
-  const [names, ...lines] = readCsv(text.trim());
+  const { header: names, count, cells } = readCsv(text.trim(), columns.map(column => column.name));
+  const lines = Array.from({ length: count }, (_, i) => cells(i));
   const known = names.filter(name => columns.some(column => column.name === name));
   if (!lines.length || !known.length) throw wrong("The text has no records with a known column.",
     `Paste JSON, or CSV whose first line has names of columns, such as ${columns.slice(0, 3).map(column => column.name).join(", ")}.`);

@@ -3,34 +3,39 @@ import { useEffect, useRef, useState } from "./preact.js";
 
 const SLOW = 500;  // ms after which a request shows that it runs, and can be cancelled
 
+const REST = { running: false, slow: false, error: null, cancelled: false };
+
 /**
- * Return a task: {run, cancel, retry, running, slow, error, clear}.
+ * Return a task: {run, cancel, retry, clear, running, slow, error, cancelled}.
  *
- * run(work) cancels what runs and calls `work(signal)`. It returns what `work` returns, or undefined if it failed or was replaced: `error`
- * is set then, unless it was cancelled. `slow` is true if it has run for more than half a second. The work ends with the component.
+ * run(work, use) cancels what runs and calls `work(signal)`. When it succeeds, `use(result)` is called, also after a retry. The returned promise
+ * has the result, or undefined if the work failed, was cancelled or was replaced. `error` is set if it failed. `slow` is true if it has run for more
+ * than half a second. The work ends with the component.
  */
 export function useTask() {
-  const [state, set] = useState({ running: false, slow: false, error: null });
+  const [state, set] = useState(REST);
   const now = useRef(null), last = useRef(null);
 
   const cancel = () => {
     now.current?.abort();
     now.current = null;
-    set(before => ({ ...before, running: false, slow: false }));
+    set({ ...REST, cancelled: true });
   };
-  const run = async work => {
+  const run = async (work, use) => {
     now.current?.abort();
     const control = (now.current = new AbortController());
-    last.current = work;
-    set({ running: true, slow: false, error: null });
-    const timer = setTimeout(() => now.current === control && set({ running: true, slow: true, error: null }), SLOW);
+    last.current = [work, use];
+    set({ ...REST, running: true });
+    const timer = setTimeout(() => now.current === control && set({ ...REST, running: true, slow: true }), SLOW);
     try {
       const result = await work(control.signal);
       if (now.current !== control) return undefined;
-      set({ running: false, slow: false, error: null });
+      set(REST);
+      use?.(result);
       return result;
     } catch (error) {
-      if (now.current === control && error.name !== "AbortError") set({ running: false, slow: false, error });
+      // a request that another component started and ended is aborted too, although this task was not cancelled
+      if (now.current === control) set(error.name === "AbortError" ? { ...REST, cancelled: true } : { ...REST, error });
       return undefined;
     } finally {
       clearTimeout(timer);
@@ -38,7 +43,7 @@ export function useTask() {
     }
   };
   useEffect(() => () => { now.current?.abort(); now.current = null; }, []);
-  return { ...state, run, cancel, retry: () => last.current && run(last.current), clear: () => set({ running: false, slow: false, error: null }) };
+  return { ...state, run, cancel, retry: () => last.current && run(...last.current), clear: () => set(REST) };
 }
 
 /** Return [value, task]: the result of `work(signal)`, computed again whenever one of `deps` changes. The value is undefined before. */
@@ -48,7 +53,7 @@ export function useLoaded(work, deps) {
   useEffect(() => {
     let current = true;
     set({ value: undefined });
-    task.run(work).then(value => { if (current && value !== undefined) set({ value }); });
+    task.run(work, value => { if (current) set({ value }); });
     return () => { current = false; };
   }, deps);
   return [loaded.value, task];

@@ -55,8 +55,12 @@ export function Failure({ error, retry }) {
   </div>`;
 }
 
-/** The state of a task: its failure, or a note that it runs. */
-export const Progress = ({ task, text }) => (task.error ? html`<${Failure} error=${task.error} retry=${task.retry} />` : html`<${Busy} task=${task} text=${text} />`);
+/** The state of a task: its failure, a note that it runs, or a note that it was cancelled, with a button that starts it again. */
+export function Progress({ task, text }) {
+  if (task.error) return html`<${Failure} error=${task.error} retry=${task.retry} />`;
+  if (task.cancelled) return html`<p class="busy" role="status">Cancelled. <button type="button" onClick=${task.retry}>Start again</button></p>`;
+  return html`<${Busy} task=${task} text=${text} />`;
+}
 
 /** A dialog in front of the page. The focus stays in it, and returns to its origin when it is closed. */
 export function Dialog({ title, close, children }) {

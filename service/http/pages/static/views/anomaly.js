@@ -43,13 +43,15 @@ function Scoring({ model, manifest }) {
       if (next.sheet && next.count !== found.scores.n + found.scores.errors.length) Object.assign(next, { sheet: null, unread: true });
       next.fitted = found.fitted;
       return found;
-    }).then(found => found && setResult(found));
+    }, setResult);
   };
-  const read = async work => {
-    try { start(await work()); } catch (error) { if (error.name !== "AbortError") refuse(error); }
+  const read = work => {
+    refuse(null);
+    task.run(async () => {
+      try { return await work(); } catch (error) { refuse(error); return null; }  // an unreadable file is not a failure of the service: it has no retry
+    }, next => next && start(next));
   };
-  const examples = () => { again.current = examples; refuse(null); setResult(null); setSource(null); task.run(signal => examplesOf(model, signal)).then(next => next
-    && start(next)); };
+  const examples = () => { again.current = examples; refuse(null); setResult(null); setSource(null); task.run(signal => examplesOf(model, signal), start); };
   useEffect(() => { if (source) start(source); }, [JSON.stringify(condition.fields)]);
 
   return html`<div class="anomaly">
@@ -169,5 +171,6 @@ function Downloads({ pending, model, source, scores, decision, rule, explains, c
     onClick=${() => download(csvOf, "csv")}>Download scores as CSV</button>
     <button type="button" disabled=${pending} onClick=${() => download(linesOf, "ndjson")}>Download as NDJSON</button>
     ${explains && decision.flagged > EXPLAINED && !source.items && html`<small>with the reasons of the ${count(EXPLAINED)} most anomalous</small>`}
+    ${!source.items && !source.sheet && html`<small>The page cannot read the columns of this file: the download has row numbers, ids and scores.</small>`}
     <${Progress} task=${task} text=${told} /></div>`;
 }

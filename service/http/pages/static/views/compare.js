@@ -134,7 +134,7 @@ async function make(id, known, { seed, n, klass }, signal) {
 /** One model of the grid: its name, its state, and its items. */
 function Line({ id, state, klass, retry, remove, open }) {
   const { name, version } = readId(id), { model } = state;
-  const texts = { waiting: "waits", running: "works…", failed: "failed", done: state.ms && `${Math.max(1, Math.round(state.ms))} ms` };
+  const texts = { waiting: "waiting", running: "works…", failed: "failed", done: state.ms && `${Math.max(1, Math.round(state.ms))} ms` };
   return html`<section class="line" aria-label=${id}>
     <div class="head"><a href=${href({ model: name, version })}>${name}</a>${version && html` <span class="tag">version ${version}</span>`}
       <button type="button" class="plain" aria-label=${`Remove ${id}`} title="Remove" onClick=${remove}>✕</button>

@@ -26,7 +26,8 @@ function writeMask(mask) {
 function readMask(text, width, height) {
   if (PRESETS.some(([name]) => name === text)) return presetMask(text, width, height);
   if (!/^~[\w-]+$/.test(text)) return null;
-  const bytes = atob(text.slice(1).replace(/-/g, "+").replace(/_/g, "/"));
+  let bytes;
+  try { bytes = atob(text.slice(1).replace(/-/g, "+").replace(/_/g, "/")); } catch { return null; }  // a part of the text is missing
   return bytes.length === Math.ceil((width * height) / 8) ? Uint8Array.from({ length: width * height }, (_, i) => (bytes.charCodeAt(i >> 3) >> (i & 7)) & 1) : null;
 }
 

@@ -2,11 +2,12 @@
 import { html, useMemo, useState } from "../lib/preact.js";
 import { useParam } from "../lib/address.js";
 import { send } from "../lib/api.js";
+import { readCsv } from "../lib/csv.js";
 import { fileOf, makesPictures, nouns, supports } from "../lib/models.js";
 import { fetchPicture } from "../lib/made.js";
 import { Lines, Numbers, Stroke } from "../lib/plots.js";
-import { useLoaded } from "../lib/tasks.js";
-import { Choice, Progress, Slider } from "../lib/ui.js";
+import { useLoaded, useTask } from "../lib/tasks.js";
+import { Choice, Progress, Slider, save } from "../lib/ui.js";
 
 const WORDS = { train: "training", selection: "selection", calibration: "calibration", test: "test" };
 
@@ -62,26 +63,16 @@ function Whole({ path, alt }) {
 
 /** A sheet of records: CSV that the service returns, as text. */
 function Cells({ path, text, pairs }) {
-  const [lines, task] = useLoaded(async signal => cellsOf(await (await send(path, { accept: "text/csv", signal })).text()), [path]);
-  if (!lines) return html`<${Progress} task=${task} text="Loading the sheet…" />`;
-  const [head, ...body] = lines;
+  const saving = useTask();
+  const [table, task] = useLoaded(async signal => readCsv(await (await send(path, { accept: "text/csv", signal })).text()), [path]);
+  if (!table) return html`<${Progress} task=${task} text="Loading the sheet…" />`;
+  const head = table.header, body = Array.from({ length: table.count }, (_, i) => table.cells(i));
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${text}><table><caption class="hidden">${text}</caption><thead>
     <tr>${pairs && html`<th scope="col">from</th>`}${head.map(name => html`<th scope="col">${name}</th>`)}</tr></thead>
     <tbody>${body.map((cells, i) => html`<tr>${pairs && html`<th scope=row>${i % 2 ? "reconstruction"
       : `test ${i / 2}`}</th>`}${cells.map(cell => html`<td>${cell.length > 12 && !Number.isNaN(Number(cell)) ? Number(Number(cell).toPrecision(6))
         : cell}</td>`)}</tr>`)}</tbody></table></div>
-    <p><a href=${path} download="sheet.csv">Download as CSV</a></p>`;
-}
-
-/** Return the cells of a CSV text (RFC 4180) as lists of texts. */
-export function cellsOf(text) {
-  const lines = [[]];
-  for (const [, quoted, plain, end] of text.matchAll(/(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r?\n|$)/g)) {
-    lines.at(-1).push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
-    if (end === "") break;
-    if (end !== ",") lines.push([]);
-  }
-  return lines.filter(cells => cells.length > 1 || cells[0] !== "");
+    <p><button type="button" onClick=${() => saving.run(signal => send(path, { accept: "text/csv", signal }).then(response => response.blob()), file => save(file, "sheet.csv"))}>Download as CSV</button></p><${Progress} task=${saving} />`;
 }
 
 /** Samples of the same seeds after several epochs: one line of a picture for each epoch. */

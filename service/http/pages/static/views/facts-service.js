@@ -53,13 +53,17 @@ function exampleOf(model, { name, parameters }) {
 
 /** The queue and the totals of a model since the service started. */
 export function Load({ model }) {
-  const [turn, again] = useState(0);
-  const [stats, task] = useLoaded(signal => getJson(`models/${encodeURIComponent(model.name)}/stats?version=${model.version}`, { signal }), [model.name, model.version,
-    turn]);
+  const [turn, again] = useState(model.state === "ready" ? 1 : 0);  // the request would load an idle model
+  const path = `models/${encodeURIComponent(model.name)}/stats?version=${model.version}`;
+  const [stats, task] = useLoaded(signal => (turn ? getJson(path, { signal }) : null), [path, turn]);
   const [before, keep] = useState(null), shown = stats ?? before;
   if (stats && stats !== before) keep(stats);
+  if (!turn) {
+    return html`<section aria-labelledby="load"><h2 id="load">Load</h2><p>The model is not loaded.
+      <button type="button" onClick=${() => again(1)}>Load it and show its statistics</button></p></section>`;
+  }
   return html`<section aria-labelledby="load"><h2 id="load">Load</h2>
-    ${!shown ? html`<${Progress} task=${task} text="Loading the load…" />` : html`<p>${shown.queued_rows
+    ${!shown ? html`<${Progress} task=${task} text="Loading the statistics…" />` : html`<p>${shown.queued_rows
       ? `${shown.queued_rows} items are queued or running. The expected wait is ${brief(shown.expected_wait_ms, 2)} ms.`
         : "Nothing is queued."} These totals count since the service started.</p>
       ${task.error && html`<${Failure} error=${task.error} />`}

@@ -1,15 +1,17 @@
 // The first view: what this is, the featured models, and all models with filters.
-import { html, useState } from "../lib/preact.js";
+import { html } from "../lib/preact.js";
 import { change, href } from "../lib/address.js";
-import { answers, fileOf, isEvaluator, makesPictures } from "../lib/models.js";
-import { Drop, Failure, Field, Figure, Select } from "../lib/ui.js";
+import { answers, fileOf, isEvaluator, makesPictures, newest, usePicture } from "../lib/models.js";
+import { useTask } from "../lib/tasks.js";
+import { Drop, Field, Figure, Progress, Select } from "../lib/ui.js";
 import { viewsOf } from "./registry.js";
 
 const TITLES = { "sample": "generate", "encode": "encode", "reconstruct": "reconstruct", "interpolate": "interpolate", "anomaly-score": "score anomalies", "classify": "classify", "impute": "fill in" };
 
 /** The page without parameters. */
-export function Home({ models, params }) {
-  if (!models) return html`<${Hero} /><p role="status" class="note">The list of models is loading…</p>`;
+export function Home({ models: listed, params }) {
+  if (!listed) return html`<${Hero} /><p role="status" class="note">The list of models is loading…</p>`;
+  const models = newest(listed);
   const featured = models.filter(model => model.featured).sort((a, b) => a.featured - b.featured).slice(0, 6);
   const chosen = ordered(models).filter(model => matches(model, params));
   const evaluators = chosen.filter(isEvaluator), others = chosen.filter(model => !isEvaluator(model));
@@ -38,9 +40,10 @@ const Hero = () => html`<div class="hero"><h1>Deep generative models, live</h1>
 function Card({ model, large }) {
   const figures = (model.figures ?? []).slice(0, large ? 2 : 1);
   const state = answers(model) ? null : html`<span class="state">${model.state}${model.reason ? `: ${model.reason}` : ""}</span>`;
-  const preview = model.state !== "loading" && fileOf(model, "preview");
+  const preview = usePicture(model.state === "loading" ? null : fileOf(model, "preview"));
   return html`<a class=${answers(model) ? "card" : "card off"} href=${href({ model: model.name })}>
-    ${preview ? html`<img src=${preview} alt="" loading="lazy" class=${makesPictures(model) ? "pixels" : "chart"} onError=${event => { event.target.hidden = true; }} />` : html`<span class="blank"></span>`}
+    ${preview ? html`<img key=${preview} src=${preview} alt="" loading="lazy" class=${makesPictures(model) ? "pixels" : "chart"}
+      onError=${event => { event.target.hidden = true; }} />` : html`<span class="blank"></span>`}
     <b>${model.name}</b>
     <span class="kind">${kindOf(model)}</span>
     ${figures.map(figure => html`<${Figure} ...${figure} />`)}
@@ -76,12 +79,12 @@ function Start({ models }) {
     ["anomaly", "Find anomalies in a table", model => !makesPictures(model)],
   ];
   const links = works.map(([view, text, fits]) => [view, text, usable.find(model => fits(model) && viewsOf(model).some(each => each.name === view))]);
-  const [error, set] = useState(null);
-  const restore = ([file]) => import("../lib/recipes.js").then(({ openRecipe }) => openRecipe(file, models)).catch(set);
+  const task = useTask();
+  const restore = ([file]) => task.run(async signal => (await import("../lib/recipes.js")).openRecipe(file, { signal }));
   return html`<div class="start">
     ${links.filter(([, , model]) => model).map(([view, text, model]) => html`<a class="chip" href=${href({ model: model.name, view })}>${text}</a>`)}
     <${Drop} take=${restore} accept=".png" label="Restore a picture from its PNG" />
-  </div>${error && html`<${Failure} error=${error} />`}`;
+  </div><${Progress} task=${task} text="The settings are read…" />`;
 }
 
 /**

@@ -70,7 +70,7 @@ export function useEncoded(model, space, items, fields) {
   useEffect(() => {
     let current = true;
     if (!items.length) { task.cancel(); set(null); return undefined; }
-    task.run(signal => encode(model, space, items, fields, { signal })).then(made => { if (current && made) set({ ...made, items }); });
+    task.run(signal => encode(model, space, items, fields, { signal }), made => { if (current) set({ ...made, items }); });
     return () => { current = false; };
   }, [items.map(item => item.name + (item.src ?? JSON.stringify(item.content))).join(), JSON.stringify(fields), model.name]);
   return [items.length ? encoded : null, task];

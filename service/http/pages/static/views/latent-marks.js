@@ -1,7 +1,7 @@
 // The marks of the classes in a latent space: each class has a colour and a shape, and a legend that hides and shows it.
 import { html, useEffect, useMemo, useState } from "../lib/preact.js";
 
-const COLOURS = 10;  // --class-0 to --class-9 in style.css
+const COLOURS = 10;  // --class-0 to --class-9 in styles/latent.css
 // shapes in a box from -1 to 1; as many as colours, so that a class among the first ten is known by either
 const SHAPES = [
   "M1,0A1,1 0 1 1 -1,0A1,1 0 1 1 1,0Z", "M-.88,-.88H.88V.88H-.88Z", "M0,-1.1L1.05,.8H-1.05Z", "M0,-1.25L1.1,0L0,1.25L-1.1,0Z",

@@ -25,7 +25,7 @@ export function Noise({ model, space }) {
   const bad = numbers.filter(input => params[input.name] !== undefined && String(value(input)) !== params[input.name]);
   useEffect(() => {
     setBack(null);
-    if (encoded && makesPictures(model)) decoding.run(signal => decodePictures(model, space, encoded.mean, of("decode"), { signal })).then(made => made && setBack(made));
+    if (encoded && makesPictures(model)) decoding.run(signal => decodePictures(model, space, encoded.mean, of("decode"), { signal }), setBack);
   }, [encoded, JSON.stringify(of("decode"))]);
   return html`<p>The latent of this model is noise of the shape ${space.shape.join(" × ")}, one number for each value of the ${noun}:
       too many for sliders. Choose an ${noun} to see the noise that the model makes it from.</p>

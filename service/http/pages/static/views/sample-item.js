@@ -5,7 +5,7 @@ import { NPY, send } from "../lib/api.js";
 import { keepOwn } from "../lib/items.js";
 import { base64 } from "../lib/made.js";
 import { nouns, supports } from "../lib/models.js";
-import { brief, toJson } from "../lib/numbers.js";
+import { brief, toJson, newId } from "../lib/numbers.js";
 import { readText } from "../lib/png.js";
 import { readRecipeText } from "../lib/recipes.js";
 import { useLoaded, useTask } from "../lib/tasks.js";
@@ -83,7 +83,7 @@ function Links({ model, settings, item, seed }) {
     ...(["reconstruct", "impute", "classify"].some(each => supports(model, each)) ? [["Edit", text => href({ ...base, view: "edit", item: text })]] : []),
   ];
   const named = typeof item.chosen === "string" && model.classes?.includes(item.chosen), own = to => {
-    const id = crypto.randomUUID().slice(0, 8);
+    const id = newId();
     keepOwn(id, { content: base64(output.value), src: output.value, exact: true, name: `Seed ${seed}, index ${item.index}` });
     go(Object.fromEntries(new URLSearchParams(to(`own:${id}${named ? `:${item.chosen}` : ""}`))));
   };

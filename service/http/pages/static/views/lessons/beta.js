@@ -17,7 +17,7 @@ function Weight({ get }) {
   const models = both(get);
   return html`<p>The loss of a VAE is the reconstruction term plus β times the KL term. The KL term counts how much the latent tells about the picture. With β = 4 each
     bit in the latent is four times as expensive.
-      These two models have the same networks; what differs is β. See what the expensive latent leaves out:</p>
+      These two models have the same networks. They differ in β, and in the schedule of the learning rate. See what the expensive latent leaves out:</p>
     <${Live} text="The models encode and decode…" deps=${[]} work=${async signal => {
       const { items, what } = await examples(models, COUNT, signal);
       return { items, what, made: await Promise.all(models.map(model => sendItems("reconstruct", model, items, {}, signal))) };
@@ -69,7 +69,7 @@ function Traverse({ get }) {
 function Samples({ get }) {
   const [seed, control] = useSeed(), classifier = get("mnist-classifier");
   return html`<p>Now decode normal random numbers. With β = 4 the encoded pictures fill this place more evenly, so that fewer samples are nonsense. But each one is
-    blurrier, because the latent can say less.</p><p>${control}</p>
+    blurrier, because the latent can say less, and the samples differ less from each other: compare recall in the next step.</p><p>${control}</p>
     <${Live} text="The models generate…" deps=${[String(seed)]} work=${signal => Promise.all(both(get).map(async model => {
       const made = await sample(model, { seed, n: DRAWN, prior: "normal" }, signal);
       return { model, pictures: made.pictures, sure: await confidence(classifier, made.pictures, signal) };
@@ -82,7 +82,7 @@ function Sum({ get }) {
   return html`<p>β chooses a point on one curve: less information in the latent (KL term), or a smaller error (reconstruction term). Neither end is best for
     everything. These figures were recorded when the models were evaluated.</p>
     <${Recorded} models=${both(get)} names=${["reconstruction", "kl", "active_units", "reconstruction_mse", "fd_classifier",
-      "confident"]} prior="normal" titles=${NAMES} />
+      "confident", "recall"]} prior="normal" titles=${NAMES} />
     <p><a href=${href({ model: FOUR, view: "latent", beside: ONE })}>Open both latent spaces side by side</a></p>`;
 }
 

@@ -50,7 +50,7 @@ function Encode({ get }) {
 }
 
 function Change({ get }) {
-  return html`<p>Click one code and move the slider to another number. Only the part of the picture around this code changes.</p>
+  return html`<p>Click one code and move the slider to another number. The picture changes mostly around this code.</p>
     <${Chosen} get=${get}>${found => html`<${Editor} model=${get(MODEL)} ...${found} />`}<//>`;
 }
 
@@ -119,7 +119,7 @@ async function bitsByCode(model, codes, klass, signal) {
 function Bits({ get }) {
   const model = get(MODEL);
   return html`<p>The prior gives each grid of codes a probability, and so a number of bits: −log₂ of it. Likely grids need few bits. The stronger the colour of a code,
-    the more it surprised the prior, given the codes before it (above, and to its left).</p>
+    the more it surprised the prior, given the codes before it: all lines above, and those to its left.</p>
     <${Chosen} get=${get}>${({ item, codes, manifest, place }) => html`<${Live} text="The prior scores the codes…" deps=${[place]} work=${async signal => {
       const drawn = await sample(model, { seed: 1, n: 1, return_latents: true }, signal), { count, each } = bitsOf(manifest);
       const [own, made, random] = await bitsOfCodes(model, [codes, drawn.codes[0], uniformCodes(1, manifest.codes, 1)[0]], signal);

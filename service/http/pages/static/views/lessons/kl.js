@@ -17,7 +17,7 @@ const both = get => [get(PLAIN), get(VAE)];
 function Compress({ get }) {
   const models = both(get);
   return html`<p>Both models squeeze a picture of 784 pixels into 20 numbers, the <b>latent</b>, and rebuild the picture from them. The encoder and the decoder have
-    the same size. The VAE has one more term in its loss, the <b>KL term</b>.
+    the same size. The VAE draws its latent at random near the encoder’s mean, and has one more term in its loss, the <b>KL term</b>. (It was also trained for longer: 60 epochs instead of 30.)
       Compare the reconstructions: without the KL term they are at least as good.</p>
     <${Live} text="The models encode and decode…" deps=${[]} work=${async signal => {
       const { items, what } = await examples(models, COUNT, signal);
@@ -52,7 +52,7 @@ function Planes({ models, spaces }) {
 function Draw({ get }) {
   const [seed, control] = useSeed("1", "Draw other numbers"), classifier = get("mnist-classifier");
   return html`<p>To generate, we draw 20 normal random numbers and decode them. Both decoders get the same numbers here.
-      The VAE was trained so that such numbers are decodable. The autoencoder never saw a latent from this place.</p>
+      The VAE was trained so that such numbers are decodable. The autoencoder was not trained on such latents.</p>
     <p>${control}</p>
     <${Live} text="The models decode…" deps=${[String(seed)]} work=${signal => Promise.all(both(get).map(async model => {
       const made = await sample(model, { latents: normals(DRAWN, 20, seed).latents }, signal);

@@ -98,7 +98,7 @@ function Frames({ record, model }) {
 function Steps({ get }) {
   const model = get(MODEL), [seed, control] = useSeed(), { choices = [], default: usual } = inputsOf(model,
     samplingTask(model)).find(input => input.name === "steps") ?? {};
-  return html`<p>Fewer steps are faster, but each one goes further in a direction that is only right at its start. The same noise leads to nearly the same pictures.
+  return html`<p>Fewer steps are faster, but each one goes further in a direction that is only right near its start. The same noise leads to nearly the same pictures.
     Compare the time with what you see.</p><p>${control}</p>
     ${!choices.length && html`<p class="note">This model has a fixed number of steps.</p>`}
     ${choices.map(steps => html`<${Live} key=${steps} text=${`The flow takes ${steps} steps…`} deps=${[String(seed)]} work=${signal => sample(model, { seed, n: COUNT,

@@ -94,7 +94,7 @@ function Remedy() {
 function Count({ get }) {
   const [name, choose] = useParam("gan", GAN), choices = [GAN, CGAN, "mnist-dcgan", "mnist-flow"].filter(each => get(each)), model = get(choices.includes(name) ? name
     : GAN), classifier = get(CLASSIFIER), [seed, control] = useSeed();
-  return html`<p>Pictures have no ring to look at, but we can count. A live GAN draws ${DRAWN} digits, and a classifier counts the classes. A class with far fewer
+  return html`<p>Pictures have no ring to look at, but we can count. A live model draws ${DRAWN} digits, and a classifier counts the classes. A class with far fewer
     than ${percent(0.1)} is partly forgotten; one with none has collapsed.</p>
     ${!choices.includes(name) && html`<${Wrong} name="model" value=${name} used=${model.name} valid=${choices.join(", ")} />`}
     <div class="controls"><div class="field"><span>Model</span><${Choice} label="Model" value=${model.name} set=${value => choose(value,
@@ -109,7 +109,7 @@ function Count({ get }) {
         i) => ({ name: each, value: counts[i], mark: i === least, text: `${counts[i]}${i === least ? " rarest" : ""}` }))} /></div>
         <div><${Strip} title="One of each class" note=${`${of.name}, live`} items=${own.map(i => pictures[i])} captions=${own.map(i => items[i].class)} size=${52} />
         <p>The rarest class is ${names[least]}, with ${percent(counts[least] / items.length)} of the pictures. ${distinct} of ${pictures.length} pictures are
-          distinct.${of.classes ? " This model draws the class first, so that it cannot forget one." : ""}</p></div></div>`;
+          distinct.${of.classes ? " Each class is requested equally often here: this model cannot drop a class, unless it ignores the request." : ""}</p></div></div>`;
     }}<//>`;
 }
 
