@@ -55,7 +55,7 @@ def _respond(request: Request, reply: Reply) -> Response:
 
 def _is_public(path: str) -> bool:
     """Return whether an error may propose a path: users do not need files of /docs, and most may not use the routes of administrators."""
-    return path.startswith("/") and not path.startswith(("/admin/", "/static-", "/v2/repository/"))
+    return path.startswith("/") and not path.startswith(("/admin/", "/static", "/v2/repository/"))
 
 
 def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:

@@ -34,7 +34,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield service
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright occupies the event loop of the thread, which tests of other modules need
 def browser() -> Iterator[Any]:
     with browsers.opened_browser() as browser:
         yield browser

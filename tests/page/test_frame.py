@@ -41,10 +41,11 @@ def test_filters_are_in_the_address(service: Served, browser: Any) -> None:
         page.get_by_label("Task").select_option("anomaly-score")
         page.get_by_label("Name").fill("transactions")
         page.wait_for_url("**/?task=anomaly-score&find=transactions")
+        page.locator("section[aria-labelledby=all] .card", has_text="mnist-vqvae").wait_for(state="detached")
         assert names(page) == ["transactions-vae"]
         page.get_by_label("Name").fill("no such thing")
         page.get_by_role("link", name="Remove the filters").click()
-        assert "mnist-flow" in names(page)
+        page.locator("section[aria-labelledby=all] .card", has_text="mnist-flow").wait_for()
 
 
 def test_back_returns(service: Served, browser: Any) -> None:

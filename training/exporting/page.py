@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import imaging
 from manifold.runtime.engine import Model
-from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
 from manifold.training.data import Data
@@ -164,7 +164,7 @@ def epochs(run: Path, data: Data, limit: int) -> dict[str, bytes]:
     picture is small enough.
     """
     spec = data.spec
-    if not isinstance(spec, ImageSpec):
+    if not spec.pictures:
         return {}
     kept = _sampled(run, spec)
     for most, across in ROWS if len(kept) > 1 else ():
@@ -177,7 +177,7 @@ def epochs(run: Path, data: Data, limit: int) -> dict[str, bytes]:
     return {}
 
 
-def _sampled(run: Path, spec: ImageSpec) -> dict[int, Array]:
+def _sampled(run: Path, spec: Kind) -> dict[int, Array]:
     """Return the first samples of each epoch that has a sheet in the run, in the last phase with sheets, by epoch."""
     found: dict[str, dict[int, Array]] = {}
     for record in _epoch_records(run / LOG):

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import imaging
 from manifold.runtime.errors import ManifoldError
-from manifold.runtime.kinds import DataSpec
-from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds import DataSpec, Kind
 from manifold.runtime.repository import replacing
 from manifold.training.runs import read_log
 
@@ -41,21 +40,22 @@ def save(items: NDArray[Any], spec: DataSpec, path: Path) -> None:
         temporary.write_bytes(spec.sheet(items, scale=SCALE))
 
 
-def first_row(path: Path, spec: ImageSpec) -> NDArray[np.uint8] | None:
+def first_row(path: Path, spec: Kind) -> NDArray[np.uint8] | None:
     """Return the images (n, C, H, W) in the first row of a grid that `save` wrote. None if there is no grid of such images at the path."""
     if not path.exists():
         return None
+    channels, height, width = spec.shape
     try:
-        found = imaging.read_pixels(path.read_bytes(), "RGB" if spec.channels == 3 else "L", max_pixels=sys.maxsize)
+        found = imaging.read_pixels(path.read_bytes(), "RGB" if channels == 3 else "L", max_pixels=sys.maxsize)
     except ManifoldError:  # a file of another program, or a damaged one
         return None
-    height, width = spec.height * SCALE, spec.width * SCALE
-    across, rest = divmod(found.shape[1] + GAP, width + GAP)
-    if rest or not across or (found.shape[0] + GAP) % (height + GAP):
+    high, wide = height * SCALE, width * SCALE
+    across, rest = divmod(found.shape[1] + GAP, wide + GAP)
+    if rest or not across or (found.shape[0] + GAP) % (high + GAP):
         return None
-    starts = range(0, found.shape[1], width + GAP)
-    images = np.stack([found[:height:SCALE, start : start + width : SCALE] for start in starts])
-    return images.reshape(len(images), spec.height, spec.width, spec.channels).transpose(0, 3, 1, 2)
+    starts = range(0, found.shape[1], wide + GAP)
+    images = np.stack([found[:high:SCALE, start : start + wide : SCALE] for start in starts])
+    return images.reshape(len(images), height, width, channels).transpose(0, 3, 1, 2)
 
 
 class Curves:
