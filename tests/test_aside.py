@@ -9,7 +9,6 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -28,6 +27,7 @@ from manifold.service.core import encoding
 from manifold.service.core.reading import Reader, Uploads
 from manifold.service.core.use_cases import anomaly_score, encode
 from manifold.service.http import bodies
+from manifold.service.models import page_files
 from manifold.service.rpc import messages
 from manifold.service.settings import Settings
 from manifold.service.stubs import manifold_pb2 as pb
@@ -193,7 +193,7 @@ def test_pages_of_metrics_and_files_are_read_off_the_event_loop(
 ) -> None:
     seen = [Seen(monkeypatch, metrics, name) for name in ("generate_latest",)]
     seen += [Seen(monkeypatch, shutil, "disk_usage"), Seen(monkeypatch, metrics.ScoreMetrics, "collect")]
-    read = Seen(monkeypatch, Path, "read_bytes")
+    read = Seen(monkeypatch, page_files, "read")
     assert "manifold_ready 1.0" in service.client.get("/metrics").text
     with grpc.insecure_channel(service.target) as channel:
         assert stubs.ManifoldStub(channel).GetPreview(pb.GetModelRequest(model="foreign")).png == b"\x89PNG"
