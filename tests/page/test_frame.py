@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from manifold.runtime import manifest, repository
 from tests.conftest import SHIPPED
 from tests.keyed import KEY, TOKEN
 from tests.page.browser import NARROW, WIDE, needs_browser, opened_page, serious
@@ -135,6 +138,30 @@ def test_try_again_shows_the_view(service: Served, browser: Any) -> None:
         page.unroute(failing)
         page.locator(".failure", has_text="the queue is full").get_by_role("button", name="Try again").first.click()
         page.get_by_text("Inputs and outputs of").wait_for()
+
+
+def test_versions_can_be_chosen(browser: Any, tmp_path: Path) -> None:
+    """The highest version is shown, also after another one was opened. An older one is loaded when it is opened."""
+    for version in (1, 2):
+        folder = tmp_path / "mnist-cvae" / str(version)
+        shutil.copytree(repository.find("mnist-cvae", SHIPPED), folder)
+        stated = json.loads((folder / manifest.FILE).read_text())
+        (folder / manifest.FILE).write_text(json.dumps({**stated, "version": version}))
+    with (
+        served(tmp_path, versions="all") as service,
+        opened_page(browser, f"{service.url}?model=mnist-cvae&n=2") as page,
+    ):
+        page.locator(".sample-tiles li").first.wait_for()
+        assert page.get_by_label("Version").input_value() == "2"
+        page.get_by_label("Version").select_option("1")
+        page.wait_for_url(re.compile("version=1"))
+        page.locator(".sample-tiles li").first.wait_for()
+        assert page.get_by_label("Version").input_value() == "1"
+        page.locator(".brand").click()
+        page.get_by_text("All 1 models").wait_for()
+        page.locator(".card", has_text="mnist-cvae").click()
+        page.locator(".sample-tiles li").first.wait_for()
+        assert page.get_by_label("Version").input_value() == "2"
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,11 @@
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./lib/preact.js";
 import { follow, go, href, useAddress } from "./lib/address.js";
 import { getJson, hasKey, onRefused } from "./lib/api.js";
-import { answers, newest, refresh, useModels } from "./lib/models.js";
-import { useLoaded } from "./lib/tasks.js";
+import { answers, listed, refresh, useModels } from "./lib/models.js";
 import { Failure, KeyForm, Progress, Select, Tabs } from "./lib/ui.js";
 import { GENERAL, viewsOf } from "./views/registry.js";
 import { Home } from "./views/home.js";
+import { useLoaded } from "./lib/tasks.js";
 
 /** The page. */
 function App() {
@@ -52,19 +52,18 @@ function useFocus(place) {
 /** The page of one model: its name and version, its views as tabs, and the chosen view. */
 function ModelPage({ models, params }) {
   const { model: name, version, view: chosen } = params;
-  const versions = models?.filter(each => each.name === name) ?? [];
-  const listed = version ? versions.find(each => String(each.version) === version) : newest(versions)[0];
+  const known = listed(models ?? [], { name }), found = listed(models ?? [], { name, version });
   // a version that the list does not contain is described on its own: it is loaded at its first request
-  const older = !listed && version && versions[0]?.versions?.map(String).includes(version) ? version : null;
+  const older = !found && known?.versions?.map(String).includes(version) ? version : null;
   const [described, task] = useLoaded(signal => (older ? getJson(`models/${encodeURIComponent(name)}?version=${older}`, { signal }) : null), [name, older]);
   useEffect(() => {
     document.title = `${name} · Manifold`;
     return () => { document.title = "Manifold"; };
   }, [name]);
-  const model = listed ?? (older ? described : null);
+  const model = found ?? (older ? described : null);
   if (!models) return html`<p role="status">The list of models is loading…</p>`;
   if (older && !model) return html`<${Progress} task=${task} text=${`Version ${older} is described…`} />`;
-  if (!model) return html`<${Unknown} known=${versions[0]} name=${name} version=${version} />`;
+  if (!model) return html`<${Unknown} known=${known} name=${name} version=${version} />`;
   const views = viewsOf(model), view = views.find(each => each.name === chosen) ?? views[0];
   const link = each => href({ model: name, version, view: each.name });
   return html`

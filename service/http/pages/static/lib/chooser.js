@@ -3,12 +3,12 @@ import { html, useState } from "./preact.js";
 import { classesOf } from "./conditions.js";
 import { DrawArea } from "./draw.js";
 import { examplesOf, fromFile, generate, writeItem } from "./items.js";
-import { base64 } from "./made.js";
 import { makesPictures, nouns, pictureType, supports, useModels } from "./models.js";
 import { brief, randomSeed, readSeed } from "./numbers.js";
 import { isEmpty, isNumeric, readCell, readRecords } from "./records.js";
-import { useLoaded, useTask } from "./tasks.js";
 import { Busy, Choice, Drop, Failure, Field, Progress, Select } from "./ui.js";
+import { base64 } from "./files.js";
+import { useLoaded, useTask } from "./tasks.js";
 
 const GENERATED = 16;
 
@@ -17,7 +17,7 @@ const GENERATED = 16;
  * `label` names the item, such as "Start". `empty` allows records with empty fields.
  */
 export function ItemChooser({ model, chosen, label, reads = true, empty = false, done }) {
-  const pictures = makesPictures(model), noun = nouns(model), { spec, item } = chosen;
+  const pictures = makesPictures(model), { spec, item } = chosen;
   const ways = [...(reads ? [["examples", "Examples"], ...(pictures ? [["draw", "Draw"], ["file", "File"]] : [["form", "Form"], ["file", "Paste or file"]])] : []),
     ...(supports(model, "sample") ? [["seed", "Generate"]] : [])];
   const [picked, pick] = useState(null), start = { test: "examples", seed: "seed" }[spec?.from] ?? (item?.file ? "file" : pictures ? "draw" : "form");

@@ -4,6 +4,7 @@ import { useParam } from "./address.js";
 import { getJson, postJson } from "./api.js";
 import { answers, hasNoClass, isEvaluator, nouns, pictureType, supports } from "./models.js";
 import { Drop, Field, NumberInput, Select } from "./ui.js";
+import { dataUrl } from "./files.js";
 
 export const NO_CLASS = "none";
 
@@ -88,14 +89,6 @@ export function useNumbers(parameter) {
   const values = Object.fromEntries(pairs.filter(([name, value]) => name && value && Number.isFinite(Number(value))).map(([name, value]) => [name, Number(value)]));
   return [values, next => set(Object.entries(next).filter(([, value]) => value !== undefined).map(each => each.join(":")).join())];
 }
-
-/** Return the content of a file as a data URL. */
-export const dataUrl = file => new Promise((done, fail) => {
-  const reader = new FileReader();
-  reader.onload = () => done(reader.result);
-  reader.onerror = () => fail(Object.assign(new Error(`The file ${file.name} cannot be read.`), { advice: "Choose it again, or choose another file." }));
-  reader.readAsDataURL(file);
-});
 
 /** Return the model that classifies items of a model: the model itself, or another one with the same classes and the same form of items; null if there is none. */
 export function classifierOf(model, models) {

@@ -189,7 +189,7 @@ export function MaskArea({ src, width, height, mask, onMask, label }) {
 }
 
 /** Draw stripes over the pixels that are to be filled in. */
-function drawHatch(canvas, mask, width, height) {
+function drawHatch(canvas, mask, width) {
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, canvas.width, canvas.height);
   const cell = new OffscreenCanvas(8, 8), pattern = cell.getContext("2d");

@@ -1,14 +1,15 @@
 // Items that a user chooses: examples, drawings, files, generated items, or records; and their form in the address.
-import { useEffect, useRef, useState } from "./preact.js";
+import { useRef, useState } from "./preact.js";
 import { useParam } from "./address.js";
 import { ServiceError, postJson, send } from "./api.js";
-import { classesOf, conditionFields, dataUrl } from "./conditions.js";
-import { base64, loadPicture, outputsOf } from "./made.js";
+import { classesOf, conditionFields } from "./conditions.js";
+import { outputsOf } from "./made.js";
 import { answers, fileOf, makesPictures, nouns, pictureType, supports, useModels } from "./models.js";
 import { fromJson, newId, readSeed, toJson } from "./numbers.js";
-import { splitGrid } from "./pictures.js";
 import { readRecords } from "./records.js";
+import { base64, dataUrl, loadPicture } from "./files.js";
 import { useLoaded } from "./tasks.js";
+import { splitGrid } from "./pictures.js";
 
 const EXAMPLES = 24, PREFIX = "item:";
 
@@ -153,17 +154,6 @@ export function useItem(model, name, fallback) {
 export async function fromFile(file) {
   const url = await dataUrl(file);
   return { content: base64(url), src: url, name: file.name, file: true };
-}
-
-/** Return the value as it was `delay` ms ago, unless it has not changed since: for requests that follow a drawing. */
-export function useSettled(value, delay = 150) {
-  const [settled, set] = useState(value);
-  useEffect(() => {
-    if (value === settled) return undefined;
-    const timer = setTimeout(() => set(value), delay);
-    return () => clearTimeout(timer);
-  }, [value]);
-  return settled;
 }
 
 /** Return [value, task] like useLoaded, but keep the last value while a new one is computed. `kept` says that the value is such a last one. */

@@ -1,14 +1,10 @@
 // Items that a model made or that test its page, as pictures or records, and the components that show them.
 import { html, useMemo, useState } from "./preact.js";
 import { getJson, postJson, send } from "./api.js";
-import { describe, fileOf, nouns, pictureType } from "./models.js";
+import { describe, fileOf, listed, nouns, pictureType } from "./models.js";
 import { brief } from "./numbers.js";
-
-const GAP = 2;  // pixels between the pictures of a sheet
-
-/** Return the listed model with this name and version (by default the highest one); undefined if the list has none. */
-export const listed = (models, { name, version }) => models.filter(model => model.name === name && (version === undefined || model.version === version)).sort((a,
-  b) => b.version - a.version)[0];
+import { base64, loadPicture } from "./files.js";
+import { splitGrid } from "./pictures.js";
 
 /** Return the public manifest of a model by its name and version. It may be a version that the list does not contain yet. */
 export function described(models, { name, version }) {
@@ -38,43 +34,16 @@ export async function sendItems(endpoint, model, pictures, fields, signal) {
   return { ...answer, pictures: pictureType(model.data) && (model.items || answer[model.data.field]) ? outputsOf(model, answer)[0].items : [] };
 }
 
-/** Return the base64 text of a data URL. */
-export const base64 = url => url.slice(url.indexOf(",") + 1);
-
-/** Load a picture and return it as an element. */
-export function loadPicture(src) {
-  return new Promise((resolve, reject) => {
-    const picture = new Image();
-    picture.onload = () => resolve(picture);
-    picture.onerror = () => reject(Object.assign(new Error("A picture of this model cannot be loaded."), { advice: "Reload the page, or choose another model." }));
-    picture.src = src;
-  });
-}
-
 /** Request a picture of the service (with the API key, if one is in use) and return it as an element. Its `src` can be shown. */
 export async function fetchPicture(path, signal) {
   return loadPicture(URL.createObjectURL(await (await send(path, { accept: "*/*", signal })).blob()));
-}
-
-/** Cut a picture into tiles, line by line, as data URLs. `gap` is the distance between two tiles in pixels. */
-export function tiles(picture, width, height, gap = 0) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d"), found = [];
-  for (let y = 0; y + height <= picture.naturalHeight; y += height + gap) {
-    for (let x = 0; x + width <= picture.naturalWidth; x += width + gap) {
-      context.drawImage(picture, x, y, width, height, 0, 0, width, height);
-      found.push(canvas.toDataURL());
-    }
-  }
-  return found;
 }
 
 /** Return test items of a model, from its sheet, where each is followed by its reconstruction; null if it has no such sheet. */
 export async function testItems(model, most = 16, signal = undefined) {
   const path = fileOf(model, "sheet");
   if (!path || !pictureType(model.data) || !model.endpoints.includes("reconstruct")) return null;
-  const { width, height } = model.data;
-  const all = tiles(await fetchPicture(path, signal), width, height, GAP);
-  return all.filter((_, place) => place % 2 === 0).slice(0, most);
+  return (await splitGrid(await (await send(path, { accept: "*/*", signal })).blob(), model.data, 2)).slice(0, most);
 }
 
 /** Pictures side by side. `size` is the width of one in pixels, `captions` texts below them; onPick(index) makes them buttons. */

@@ -85,8 +85,13 @@ export function usePicture(path) {
   return src;
 }
 
-/** Return the version of each model that a request without a version gets: the highest one. */
-export const newest = models => models.filter(model => models.every(other => other.name !== model.name || other.version <= model.version));
+/** Return the listed model with this name and version; without a version, the highest one, as the service chooses. undefined if the list has none. */
+export const listed = (models, { name, version }) => models
+  .filter(model => model.name === name && (version === undefined || model.version === Number(version)))
+  .sort((a, b) => b.version - a.version)[0];
+
+/** Return the highest version of each model. */
+export const newest = models => models.filter(model => listed(models, { name: model.name }) === model);
 
 /** Whether the model answers requests: an idle model loads at its first request. */
 export const answers = model => model.state === "ready" || model.state === "idle";

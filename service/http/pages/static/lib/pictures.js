@@ -27,11 +27,11 @@ export function drawGrid(canvas, pictures, columns, gap = 0) {
 }
 
 /**
- * Return every `step`-th picture of a grid (a Blob) as PNG data URLs. The grid is nearly square, filled line by line, with gaps of two pixels, as the
+ * Return every `step`-th picture of a grid (a Blob) as PNG data URLs. The grid is nearly square, filled line by line, with gaps of two pixels by default, as the
  * service writes it; `height` and `width` are those of one picture. Cells after the last picture have one grey value and are left out.
  */
-export async function splitGrid(file, { height, width }, step = 1) {
-  const all = await createImageBitmap(file), gap = 2;
+export async function splitGrid(file, { height, width }, step = 1, gap = 2) {
+  const all = await createImageBitmap(file);
   const columns = Math.round((all.width + gap) / (width + gap)), lines = Math.round((all.height + gap) / (height + gap));
   const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d", { willReadFrequently: true });
   const found = [];

@@ -58,3 +58,14 @@ export function useLoaded(work, deps) {
   }, deps);
   return [loaded.value, task];
 }
+
+/** Return a value that follows `value` when this has not changed for `delay` ms, so that a slider or a drawing sends few requests. */
+export function useSettled(value, delay = 150) {
+  const [settled, set] = useState(value);
+  useEffect(() => {
+    if (value === settled) return undefined;
+    const timer = setTimeout(() => set(value), delay);
+    return () => clearTimeout(timer);
+  }, [value]);
+  return settled;
+}

@@ -166,8 +166,8 @@ export function KeyForm({ error, done }) {
   </form>`;
 }
 
-/** Tabs: links that change one parameter of the address. `options` are pairs [value, text]. */
-export function Tabs({ label, name, value, options }) {
+/** Tabs: links, of which one is the present place. `options` are [value, text, link]. */
+export function Tabs({ label, value, options }) {
   return html`<nav class="tabs" aria-label=${label}>
     ${options.map(([each, text, link]) => html`<a href=${link} aria-current=${each === value ? "page" : undefined}>${text}</a>`)}
   </nav>`;

@@ -3,12 +3,12 @@ import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { change, useAddress } from "../lib/address.js";
 import { Histogram } from "../lib/charts.js";
 import { brief } from "../lib/numbers.js";
-import { useTask } from "../lib/tasks.js";
 import { Choice, Failure, Field, Slider } from "../lib/ui.js";
 import { nouns } from "../lib/models.js";
 import { count, percent, reasonText } from "./anomaly-words.js";
 import { DEFAULT_RATE, fieldsOf, rates } from "./anomaly-scores.js";
 import { thresholdOf } from "./anomaly-request.js";
+import { useTask } from "../lib/tasks.js";
 
 const NAMES = { allow: "allow", review: "review", block: "block", open: "undecided" };
 const COSTS = { false_positive: 1, false_negative: 50, prevalence: 0.01 };

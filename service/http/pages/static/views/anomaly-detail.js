@@ -1,13 +1,13 @@
 // One scored item in a dialog: its decision, the terms of its score, the reasons, and the nearest normal items.
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { brief } from "../lib/numbers.js";
-import { loadPicture } from "../lib/made.js";
 import { nouns, pictureType } from "../lib/models.js";
-import { useTask } from "../lib/tasks.js";
 import { Dialog, Progress, Slider } from "../lib/ui.js";
 import { Band } from "./anomaly-table.js";
 import { capital, count, percent, reasonText, shown } from "./anomaly-words.js";
 import { explain, isOpen } from "./anomaly-request.js";
+import { loadPicture } from "../lib/files.js";
+import { useTask } from "../lib/tasks.js";
 
 const MOST = 2000;  // rank up to which items of a file that cannot be read here are explained
 

@@ -1,9 +1,9 @@
 // Requests of the view of anomalies: scores of a source of items, explanations of some of them, and the threshold of a rule.
 import { ServiceError, gone, postJson, send } from "../lib/api.js";
 import { fromJson } from "../lib/numbers.js";
-import { base64 } from "../lib/made.js";
 import { nouns, pictureType } from "../lib/models.js";
 import { Scores, mainReasons } from "./anomaly-scores.js";
+import { base64 } from "../lib/files.js";
 
 const NDJSON = "application/x-ndjson";
 const AT_ONCE = 128, RECORDS = 1000, BODY = 8_000_000;  // pictures, records and characters in one JSON request

@@ -4,6 +4,7 @@ import { decode, line, readCsv } from "../lib/csv.js";
 import { sample } from "../lib/made.js";
 import { fileOf, nouns, pictureType, supports } from "../lib/models.js";
 import { fromJson } from "../lib/numbers.js";
+import { blobOf, dataUrl } from "../lib/files.js";
 import { splitGrid } from "../lib/pictures.js";
 
 const CSV = "text/csv", PARQUET = "application/vnd.apache.parquet";
@@ -76,15 +77,6 @@ async function fromPictures(files) {
 
 const ofItems = (items, name) => ({ name, items, count: items.length, sheet: undefined, sizeOf: i => items[i].url.length });
 
-function dataUrl(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new InputError(`${file.name} cannot be read.`, "Check that the file still exists, and choose it again."));
-    reader.readAsDataURL(file);
-  });
-}
-
 /** Return examples of a model: its own test items, or samples, with some that were changed. */
 export async function examplesOf(model, signal) {
   return pictureType(model.data) ? pictureExamples(model, signal) : tableExamples(model, signal);
@@ -105,18 +97,12 @@ async function pictureExamples(model, signal) {
 /** Return a picture of which a square is inverted. */
 async function changed(url, { width, height }) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d");
-  const picture = await createImageBitmap(await (await fetchUrl(url)).blob());
+  const picture = await createImageBitmap(blobOf(url));
   context.drawImage(picture, 0, 0);
   context.globalCompositeOperation = "difference";
   context.fillStyle = "#fff";
   context.fillRect(Math.round(width * 0.1), Math.round(height * 0.1), Math.round(width * 0.3), Math.round(height * 0.3));
   return canvas.toDataURL();
-}
-
-/** Return the content of a data URL as a Response; the content security policy allows no request for one. */
-function fetchUrl(url) {
-  const [head, text] = url.split(",");
-  return new Response(Uint8Array.from(atob(text), each => each.charCodeAt(0)), { headers: { "Content-Type": head.slice(5).split(";")[0] } });
 }
 
 function noise({ width, height, channels }) {

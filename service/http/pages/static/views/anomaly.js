@@ -2,7 +2,6 @@
 import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { change, useAddress, useParam } from "../lib/address.js";
 import { describe, hasNoClass, nouns, pictureType, supports } from "../lib/models.js";
-import { useLoaded, useTask } from "../lib/tasks.js";
 import { Busy, Drop, Failure, Field, Progress, Select, save } from "../lib/ui.js";
 import { Effect, RuleControls, ScoreHistogram, useRule, useThreshold } from "./anomaly-decision.js";
 import { Detail } from "./anomaly-detail.js";
@@ -12,6 +11,7 @@ import { decide, fieldsOf } from "./anomaly-scores.js";
 import { examplesOf, fromFiles, fromText, templateOf } from "./anomaly-source.js";
 import { count } from "./anomaly-words.js";
 import { PAGE, ScoreTable, useOrder } from "./anomaly-table.js";
+import { useLoaded, useTask } from "../lib/tasks.js";
 
 const EXPLAIN = 50;  // items of the list that are explained at once
 const FEW = 8;  // columns of a file that are shown at first

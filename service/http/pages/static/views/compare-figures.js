@@ -4,8 +4,8 @@ import { href } from "../lib/address.js";
 import { described } from "../lib/made.js";
 import { anchorOf, anchorsOf, betterOf, figuresOf, measuredBy, statement, valueOf, variantOf, wordsOf } from "../lib/metrics.js";
 import { brief } from "../lib/numbers.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Progress } from "../lib/ui.js";
+import { useLoaded } from "../lib/tasks.js";
 
 /** The section below the grid. `read(id)` returns {name, version}. */
 export function Figures({ models, ids, read }) {

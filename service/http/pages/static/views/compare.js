@@ -1,8 +1,8 @@
 // Compare: one seed through several models or versions, and their figures beside each other.
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { change, href, useAddress } from "../lib/address.js";
-import { answers, supports } from "../lib/models.js";
-import { Records, described, listed, sample } from "../lib/made.js";
+import { answers, listed, supports } from "../lib/models.js";
+import { Records, described, sample } from "../lib/made.js";
 import { MAX_SEED, randomSeed, readSeed } from "../lib/numbers.js";
 import { Dialog, Failure, Field, NumberInput, Select } from "../lib/ui.js";
 import { Figures } from "./compare-figures.js";

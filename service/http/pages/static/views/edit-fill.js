@@ -5,12 +5,12 @@ import { postJson } from "../lib/api.js";
 import { NO_CLASS, NumberFields, classesOf, conditionFields, useNumbers } from "../lib/conditions.js";
 import { MaskArea, PRESETS, presetMask } from "../lib/draw.js";
 import { asSeen, fittedNotes } from "../lib/items.js";
-import { base64, outputsOf } from "../lib/made.js";
+import { outputsOf } from "../lib/made.js";
 import { inputsOf, nouns } from "../lib/models.js";
 import { randomSeed, readSeed } from "../lib/numbers.js";
-import { useTask } from "../lib/tasks.js";
 import { Failure, Field, NumberInput, Progress, Select, save } from "../lib/ui.js";
-import { fetchPicture } from "./edit-picture.js";
+import { base64, blobOf } from "../lib/files.js";
+import { useTask } from "../lib/tasks.js";
 
 const FIRST = "lower";  // the mask at first
 const CANDIDATES = 4;  // by default: fewer than the service's default, because several fills are drawn
@@ -128,7 +128,7 @@ export function FillIn({ model, facts, chosen, given }) {
           <figcaption><small>seed ${String(fill.seed)}, index ${fill.index}${fill.found !== undefined ? `, class ${fill.found}` : ""}</small>
             <span><button type="button" class="plain" onClick=${() => chosen.setOwn({ src: fill.src, content: base64(fill.src), name: "Filled in", exact: true },
               true)}>Use as input</button><button type="button" class="plain"
-                onClick=${async () => save(await fetchPicture(fill.src),
+                onClick=${async () => save(blobOf(fill.src),
                   `${model.name}-fill-${fill.seed}-${fill.index}.png`)}>Save</button></span></figcaption></figure>`)}</div>`}
       </div>
     </div>

@@ -4,27 +4,21 @@ import { useParam } from "../lib/address.js";
 import { postJson } from "../lib/api.js";
 import { NumberFields, classesOf, classify, conditionFields, useNumbers } from "../lib/conditions.js";
 import { asSeen, fittedNotes, useKept } from "../lib/items.js";
-import { loadPicture, outputsOf } from "../lib/made.js";
+import { outputsOf } from "../lib/made.js";
 import { inputsOf, nouns, supports } from "../lib/models.js";
 import { brief } from "../lib/numbers.js";
 import { Bars } from "../lib/plots.js";
 import { Progress, save } from "../lib/ui.js";
 import { Latent } from "./edit-latent.js";
+import { blobOf, pixelsOf } from "../lib/files.js";
 
 /** Return the fields of a request about the chosen item. */
 export const itemFields = (model, chosen, given) => ({ model: model.name, version: model.version, [nouns(model).many]: [chosen.content],
   ...conditionFields(model, chosen.name, given) });
 
-/** Return the pixels of a picture at its own size. */
-async function pixelsOf(src, width, height) {
-  const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(await loadPicture(src), 0, 0, width, height);
-  return context.getImageData(0, 0, width, height);
-}
-
 /** Return the absolute difference of two pictures: {src, most} with the largest difference (of a range from 0 to 1), which is drawn brightest. */
 async function differenceOf(a, b, { width, height }) {
-  const [one, two] = [await pixelsOf(a, width, height), await pixelsOf(b, width, height)], gaps = [];
+  const [one, two] = [await pixelsOf(a, { width, height }), await pixelsOf(b, { width, height })], gaps = [];
   const gap = i => Math.abs(one.data[i] - two.data[i]) / 765;
   for (let i = 0; i < one.data.length; i += 4) gaps.push(gap(i) + gap(i + 1) + gap(i + 2));
   const most = Math.max(...gaps, 1 / 255);
@@ -90,7 +84,7 @@ export function Classes({ model, chosen, given }) {
     return { items: outputsOf(model, answer)[0].items, seen: await asSeen(item.src, model.data, answer.fitted?.[0]), from: name };
   }, [model.name, content, name, JSON.stringify(given), ready]);
   const at = classes.indexOf(target);
-  const keep = async () => save(await (await fetchPicture(made.items[at])), `${model.name}-${made.from}-to-${target}.png`);
+  const keep = async () => save(blobOf(made.items[at]), `${model.name}-${made.from}-to-${target}.png`);
   return html`<section aria-labelledby="classes" class=${old ? "edit-section old" : "edit-section"} aria-busy=${old}><h2 id="classes">Change the class</h2>
     <p>Click a class: the style stays, the class changes.</p>
     ${target && at < 0 && html`<p class="failure" role="alert">This model has no class “${target}”. Choose one of those below.</p>`}
@@ -103,12 +97,6 @@ export function Classes({ model, chosen, given }) {
           type="button" onClick=${keep}>Save</button><//></div>`}`}
     <${Progress} task=${task} text="The classes are decoded…" />
   </section>`;
-}
-
-/** Return a data URL as a Blob. */
-export async function fetchPicture(url) {
-  const [head, text] = url.split(",");
-  return new Blob([Uint8Array.from(atob(text), letter => letter.charCodeAt(0))], { type: head.slice(5).split(";")[0] });
 }
 
 /** Return how the probabilities were computed, as a sentence. */

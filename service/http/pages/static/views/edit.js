@@ -2,13 +2,13 @@
 import { html, useState } from "../lib/preact.js";
 import { ItemCard, ItemChooser } from "../lib/chooser.js";
 import { ConditionForm, NO_CLASS, classesOf, guessClass, otherConditions, takes } from "../lib/conditions.js";
-import { firstItem, useItem, useKept, useSettled } from "../lib/items.js";
+import { firstItem, useItem, useKept } from "../lib/items.js";
 import { describe, hasNoClass, makesPictures, nouns, supports, useModels } from "../lib/models.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Field, Progress, Select } from "../lib/ui.js";
 import { Classes, Probabilities, Reconstruction } from "./edit-picture.js";
 import { FillIn } from "./edit-fill.js";
 import { RecordEditor } from "./edit-record.js";
+import { useLoaded, useSettled } from "../lib/tasks.js";
 
 export function View({ model }) {
   const [facts, task] = useLoaded(async () => {

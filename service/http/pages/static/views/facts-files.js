@@ -6,8 +6,8 @@ import { readCsv } from "../lib/csv.js";
 import { fileOf, makesPictures, nouns, supports } from "../lib/models.js";
 import { fetchPicture } from "../lib/made.js";
 import { Lines, Numbers, Stroke } from "../lib/plots.js";
-import { useLoaded, useTask } from "../lib/tasks.js";
 import { Choice, Progress, Slider, save } from "../lib/ui.js";
+import { useLoaded, useTask } from "../lib/tasks.js";
 
 const WORDS = { train: "training", selection: "selection", calibration: "calibration", test: "test" };
 

@@ -2,8 +2,8 @@
 import { html, useState } from "../lib/preact.js";
 import { getJson } from "../lib/api.js";
 import { brief } from "../lib/numbers.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Code, Failure, Progress } from "../lib/ui.js";
+import { useLoaded } from "../lib/tasks.js";
 
 const SOURCES = {
   latent: "drawn from the prior, or given", data: "items of the request", condition: "the class or condition", uniform: "uniform random numbers",

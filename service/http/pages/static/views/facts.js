@@ -5,10 +5,10 @@ import { href } from "../lib/address.js";
 import { describe, fileOf, nouns } from "../lib/models.js";
 import { anchorOf, anchorsOf, betterOf, figuresOf, protocolText, statement, valueOf, variantOf, wordsOf } from "../lib/metrics.js";
 import { brief } from "../lib/numbers.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Progress } from "../lib/ui.js";
 import { Curves, Epochs, Sheet } from "./facts-files.js";
 import { Load, Tasks } from "./facts-service.js";
+import { useLoaded } from "../lib/tasks.js";
 
 /** The view. */
 export function View({ model }) {

@@ -2,9 +2,9 @@
 import { html } from "../lib/preact.js";
 import { change, href } from "../lib/address.js";
 import { answers, fileOf, isEvaluator, makesPictures, newest, usePicture } from "../lib/models.js";
-import { useTask } from "../lib/tasks.js";
 import { Drop, Field, Figure, Progress, Select } from "../lib/ui.js";
 import { viewsOf } from "./registry.js";
+import { useTask } from "../lib/tasks.js";
 
 const TITLES = { "sample": "generate", "encode": "encode", "reconstruct": "reconstruct", "interpolate": "interpolate", "anomaly-score": "score anomalies", "classify": "classify", "impute": "fill in" };
 

@@ -3,11 +3,12 @@ import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { useParam } from "../lib/address.js";
 import { thereAndBack, writeGif, writeWebp } from "../lib/animation.js";
 import { postJson } from "../lib/api.js";
-import { loadPicture, outputsOf } from "../lib/made.js";
+import { outputsOf } from "../lib/made.js";
 import { brief } from "../lib/numbers.js";
 import { differs } from "../lib/records.js";
-import { useTask } from "../lib/tasks.js";
 import { Choice, Failure, Field, NumberInput, save } from "../lib/ui.js";
+import { pixelsOf } from "../lib/files.js";
+import { useTask } from "../lib/tasks.js";
 
 export const TITLES = { slerp: "On an arc (slerp)", lerp: "On a line (lerp)" };
 const HINTS = {
@@ -18,15 +19,8 @@ const HINTS = {
 /** Request a path: the response with `method`, its items by output (`outputs`), and `frames`, the pictures of the first output as ImageData. */
 export async function requestPath(model, fields, signal) {
   const answer = await postJson("interpolate", { model: model.name, version: model.version, seed: 0, ...fields }, { signal });
-  const outputs = outputsOf(model, answer), frames = outputs[0].picture ? await Promise.all(outputs[0].items.map(pixelsOf)) : null;
+  const outputs = outputsOf(model, answer), frames = outputs[0].picture ? await Promise.all(outputs[0].items.map(src => pixelsOf(src))) : null;
   return { ...answer, method: fields.method, outputs, frames };
-}
-
-async function pixelsOf(url) {
-  const picture = await loadPicture(url), { naturalWidth: width, naturalHeight: height } = picture;
-  const canvas = Object.assign(document.createElement("canvas"), { width, height }), context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(picture, 0, 0);
-  return context.getImageData(0, 0, width, height);
 }
 
 /** Return the factor that makes small pictures at least 256 pixels wide. */

@@ -4,14 +4,14 @@ import { useParam } from "../lib/address.js";
 import { postJson } from "../lib/api.js";
 import { ItemCard, ItemChooser } from "../lib/chooser.js";
 import { NO_CLASS, ConditionForm, NumberFields, classesOf, conditionFields, guessClass, otherConditions, takes, useNumbers } from "../lib/conditions.js";
-import { fittedNotes, firstItem, useItem, useKept, useSettled, writeItem } from "../lib/items.js";
+import { fittedNotes, firstItem, useItem, useKept, writeItem } from "../lib/items.js";
 import { describe, hasNoClass, inputsOf, makesPictures, nouns, supports, useModels } from "../lib/models.js";
 import { outputsOf } from "../lib/made.js";
 import { randomSeed } from "../lib/numbers.js";
 import { isEmpty } from "../lib/records.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Field, NumberInput, Progress, Select } from "../lib/ui.js";
 import { PathOutput, requestPath } from "./interpolate-path.js";
+import { useLoaded, useSettled } from "../lib/tasks.js";
 
 const MOST = 64;  // steps
 const METHODS = [["both", "Both"], ["slerp", "On an arc (slerp)"], ["lerp", "On a line (lerp)"]];

@@ -5,11 +5,11 @@ import { decodePictures, drawLatent, readVector } from "../lib/latents.js";
 import { makesPictures, nouns } from "../lib/models.js";
 import { randomSeed, readSeed } from "../lib/numbers.js";
 import { drawPicture } from "../lib/pictures.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Failure, Field, NumberInput, Progress } from "../lib/ui.js";
 import { Downloads } from "./latent-encoded.js";
 import { useEncoded, useItems } from "./latent-items.js";
 import { Output } from "./latent-output.js";
+import { useLoaded } from "../lib/tasks.js";
 
 const TILES = 256;  // codes of the codebook that are decoded at once
 

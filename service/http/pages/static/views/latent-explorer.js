@@ -5,7 +5,6 @@ import { drawLatent, planeOf, scaleOf, useClassNames, useVector } from "../lib/l
 import { useCalm } from "../lib/live.js";
 import { makesPictures, nouns } from "../lib/models.js";
 import { randomSeed, readSeed } from "../lib/numbers.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Choice, Failure, Field } from "../lib/ui.js";
 import { Encoded } from "./latent-encoded.js";
 import { useEncoded } from "./latent-items.js";
@@ -13,6 +12,7 @@ import { Output, useConditions } from "./latent-output.js";
 import { Path, pathOf } from "./latent-path.js";
 import { Chart } from "./latent-plane.js";
 import { Sliders, Traversals, useShown } from "./latent-sliders.js";
+import { useLoaded } from "../lib/tasks.js";
 
 /** Clear what determines the latents of both models, and set other parameters instead. */
 const startFrom = changes => change({ z: null, z2: null, point: null, seed: null, ...changes });

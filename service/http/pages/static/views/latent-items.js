@@ -2,12 +2,12 @@
 import { html, useEffect, useState } from "../lib/preact.js";
 import { useParam } from "../lib/address.js";
 import { postJson } from "../lib/api.js";
-import { dataUrl } from "../lib/conditions.js";
 import { examplesOf } from "../lib/items.js";
 import { makesPictures, nouns, useModels } from "../lib/models.js";
 import { readRecords } from "../lib/records.js";
-import { useLoaded, useTask } from "../lib/tasks.js";
 import { Drop, Failure, Field, Progress } from "../lib/ui.js";
+import { dataUrl } from "../lib/files.js";
+import { useLoaded, useTask } from "../lib/tasks.js";
 
 const MOST = 64;  // items that can be encoded at once
 

@@ -4,11 +4,11 @@ import { change, useAddress } from "../lib/address.js";
 import { decodePictures } from "../lib/latents.js";
 import { inputsOf, makesPictures, nouns } from "../lib/models.js";
 import { drawGrid } from "../lib/pictures.js";
-import { useTask } from "../lib/tasks.js";
 import { Field, NumberInput, Progress, Select } from "../lib/ui.js";
 import { Downloads } from "./latent-encoded.js";
 import { useEncoded, useItems } from "./latent-items.js";
 import { useConditions } from "./latent-output.js";
+import { useTask } from "../lib/tasks.js";
 
 const REACH = 3;  // values of the latent that are drawn black (-3) and white (3)
 

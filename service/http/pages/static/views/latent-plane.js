@@ -4,9 +4,9 @@ import { areaOf, decodePictures, loadSpace, planeOf, useClassNames } from "../li
 import { useLive } from "../lib/live.js";
 import { makesPictures } from "../lib/models.js";
 import { drawGrid } from "../lib/pictures.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Progress } from "../lib/ui.js";
 import { Legend, drawMark, drawName, useColours } from "./latent-marks.js";
+import { useLoaded } from "../lib/tasks.js";
 
 const CELLS = 24, NEAR = 12, SMALLEST = 1e-3;  // images along a side; reach of a pointer in pixels; half side of the smallest area
 

@@ -3,12 +3,12 @@ import { html } from "../lib/preact.js";
 import { useAddress, useParam } from "../lib/address.js";
 import { answers, fileOf, makesPictures, nouns, supports } from "../lib/models.js";
 import { loadSpace, planeOf } from "../lib/latents.js";
-import { useLoaded } from "../lib/tasks.js";
 import { Field, Progress, Select } from "../lib/ui.js";
 import { Codes } from "./latent-codes.js";
 import { Explorer, PlaneControls, useShared } from "./latent-explorer.js";
 import { useItems } from "./latent-items.js";
 import { Noise } from "./latent-noise.js";
+import { useLoaded } from "../lib/tasks.js";
 
 /** The view of one model. A second one is beside it if the address has `beside=NAME`. */
 export function View({ model, models }) {

@@ -1,8 +1,7 @@
 // Learn: guided views with live models. Each has steps, which the address names: ?view=learn&lesson=kl&step=2.
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
 import { href, useAddress } from "../lib/address.js";
-import { answers } from "../lib/models.js";
-import { listed } from "../lib/made.js";
+import { answers, listed } from "../lib/models.js";
 import { Failure } from "../lib/ui.js";
 
 /** The guided views. `needs` are the models that the live parts use. */

@@ -1,6 +1,6 @@
 // The controls of the view "Sample". Each one is a parameter of the address, and a model has those that it takes.
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
-import { ConditionForm, NO_CLASS, classesOf, dataUrl, otherConditions } from "../lib/conditions.js";
+import { ConditionForm, NO_CLASS, classesOf, otherConditions } from "../lib/conditions.js";
 import { nouns } from "../lib/models.js";
 import { brief, randomSeed } from "../lib/numbers.js";
 import { keepGiven, writeWeights } from "../lib/recipes.js";

@@ -3,19 +3,16 @@ import { html, useEffect, useState } from "../lib/preact.js";
 import { go, href } from "../lib/address.js";
 import { NPY, send } from "../lib/api.js";
 import { keepOwn } from "../lib/items.js";
-import { base64 } from "../lib/made.js";
 import { nouns, supports } from "../lib/models.js";
 import { brief, toJson, newId } from "../lib/numbers.js";
 import { readText } from "../lib/png.js";
 import { readRecipeText } from "../lib/recipes.js";
-import { useLoaded, useTask } from "../lib/tasks.js";
 import { Copy, Dialog, Failure, Progress, save } from "../lib/ui.js";
 import { Record, className, csvOf, widthOf } from "./sample-items.js";
 import { RANDOM, fieldsOfOne, isPlain } from "./sample-settings.js";
 import { Variations } from "./sample-variations.js";
-
-/** Return the bytes of a data URL. */
-export const bytesOf = url => Uint8Array.from(atob(base64(url)), letter => letter.charCodeAt(0));
+import { base64, blobOf, bytesOf } from "../lib/files.js";
+import { useLoaded, useTask } from "../lib/tasks.js";
 
 /** Return the recipe that the PNG of an item contains, or the same values for an item that is not a picture. */
 export async function recipeOf(model, item, seed, fields) {
@@ -60,7 +57,7 @@ export function ItemDialog({ model, manifest, settings, made, item, close, step,
       <div class="sample-actions">
         ${seed !== null && seed !== undefined && html`<button type="button" class="main" title=${`Sample again from this seed, so that this ${one} comes first`}
           onClick=${() => take(index)}>Use this seed</button>`}
-        ${picture && html`<button type="button" onClick=${() => save(new Blob([bytesOf(picture.value)], { type: picture.value.slice(5, picture.value.indexOf(";")) }), `${file}.${picture.value.match(/^data:\w+\/(\w+)/)[1]}`)}>Download PNG</button>`}
+        ${picture && html`<button type="button" onClick=${() => save(blobOf(picture.value), `${file}.${picture.value.match(/^data:\w+\/(\w+)/)[1]}`)}>Download PNG</button>`}
         ${!picture && html`<button type="button" onClick=${() => save(csvOf([shown], 0), `${file}.csv`, "text/csv")}>Download CSV</button>`}
         <button type="button" onClick=${array}>Download npy</button>
         <${Links} model=${model} settings=${settings} item=${item} seed=${seed} />

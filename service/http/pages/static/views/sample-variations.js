@@ -5,10 +5,10 @@ import { NO_CLASS, classesOf, conditionFields } from "../lib/conditions.js";
 import { Records, outputsOf } from "../lib/made.js";
 import { spaceOf } from "../lib/latents.js";
 import { pictureType } from "../lib/models.js";
-import { useTask } from "../lib/tasks.js";
 import { Choice, Progress, Slider } from "../lib/ui.js";
 import { className, widthOf } from "./sample-items.js";
 import { numberFields } from "./sample-settings.js";
+import { useTask } from "../lib/tasks.js";
 
 const COUNT = 8;
 

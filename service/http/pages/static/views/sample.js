@@ -3,16 +3,16 @@ import { html, useEffect, useMemo, useRef, useState } from "../lib/preact.js";
 import { change, useAddress } from "../lib/address.js";
 import { NPY, postFile, postLines, send } from "../lib/api.js";
 import { CopyCode } from "../lib/code-tabs.js";
-import { loadPicture } from "../lib/made.js";
 import { describe, nouns, pictureType } from "../lib/models.js";
 import { toJson } from "../lib/numbers.js";
 import { openRecipe, restoredFrom } from "../lib/recipes.js";
-import { useLoaded, useTask } from "../lib/tasks.js";
 import { Busy, Drop, Failure, save } from "../lib/ui.js";
 import { Settings } from "./sample-form.js";
 import { ItemDialog, recipeOf } from "./sample-item.js";
 import { Items, csvOf, isRecord, itemOf, shortSeed } from "./sample-items.js";
 import { settingsOf } from "./sample-settings.js";
+import { pixelsOf } from "../lib/files.js";
+import { useLoaded, useTask } from "../lib/tasks.js";
 
 export { openRecipe } from "../lib/recipes.js";
 
@@ -158,11 +158,6 @@ function Restored({ model, made, params }) {
 }
 
 async function samePixels(a, b) {
-  const [first, second] = await Promise.all([a, b].map(async src => {
-    const picture = await loadPicture(src), { naturalWidth: width, naturalHeight: height } = picture;
-    const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
-    context.drawImage(picture, 0, 0);
-    return context.getImageData(0, 0, width, height);
-  }));
+  const [first, second] = await Promise.all([a, b].map(src => pixelsOf(src)));
   return first.width === second.width && first.height === second.height && first.data.every((value, i) => value === second.data[i]);
 }

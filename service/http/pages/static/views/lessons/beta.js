@@ -7,7 +7,8 @@ import { sample, sendItems } from "../../lib/made.js";
 import { brief } from "../../lib/numbers.js";
 import { Bars } from "../../lib/plots.js";
 import { Slider } from "../../lib/ui.js";
-import { Live, Recorded, Strip, confidence, examples, percent, useIndex, useSeed, useSettled } from "./parts.js";
+import { Live, Reconstructed, Recorded, Strip, confidence, examples, percent, useIndex, useSeed } from "./parts.js";
+import { useSettled } from "../../lib/tasks.js";
 
 const ONE = "mnist-vae", FOUR = "mnist-beta-vae", COUNT = 10, SIZE = 20, USED = 0.1, DRAWN = 200;
 const NAMES = { [ONE]: "β = 1", [FOUR]: "β = 4" };
@@ -18,12 +19,7 @@ function Weight({ get }) {
   return html`<p>The loss of a VAE is the reconstruction term plus β times the KL term. The KL term counts how much the latent tells about the picture. With β = 4 each
     bit in the latent is four times as expensive.
       These two models have the same networks. They differ in β, and in the schedule of the learning rate. See what the expensive latent leaves out:</p>
-    <${Live} text="The models encode and decode…" deps=${[]} work=${async signal => {
-      const { items, what } = await examples(models, COUNT, signal);
-      return { items, what, made: await Promise.all(models.map(model => sendItems("reconstruct", model, items, {}, signal))) };
-    }}>${({ items, what, made }) => html`<${Strip} title="Input" note=${`${what}s`} items=${items} />
-      ${made.map(({ pictures, errors }, i) => html`<${Strip} title=${NAMES[models[i].name]} note=${`mean squared error ${brief(errors.reduce((a, b) => a + b,
-        0) / errors.length, 3)}, live`} items=${pictures} />`)}`}<//>`;
+    <${Reconstructed} models=${models} names=${NAMES} count=${COUNT} />`;
 }
 
 /** Return the spread of each number of a latent: of the encoded test items, or (as a share of information) the recorded KL of each number. */

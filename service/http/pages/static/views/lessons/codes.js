@@ -7,7 +7,8 @@ import { sample, sendItems } from "../../lib/made.js";
 import { brief } from "../../lib/numbers.js";
 import { Bars } from "../../lib/plots.js";
 import { Slider } from "../../lib/ui.js";
-import { Live, Strip, examples, normals, useIndex, useSeed, useSettled } from "./parts.js";
+import { Live, Strip, examples, normals, useIndex, useSeed } from "./parts.js";
+import { useSettled } from "../../lib/tasks.js";
 
 const MODEL = "mnist-vqvae", COUNT = 10;
 

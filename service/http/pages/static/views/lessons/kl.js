@@ -3,12 +3,12 @@ import { html, useState } from "../../lib/preact.js";
 import { href } from "../../lib/address.js";
 import { postJson } from "../../lib/api.js";
 import { nouns } from "../../lib/models.js";
-import { base64, outputsOf, sample, sendItems } from "../../lib/made.js";
+import { outputsOf, sample } from "../../lib/made.js";
 import { Bars } from "../../lib/plots.js";
 import { loadSpace, planeOf } from "../../lib/latents.js";
-import { brief } from "../../lib/numbers.js";
 import { Plane } from "../latent-plane.js";
-import { Live, Recorded, Strip, confidence, examples, normals, percent, useIndex, useSeed } from "./parts.js";
+import { Live, Reconstructed, Recorded, Strip, confidence, examples, normals, percent, useIndex, useSeed } from "./parts.js";
+import { base64 } from "../../lib/files.js";
 
 const PLAIN = "mnist-autoencoder", VAE = "mnist-vae", FLAT = "mnist-vae-2d", COUNT = 10, DRAWN = 200;
 const NAMES = { [PLAIN]: "Autoencoder", [VAE]: "VAE" };
@@ -19,12 +19,7 @@ function Compress({ get }) {
   return html`<p>Both models squeeze a picture of 784 pixels into 20 numbers, the <b>latent</b>, and rebuild the picture from them. The encoder and the decoder have
     the same size. The VAE draws its latent at random near the encoder’s mean, and has one more term in its loss, the <b>KL term</b>. (It was also trained for longer: 60 epochs instead of 30.)
       Compare the reconstructions: without the KL term they are at least as good.</p>
-    <${Live} text="The models encode and decode…" deps=${[]} work=${async signal => {
-      const { items, what } = await examples(models, COUNT, signal);
-      return { items, what, made: await Promise.all(models.map(model => sendItems("reconstruct", model, items, {}, signal))) };
-    }}>${({ items, what, made }) => html`<${Strip} title="Input" note=${`${what}s`} items=${items} />
-      ${made.map(({ pictures, errors }, i) => html`<${Strip} title=${NAMES[models[i].name]} note=${`mean squared error ${brief(errors.reduce((a, b) => a + b,
-        0) / errors.length, 3)}, live`} items=${pictures} />`)}`}<//>`;
+    <${Reconstructed} models=${models} names=${NAMES} count=${COUNT} />`;
 }
 
 function Places({ get }) {

@@ -3,11 +3,13 @@ import { html, useEffect, useMemo, useState } from "../../lib/preact.js";
 import { href, useParam } from "../../lib/address.js";
 import { getJson } from "../../lib/api.js";
 import { inputsOf, samplingTask } from "../../lib/models.js";
-import { loadPicture, sample, sendItems, tiles } from "../../lib/made.js";
+import { sample, sendItems } from "../../lib/made.js";
 import { brief } from "../../lib/numbers.js";
-import { useLoaded } from "../../lib/tasks.js";
 import { Choice, Progress, Slider } from "../../lib/ui.js";
-import { Live, Strip, Wrong, examples, useIndex, useSeed, useSettled } from "./parts.js";
+import { Live, Strip, Wrong, examples, useIndex, useSeed } from "./parts.js";
+import { blobOf, pixelsOf } from "../../lib/files.js";
+import { useLoaded, useSettled } from "../../lib/tasks.js";
+import { splitGrid } from "../../lib/pictures.js";
 
 const MODEL = "mnist-flow", COUNT = 8, PAUSE = 350, STRONGEST = 10;
 
@@ -23,11 +25,8 @@ function drawn(values) {
 
 /** Return the grey values of a picture from -1 to 1. */
 async function valuesOf(src) {
-  const picture = await loadPicture(src), canvas = Object.assign(document.createElement("canvas"), { width: picture.naturalWidth, height: picture.naturalHeight });
-  const context = canvas.getContext("2d");
-  context.drawImage(picture, 0, 0);
-  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
-  return Array.from({ length: canvas.height }, (_, y) => Array.from({ length: canvas.width }, (__, x) => data[4 * (y * canvas.width + x)] / 127.5 - 1));
+  const { data, width, height } = await pixelsOf(src);
+  return Array.from({ length: height }, (_, y) => Array.from({ length: width }, (__, x) => data[4 * (y * width + x)] / 127.5 - 1));
 }
 
 function Start({ get }) {
@@ -64,7 +63,7 @@ function Mixtures({ pictures, noise, share }) {
 function Path({ get }) {
   const [record, task] = useLoaded(async signal => {
     const found = await getJson("static/data/path.json", { signal }), lines = async text => {
-      const all = tiles(await loadPicture(`data:image/png;base64,${text}`), found.width, found.height), each = found.steps + 1;
+      const all = await splitGrid(blobOf(`data:image/png;base64,${text}`), found, 1, 0), each = found.steps + 1;
       return found.classes.map((_, i) => all.slice(i * each, (i + 1) * each));
     };
     return { ...found, states: await lines(found.states), expected: await lines(found.expected) };

@@ -1,12 +1,12 @@
 // What the guided views share: live parts, seeds, test items, and random numbers that a seed determines.
-import { html, useEffect, useRef, useState } from "../../lib/preact.js";
+import { html, useRef } from "../../lib/preact.js";
 import { useParam } from "../../lib/address.js";
 import { Pictures, sample, sendItems, testItems } from "../../lib/made.js";
 import { describe } from "../../lib/models.js";
 import { betterOf, figuresOf, valueOf, wordsOf } from "../../lib/metrics.js";
 import { brief, randomSeed, readSeed } from "../../lib/numbers.js";
-import { useLoaded } from "../../lib/tasks.js";
 import { Failure, Progress } from "../../lib/ui.js";
+import { useLoaded } from "../../lib/tasks.js";
 
 /** A live part: `work(signal)` runs whenever `deps` change, and the child function draws its result. The last result stays until the next one arrives. */
 export function Live({ work, deps, text, children }) {
@@ -22,16 +22,6 @@ export function useSeed(fallback = "1", label = "New seed") {
     { push: true })}>${label}</button> <small>seed ${String(seed ?? fallback)}</small></span>
     ${seed === null && html`<${Failure} error=${{ message: `“${text}” is not a seed, so seed ${fallback} is used.`, advice: "Press the button for a new one." }} />`}`;
   return [seed ?? BigInt(fallback), control];
-}
-
-/** Return a value that follows `value` when this has not changed for a moment, so that a slider sends few requests. */
-export function useSettled(value, ms = 150) {
-  const [settled, set] = useState(value);
-  useEffect(() => {
-    const timer = setTimeout(() => set(value), ms);
-    return () => clearTimeout(timer);
-  }, [value]);
-  return settled;
 }
 
 /** A note that a value of the address cannot be used, and what is used instead. */
@@ -82,6 +72,14 @@ export async function confidence(classifier, pictures, signal) {
 export const Strip = ({ title, note, items, size = 56, captions, ...rest }) => html`<div class="named"><p>
   <b>${title}</b>${note && html` <span class="quiet">${note}</span>`}</p>
   <${Pictures} items=${items} alt=${title} size=${size} captions=${captions} ...${rest} /></div>`;
+
+/** Test items, and their live reconstructions by several models. `names` are titles by the name of the model. */
+export const Reconstructed = ({ models, names, count }) => html`<${Live} text="The models encode and decode…" deps=${[]} work=${async signal => {
+      const { items, what } = await examples(models, count, signal);
+      return { items, what, made: await Promise.all(models.map(model => sendItems("reconstruct", model, items, {}, signal))) };
+    }}>${({ items, what, made }) => html`<${Strip} title="Input" note=${`${what}s`} items=${items} />
+      ${made.map(({ pictures, errors }, i) => html`<${Strip} title=${names[models[i].name]} note=${`mean squared error ${brief(errors.reduce((a, b) => a + b,
+        0) / errors.length, 3)}, live`} items=${pictures} />`)}`}<//>`;
 
 /** A table of recorded figures of several models. `names` are figures; `prior` selects an evaluation. */
 export function Recorded({ models, names, prior, titles = {} }) {

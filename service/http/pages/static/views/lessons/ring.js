@@ -4,9 +4,9 @@ import { href, useParam } from "../../lib/address.js";
 import { getJson } from "../../lib/api.js";
 import { sample, sendItems } from "../../lib/made.js";
 import { Bars, Lines, Numbers } from "../../lib/plots.js";
-import { useLoaded } from "../../lib/tasks.js";
 import { Choice, Progress, Slider } from "../../lib/ui.js";
 import { Live, Recorded, Strip, Wrong, percent, useIndex, useSeed } from "./parts.js";
+import { useLoaded } from "../../lib/tasks.js";
 
 const PAUSE = 150, GAN = "mnist-gan", CGAN = "mnist-cgan", CLASSIFIER = "mnist-classifier", DRAWN = 200;
 
