@@ -49,6 +49,8 @@ def test_encodings_line_ends_and_separators(encoding: str, end: str, separator: 
         # separators
         ("sep=;\r\na;b\r\n1,5;x\r\n", {"a": [1.5], "b": ["x"]}),
         ('"sep=|"\na|b\n1|x\n', {"a": [1], "b": ["x"]}),
+        *((f"sep={sign}\na{sign}b\n1{sign}x\n", {"a": [1], "b": ["x"]}) for sign in ":^~#!\t /\\"),
+        ('sep=:\na: "b: c"\n1: "x:y"\n', {"a": [1], "b: c": ["x:y"]}),
         ("amount, EUR;country\n1,5;DE\n2,25;FR\n", {"amount, EUR": [1.5, 2.25], "country": ["DE", "FR"]}),
         ("a,b\n1;2,3;4\n", {"a": ["1;2"], "b": ["3;4"]}),
         ("x\n1\n2\n", {"x": [1, 2]}),
@@ -105,12 +107,33 @@ def test_columns_without_a_name_are_left_out() -> None:
         (codecs.BOM_UTF8 + b"a,b\n\xe4,2\n", Malformed, "byte 5 is not valid UTF-8"),
         (codecs.BOM_UTF16_LE + "a,b\n1,2\n".encode("utf-16-le") + b"\x00\xd8x\x00", Malformed, "is not valid UTF-16-LE"),
         (b"a\0b,c\n1,2\n", Malformed, "contains NUL bytes"),
+        (b"a\x02b,c\n1,2\n", Malformed, "is a binary file: its first line contains control characters; save the table as CSV"),
+        *((f"sep={sign}\na{sign}b\n1{sign}2\n".encode(), Malformed, "its first line states .* remove this line") for sign in "\"'x7é\x01\r\u20ac"),
+        (b'"sep="\r\na,b\n1,2\n', Malformed, "its first line states"),
         (b"a,b\n" + b'"' + b"x" * 140_000 + b'", 1\n' + b'1, "y"\n' , TooLarge, "a quote is not closed"),
     ],
 )  # fmt: skip
 def test_files_that_are_refused(content: bytes, error: type[ManifoldError], says: str) -> None:
     with pytest.raises(error, match=says):
         read(content)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_binary_files_are_refused_whatever_columns_are_wanted(seed: int) -> None:
+    """The message repeats nothing of the content that cannot be printed."""
+    content = np.random.default_rng(seed).bytes(5000)
+    for wanted in (None, ("price", "weight")):
+        with pytest.raises(Malformed, match=r"binary file|is not valid UTF|save the file as UTF-8") as caught:
+            csv_files.open_csv(io.BytesIO(content), wanted)
+        assert caught.value.message.isprintable()
+        assert len(caught.value.message) < 200
+
+
+def test_a_stray_control_character_in_a_cell_spoils_its_row_only() -> None:
+    """A file that has the wanted columns is read."""
+    opened = csv_files.open_csv(io.BytesIO(b"a,b\n1,\0\n2,x\n"), ("a", "b"))
+    (batch,) = opened.batches
+    assert batch.columns["b"].to_pylist() == ["\0", "x"]
 
 
 def test_latin_1_that_begins_late() -> None:

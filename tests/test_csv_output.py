@@ -140,6 +140,26 @@ def test_reasons_are_the_columns_above_their_usual_value() -> None:
     assert leading.reasons(None) == leading.reasons({"columns": [column("a", 1.0, 2.0, None)]}) == []
 
 
+@pytest.mark.parametrize(
+    ("value", "expected", "says"),
+    [
+        (0.0, 0.0, "a = 0, unusual although it is the expected value (30%)"),
+        ("0.0", 0, "a = 0.0, unusual although it is the expected value (30%)"),
+        ("x", "x", "a = x, unusual although it is the expected value (30%)"),
+        (53.26, 53.2514, "a = 53.26, expected 53.251 (30%)"),  # 53.25 would be too near to the value
+        (12346.0, 12345.7, "a = 12346, expected 12345.7 (30%)"),  # 12350 would be above the value
+        (812.0, 12345678.9, "a = 812, expected 12350000 (30%)"),
+        (7, 1234567.0, "a = 7, expected 1234567 (30%)"),
+        (None, 3.14159, "a is missing, expected 3.142 (30%)"),
+        (1, "b", "a = 1, expected b (30%)"),
+    ],
+)
+def test_a_reason_does_not_contradict_itself(value: Any, expected: Any, says: str) -> None:
+    """The texts of a value and its expected value differ as the values do."""
+    (reason,) = leading.reasons({"columns": [{"column": "a", "value": value, "expected": expected, "share": 0.3}]})
+    assert str(reason) == says
+
+
 def test_the_most_anomalous_rows_of_all_chunks() -> None:
     """Rows that are not flagged are left out. Among equal scores, earlier rows come first."""
     top = leading.TopRows(3)

@@ -66,6 +66,37 @@ def test_a_file_is_answered_as_its_rows_are(service: TestClient, kind: str, monk
     assert last["total"]["flagged"] == sum(line["is_anomaly"] for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("content", "media", "decimal"),
+    [
+        (b"price,weight,kind,paid\n1,70,small,0\n", "text/csv", "."),  # the file shows none: that of the model
+        (b"price,weight,kind,paid\n1.5,70,small,0\n", "text/csv", "."),
+        (b"price;weight;kind;paid\n1,5;70;small;0\n" + b"2;71;small;0\n" * 200, "text/csv", ","),
+        (as_parquet({"price": [1.5], "weight": [70], "kind": ["small"], "paid": [0]}), "application/vnd.apache.parquet", None),
+    ],
+)  # fmt: skip
+def test_the_last_line_has_the_decimal_separator(
+    service: TestClient, content: bytes, media: str, decimal: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_files, "ROWS", 64)
+    *_, last = post(service, content, media)
+    assert last.get("decimal") == decimal
+    assert "decimal" not in last["total"]
+
+
+@pytest.mark.parametrize("sign", ["x", "7", '"', "'", "é"])
+def test_a_stated_separator_that_cannot_be_one_is_refused(service: TestClient, sign: str) -> None:
+    content = f"sep={sign}\nprice{sign}weight\n1{sign}2\n".encode()
+    answer = service.post("/anomaly-score", content=content, headers={"Content-Type": "text/csv"})
+    assert answer.status_code == 400
+    assert "states" in answer.json()["error"]["message"] and "remove this line" in answer.json()["error"]["message"]
+
+
+def test_any_other_sign_may_be_the_stated_separator(service: TestClient) -> None:
+    *lines, _ = post(service, b"sep=:\nprice:weight:kind:paid\n1.5:70:small:0\n")
+    assert len(lines) == 1 and "score" in lines[0]
+
+
 def test_bad_rows_stand_in_their_place(service: TestClient) -> None:
     one, two, three, last = post(service, b"price,weight,kind,paid\n1,70,small,0\nx,70,small,0\n1,70,small\n")
     assert "score" in one

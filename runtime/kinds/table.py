@@ -409,14 +409,14 @@ def _shown(column: Any, value: Any) -> Any:
 
 
 def _direction(column: Any, value: Any, expected: Any) -> str | None:
-    """Return `high` or `low` for a number with an expected value, also if its column was constant in training; else None."""
+    """Return `high` or `low` for a number with an expected value, also if its column was constant in training; None for equal and other values."""
     if expected is None or value is None or column.width > 1:
         return None
     if isinstance(column, CategoricalColumn):
         value, expected = number(value, DEFAULT), number(expected, DEFAULT)
         if value is None or expected is None or value == expected:
             return None  # texts have no direction
-    return "high" if value > expected else "low"
+    return None if value == expected else "high" if value > expected else "low"
 
 
 def _plot(axes: Any, column: NumericColumn | CategoricalColumn, values: dict[str, list[Any]]) -> None:

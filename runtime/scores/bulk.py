@@ -52,10 +52,11 @@ class Total:
     states: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # about the file, and why rows are undecided
     outside: dict[str, Outside] = field(default_factory=dict)  # values that did not occur in training, by column
+    decimal: str | None = None  # decimal separator of a CSV file
 
     def counts(self) -> dict[str, Any]:
         """Return the counts by name."""
-        return {name: value for name, value in vars(self).items() if name not in ("notes", "outside")}
+        return {name: value for name, value in vars(self).items() if name not in ("notes", "outside", "decimal")}
 
     def told(self) -> list[str]:
         """Return the notes, with one for each column in which many rows have values that did not occur in training."""
@@ -70,6 +71,7 @@ class Total:
     def add(self, scored: ScoredRows) -> None:
         """Add the rows of one chunk."""
         self.notes += scored.notes
+        self.decimal = scored.decimal
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
         for name, found in scored.outside.items():
@@ -180,9 +182,9 @@ def steps(
         source.seek(start)
     for part in encoded(model, source, kind, rows=rows, also=carry.names):
         told, notes = notes, []
-        carried = _carried(part, carry)
+        carried, decimal = _carried(part, carry), part.notation.decimal if kind == "csv" else None
         if not len(part.data):
-            yield ScoredRows(part.numbers, None, [], None, part.bad, carried, told, part.outside)
+            yield ScoredRows(part.numbers, None, [], None, part.bad, carried, told, part.outside, decimal)
             continue
         scores = model.score(part.data)
         taken = None if chosen is None else _among(part.numbers, chosen)
@@ -191,7 +193,9 @@ def steps(
         if line is not None:  # the threshold of the whole file, not of this chunk
             judged = dataclasses.replace(judged, threshold=line)
         explanations = _explained(model, part, scores, judged) if explain else None
-        yield ScoredRows(part.numbers, judged, part.warnings, explanations, part.bad, carried, told, part.outside)
+        yield ScoredRows(
+            part.numbers, judged, part.warnings, explanations, part.bad, carried, told, part.outside, decimal
+        )
 
 
 def _without_pauses(steps: Callable[P, Iterator[ScoredRows | None]]) -> Callable[P, Iterator[ScoredRows]]:

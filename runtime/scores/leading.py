@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from manifold.runtime.scores.scored_rows import ScoredRows
+from manifold.runtime.tables import values
 
 REASONS = 3  # the largest number of reasons of a row
 LEAST_SHARE = 0.05  # the smallest share of a reason, except the first
 DIGITS = 4  # significant digits of an expected value, which is an estimate
+MOST_DIGITS = 15  # significant digits of a value, and the most of an expected value that is near to it
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,10 @@ class Reason:
 
     def __str__(self) -> str:
         said = f"{self.column} is missing" if self.value is None else f"{self.column} = {self.value}"
-        return f"{said}{'' if self.expected is None else f', expected {self.expected}'} ({self.share:.0%})"
+        if self.expected is not None:
+            same = self.value == self.expected
+            said += ", unusual although it is the expected value" if same else f", expected {self.expected}"
+        return f"{said} ({self.share:.0%})"
 
 
 def reasons(explanation: dict[str, Any] | None) -> list[Reason]:
@@ -33,7 +38,9 @@ def reasons(explanation: dict[str, Any] | None) -> list[Reason]:
     if explanation is None:
         return []
     found = [
-        Reason(each["column"], _text(each["value"], 15), _text(each["expected"], DIGITS), each["share"])
+        Reason(
+            each["column"], _text(each["value"], MOST_DIGITS), _expected(each["value"], each["expected"]), each["share"]
+        )
         for each in explanation["columns"][:REASONS]
         if each["share"]
     ]
@@ -45,6 +52,25 @@ def _text(value: Any, digits: int) -> str | None:
     if value is None:
         return None
     return f"{value:.{digits}g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _expected(value: Any, expected: Any) -> str | None:
+    """Return an expected value as a text with so many digits that rounding changes little of its difference from the value.
+
+    The text is that of the value if both are equal.
+    """
+    if not isinstance(expected, int | float | np.floating):
+        return _text(expected, DIGITS)
+    number, exact = values.number(value, values.DEFAULT), float(expected)
+    if number == exact:
+        return _text(value, MOST_DIGITS)
+    if exact.is_integer():
+        return _text(expected, MOST_DIGITS)
+    difference = 0.0 if number is None else abs(number - exact)
+    digits = DIGITS
+    while difference and digits < MOST_DIGITS and abs(float(f"{exact:.{digits}g}") - exact) > difference / 10:
+        digits += 1
+    return _text(float(f"{exact:.{digits}g}"), MOST_DIGITS)  # 53210, not 5.321e+04
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class ScoredRows:
     carried: CarriedValues | None = None  # None if no columns are copied to the output
     notes: list[str] = field(default_factory=list)  # about the file; only in its first chunk
     outside: dict[str, Outside] = field(default_factory=dict)  # by column
+    decimal: str | None = None  # decimal separator of the file; None for a form without one
 
 
 @dataclass

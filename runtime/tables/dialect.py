@@ -22,6 +22,7 @@ DELIMITERS = (
     ";\t|,"  # among equally good ones, the first is chosen; the comma is last, since it is also a decimal separator
 )
 STATED = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # a first line that states the delimiter for Excel
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")  # characters of binary files; vertical tabs occur in texts
 LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
@@ -105,20 +106,24 @@ def find(head: str, wanted: Collection[str] = ()) -> Dialect:
     Raises Malformed for a file without a header, TooLarge if the header is too long.
     """
     begin, stated = _begin(head)
+    _check_stated(stated)
     line = re.match(r"[^\r\n]*", head[begin:])
     if line is not None and len(line.group().encode()) > HEADER_BYTES:
         raise _long_header()
+    if line is not None and CONTROL.search(line.group()):
+        raise _binary("its first line contains control characters")
     sample = head[begin : begin + SAMPLE_CHARACTERS]
     if not re.search(r"[\r\n]", sample) and len(head) > begin + SAMPLE_CHARACTERS:  # a long first line
         sample = head[begin : begin + 2 * HEADER_BYTES]
     lines = LINES.findall(sample)
     if len(lines) > 1 and len(sample) < len(head) - begin:
         lines.pop()  # it may be incomplete
-    spaced_of = {each: bool(re.search(rf"(?:^|{re.escape(each)}) +\"", sample, re.MULTILINE)) for each in DELIMITERS}
-    candidates = [_Parsed(lines, each, spaced=spaced_of[each]) for each in stated or DELIMITERS]
+    candidates = [_Parsed(lines, each, spaced=_is_spaced(sample, each)) for each in stated or DELIMITERS]
     best = max(candidates, key=lambda parsed: parsed.merit(wanted))
     if len(best.first.encode()) > HEADER_BYTES:
         raise _long_header()
+    if wanted and not set(best.header) & set(wanted) and CONTROL.search(sample):
+        raise _binary("it has none of the columns and contains control characters")
     _check_header(best.header, wanted)
     if not set(best.header) & set(wanted):
         if len(best.header) == 1:
@@ -132,6 +137,25 @@ def _long_header() -> TooLarge:
         f"file: the first line is longer than {HEADER_BYTES} bytes; it must contain only the names of the columns",
         field="file",
     )
+
+
+def _binary(why: str) -> Malformed:
+    return Malformed(f"file: is a binary file: {why}; save the table as CSV in UTF-8, or as Parquet", field="file")
+
+
+def _is_spaced(sample: str, delimiter: str) -> bool:
+    """Return whether there are blanks between a delimiter and a quote."""
+    return bool(re.search(rf"(?:^|{re.escape(delimiter)}) +\"", sample, re.MULTILINE))
+
+
+def _check_stated(delimiter: str) -> None:
+    """Raise Malformed for a stated delimiter that cannot separate cells: quotes, letters, digits, and characters beyond ASCII."""
+    if delimiter and (delimiter in "\"'" or delimiter.isalnum() or not (delimiter == "\t" or " " <= delimiter <= "~")):
+        raise Malformed(
+            f"file: its first line states {shown(delimiter)} as the separator of cells, which must be a sign such as ; or , or a tab; "
+            "remove this line, or state the separator that the file has",
+            field="file",
+        )
 
 
 def _begin(head: str) -> tuple[int, str]:

@@ -150,6 +150,7 @@ def _reading(kind: str) -> Iterator[None]:
 def _unreadable(error: Exception, kind: str) -> RequestError:
     """Return the error for a file that a library cannot read, with the message of the library."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)  # some messages repeat cells
     if "straddling object" in line or "field larger than field limit" in line:
         return TooLarge(
             f"file: a row is longer than {csv_files.BLOCK_BYTES} bytes, or a quote is not closed; correct the row",
@@ -169,8 +170,9 @@ def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -
         raise TooLarge(f"file: has {count.total()} columns; the limit is {MAX_COLUMNS}", field="file")
     if absent := [name for name in spec.names if name not in count]:
         has = ", ".join(map(shown, itertools.islice(count, LISTED))) + (", …" if len(count) > LISTED else "")
+        lacks = f"the column{'s' * (len(absent) > 1)} {', '.join(map(shown, absent[:LISTED]))}"
         raise Malformed(
-            f"file: lacks the column(s) {', '.join(map(shown, absent[:LISTED]))}; it has {has}. {_remedy(absent, count, len(spec.names))}",
+            f"file: lacks {lacks}; it has {has}. {_remedy(absent, count, len(spec.names))}",
             field="file",
             valid=spec.names,
         )

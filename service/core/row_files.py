@@ -1,8 +1,9 @@
 """Scoring of files of rows. A file is spooled to disk and scored in chunks, and the response streams lines of JSON.
 
 The response has one line for each row, in the file's order: the item of /anomaly-score and its `row`. A row that cannot be scored has an
-`error`. The last line contains the totals, the threshold, the calibration, and `warnings` about the file if there are any. An error before the
-first line is an ordinary error response. After the first line, the last line is the error.
+`error`. The last line contains the totals, the threshold, the calibration, the decimal separator with which a CSV file was read (`decimal`),
+and `warnings` about the file if there are any. An error before the first line is an ordinary error response. After the first line, the last
+line is the error.
 """
 
 from __future__ import annotations
@@ -141,8 +142,9 @@ async def _lines(
         threshold = {} if last is None else threshold_of(entry.model.calibrated, last)
         told = total.told()
         notes = {"warnings": told} if told else {}
+        form = {} if total.decimal is None else {"decimal": total.decimal}
         yield _line({
-            "total": total.counts(), **threshold, **notes, **({"reproducible": False} if random else {}),
+            "total": total.counts(), **form, **threshold, **notes, **({"reproducible": False} if random else {}),
         })  # fmt: skip
     except Exception as error:  # the status has been sent, so the last line reports the error
         metrics.erred(error)

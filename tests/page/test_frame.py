@@ -89,6 +89,9 @@ def test_unknown_models(service: Served, browser: Any, query: str, said: str) ->
 def test_a_view_that_a_model_lacks(service: Served, browser: Any) -> None:
     with opened_page(browser, f"{service.url}?model=transactions-vae&view=nonsense") as page:
         page.get_by_text("no view “nonsense”").wait_for()
+    with opened_page(browser, f"{service.url}?view=nonsense") as page:
+        page.get_by_text("no page “nonsense”").wait_for()
+        page.locator("#all").wait_for()
 
 
 def test_the_service_is_gone(browser: Any, tmp_path: Path) -> None:

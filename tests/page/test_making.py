@@ -85,6 +85,39 @@ def test_files_without_a_recipe_are_explained(service: Served, browser: Any, tmp
             page.locator(".failure", has_text=said).wait_for()
 
 
+def test_a_variation_has_its_own_recipe(service: Served, browser: Any) -> None:
+    """The recipe that the dialog shows is that of the picture in it, and no link leads to the item that it was made from."""
+    with opened_page(browser, f"{service.url}?model=mnist-cvae&view=sample&n=6&seed=7&open=3") as page:
+        dialog = page.get_by_role("dialog")
+        dialog.get_by_role("button", name="Show variations").click()
+        dialog.locator(".sample-variations button.picture").nth(2).click()
+        dialog.get_by_text("A variation of seed 7, index 3").wait_for()
+        dialog.locator(".sample-recipe th", has_text="latents").wait_for()
+        assert dialog.get_by_role("button", name="Use this seed").count() == 0
+        assert dialog.locator(".sample-actions a").count() == 0
+        dialog.get_by_role("button", name="Edit", exact=True).click()
+        page.wait_for_url(re.compile("item=own"))
+
+
+@pytest.mark.parametrize(
+    ("view", "place"), [("edit", "edit-source"), ("interpolate", "interpolate-ends"), ("latent", "latent-source")]
+)
+def test_files_that_are_no_pictures_are_explained(
+    service: Served, browser: Any, tmp_path: Path, view: str, place: str
+) -> None:
+    empty, text = tmp_path / "empty.png", tmp_path / "text.png"
+    empty.touch()
+    text.write_text("no picture")
+    with opened_page(browser, f"{service.url}?model=mnist-cvae&view={view}") as page:
+        if view == "interpolate":
+            page.get_by_role("button", name="Change start").click()
+        if view != "latent":
+            page.get_by_role("button", name="File", exact=True).first.click()
+        for file, said in ((empty, "empty.png is empty"), (text, "text.png is not a picture")):
+            page.locator(f".{place} input[type=file]").first.set_input_files(file)
+            page.locator(f".{place} .failure", has_text=said).wait_for()
+
+
 def test_invalid_settings_are_explained(service: Served, browser: Any) -> None:
     with opened_page(browser, f"{service.url}?model=mnist-cvae&view=sample&seed=abc") as page:
         page.locator(".failure", has_text="abc").first.wait_for()

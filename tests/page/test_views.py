@@ -68,6 +68,7 @@ def test_codes_are_changed(service: Served, browser: Any) -> None:
     with opened_page(browser, f"{service.url}?model=mnist-vqvae&view=latent") as page:
         field = page.get_by_label("Code of line 2, column 4")
         page.locator(".latent-codes button").nth(10).click()
+        assert page.get_by_text("Cancelled").count() == 0  # nothing was cancelled by opening the view
         field.fill("5")
         field.press("Enter")
         page.get_by_role("button", name="Undo all changes").click()
@@ -126,6 +127,29 @@ def test_one_drop_finds_the_anomaly_and_says_why(service: Served, browser: Any, 
             str(own["is_anomaly"]).lower(),
             own["band"],
         )
+
+
+def test_costs_decide_nothing_before_their_rate_is_known(service: Served, browser: Any, tmp_path: Path) -> None:
+    path = rows_file(tmp_path)
+    with opened_page(browser, f"{service.url}?model=transactions-vae&view=anomaly&costs=1,50,0.01") as page:
+        requests, held = re.compile(r"/anomaly-score(\?|$)"), list[Any]()
+        sent, released = list[str](), list[bool]()
+
+        def hold(route: Any) -> None:
+            sent.append(route.request.url)
+            held.append(route) if len(sent) > 1 and not released else route.continue_()
+
+        page.route(requests, hold)
+        page.locator(".anomaly input[type=file]").first.set_input_files(path)
+        page.get_by_text("The service works out the rate that these costs amount to").wait_for()
+        page.locator(".anomaly table .band.open").first.wait_for()
+        assert page.locator(".anomaly table .band:not(.open)").count() == 0
+        assert page.get_by_role("button", name="Download scores as CSV").is_disabled()
+        released.append(True)
+        for route in held:
+            route.continue_()
+        page.get_by_text("These costs amount to a false alarm rate of").wait_for()
+        page.locator(".anomaly table .band.block, .anomaly table .band.review").first.wait_for()
 
 
 # --- compare, facts, learn ----------------------------------------------------------------------------------------------------

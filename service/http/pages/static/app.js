@@ -14,7 +14,7 @@ function App() {
   const [refused, setRefused] = useState(null);
   useEffect(() => onRefused(setRefused), []);
   useEffect(() => { refresh(); }, []);
-  const general = GENERAL.find(view => view.name === params.view && !params.model);
+  const general = GENERAL.find(view => view.name === params.view && !params.model), unknown = params.view && !params.model && !general;
   const place = `${params.model ?? ""}/${params.version ?? ""}/${params.view ?? ""}/${params.lesson ?? ""}`;
   useFocus(place);
   useEffect(() => { if (!params.model) document.title = general ? `${general.title} · Manifold` : "Manifold"; }, [params.model, general]);
@@ -30,6 +30,7 @@ function App() {
     ${refused && html`<${KeyForm} error=${refused} done=${() => setRefused(null)} />`}
     <main id="content" tabindex="-1">
       ${error && !refused && html`<${Failure} error=${error} retry=${refresh} />`}
+      ${unknown && html`<p class="note" role="alert">There is no page “${params.view}”. This is the first page.</p>`}
       ${general ? html`<${Loaded} key=${general.name} view=${general} models=${models} />` : params.model ? html`<${ModelPage} models=${models} params=${params} />` : html`<${Home} models=${models} params=${params} />`}
     </main>
     <footer><a href="docs">API documentation</a> <a href="metrics">Metrics</a>${!hasKey() && html` <a href="models">Models as JSON</a>`}</footer>`;
@@ -52,7 +53,7 @@ function useFocus(place) {
 /** The page of one model: its name and version, its views as tabs, and the chosen view. */
 function ModelPage({ models, params }) {
   const { model: name, version, view: chosen } = params;
-  const known = listed(models ?? [], { name }), found = listed(models ?? [], { name, version });
+  const used = useRef(null), known = listed(models ?? [], { name }), found = listed(models ?? [], { name, version });
   // a version that the list does not contain is described on its own: it is loaded at its first request
   const older = !found && known?.versions?.map(String).includes(version) ? version : null;
   const [described, task] = useLoaded(signal => (older ? getJson(`models/${encodeURIComponent(name)}?version=${older}`, { signal }) : null), [name, older]);
@@ -64,7 +65,10 @@ function ModelPage({ models, params }) {
   if (!models) return html`<p role="status">The list of models is loading…</p>`;
   if (older && !model) return html`<${Progress} task=${task} text=${`Version ${older} is described…`} />`;
   if (!model) return html`<${Unknown} known=${known} name=${name} version=${version} />`;
-  const views = viewsOf(model), view = views.find(each => each.name === chosen) ?? views[0];
+  if (answers(model)) used.current = model;
+  const last = used.current, again = model.state === "loading" && last?.name === name && last.version === model.version;
+  const shown = answers(model) ? model : again ? last : null;  // a view in use stays while its model loads again, so that drawings and files are not lost
+  const views = shown ? viewsOf(shown) : [], view = views.find(each => each.name === chosen) ?? views[0];
   const link = each => href({ model: name, version, view: each.name });
   return html`
     <div class="title">
@@ -72,11 +76,12 @@ function ModelPage({ models, params }) {
       ${model.versions?.length > 1 ? html`<${Select} aria-label="Version" value=${model.version} options=${model.versions.map(each => [each, `version ${each}`])}
         set=${each => go({ model: name, version: each === String(Math.max(...model.versions)) ? null : each, view: chosen })} />` : html`<span class="tag">version ${model.version}</span>`}
     </div>
-    <p class="about">${model.description}</p>
-    ${!answers(model) ? html`<${Unavailable} model=${model} />` : html`
+    <p class="about">${(shown ?? model).description}</p>
+    ${!answers(model) && html`<${Unavailable} model=${model} />`}
+    ${shown && html`
       <${Tabs} label="Views" value=${view.name} options=${views.map(each => [each.name, each.title, link(each)])} />
       ${chosen && view.name !== chosen && html`<p class="note">This model has no view “${chosen}”. It has those above.</p>`}
-      <${Loaded} key=${`${name}/${model.version}/${view.name}`} view=${view} model=${model} models=${models} />`}`;
+      <${Loaded} key=${`${name}/${model.version}/${view.name}`} view=${view} model=${shown} models=${models} />`}`;
 }
 
 /** A model that does not answer: its state and the reason. */

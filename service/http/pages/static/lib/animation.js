@@ -5,12 +5,13 @@ import { ServiceError } from "./api.js";
 /** Return the indices of the frames that go from the first to the last and back, without repeating the ends. */
 export const thereAndBack = n => [...Array(n).keys(), ...[...Array(Math.max(0, n - 2)).keys()].map(i => n - 2 - i)];
 
-/** Return frames (ImageData) as a GIF that repeats. Each pixel becomes `scale` x `scale` pixels; `delay` is in ms. */
-export function writeGif(frames, { scale, delay }) {
+/** Return frames (ImageData) as a GIF that repeats. Each pixel becomes `scale` x `scale` pixels; `delay` is in ms. The page stays usable, and `signal` ends the work. */
+export async function writeGif(frames, { scale, delay, signal }) {
   const { width, height } = frames[0], file = GIFEncoder();
   const greys = frames.every(({ data }) => data.every((value, i) => i % 4 === 3 || value === data[i - (i % 4)]));
   const palette = greys ? Array.from({ length: 256 }, (_, value) => [value, value, value]) : null;
   for (const { data } of frames) {
+    await pause(signal);
     const colours = palette ?? quantize(data, 256, { format: "rgb565" });
     const indices = palette ? Uint8Array.from({ length: width * height }, (_, i) => data[4 * i]) : applyPalette(data, colours, "rgb565");
     file.writeFrame(enlarge(indices, width, height, scale), width * scale, height * scale, { palette: colours, delay });
@@ -19,17 +20,24 @@ export function writeGif(frames, { scale, delay }) {
   return new Blob([file.bytes()], { type: "image/gif" });
 }
 
+/** Let the page answer to the user between two frames. Throws the reason of `signal` if the work was cancelled. */
+async function pause(signal) {
+  await new Promise(done => { setTimeout(done); });
+  signal?.throwIfAborted();
+}
+
 function enlarge(indices, width, height, scale) {
   const to = new Uint8Array(indices.length * scale * scale), across = width * scale;
   for (let y = 0; y < height * scale; y++) for (let x = 0; x < across; x++) to[y * across + x] = indices[Math.floor(y / scale) * width + Math.floor(x / scale)];
   return to;
 }
 
-/** Return frames (ImageData) as an animated WebP without losses that repeats. `type` is the media type of WebP. */
-export async function writeWebp(frames, { scale, delay, type }) {
+/** Return frames (ImageData) as an animated WebP without losses that repeats. `type` is the media type of WebP; `signal` ends the work. */
+export async function writeWebp(frames, { scale, delay, type, signal }) {
   const width = frames[0].width * scale, height = frames[0].height * scale, parts = [];
   let alpha = false;
   for (const frame of frames) {
+    await pause(signal);
     const content = new Uint8Array(await (await still(frame, scale, type)).arrayBuffer());
     const chunks = pixelChunks(content);
     alpha ||= chunks.some(chunk => chunk.name === "ALPH" || (chunk.name === "VP8L" && (chunk.bytes[12] & 0x10) !== 0));

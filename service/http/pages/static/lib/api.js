@@ -33,7 +33,7 @@ export class ServiceError extends Error {
 /** Return the error for a service that does not answer. */
 export const gone = () => new ServiceError({
   type: "gone", message: "The service does not answer.",
-  advice: "It may have stopped, or the connection is lost. Start it with `make serve`, then try again.",
+  advice: "It may have stopped, or the connection is lost. Start it with the command “make serve”, then try again.",
 });
 
 let key = sessionStorage.getItem("key") ?? "";  // kept for this tab until it is closed

@@ -121,12 +121,12 @@ function Generated({ model, chosen, done }) {
 
 /** The chosen item: its picture or name. Files can be dropped on it. */
 export function ItemCard({ model, chosen, label, size = 112, reads = true, children }) {
-  const { item, task } = chosen, [over, set] = useState(false);
-  const drop = async event => {
+  const { item, task } = chosen, [over, set] = useState(false), opening = useTask();
+  const drop = event => {
     event.preventDefault();
     set(false);
     const [file] = event.dataTransfer.files;
-    if (file && reads && makesPictures(model)) chosen.setOwn(await fromFile(file), true);
+    if (file && reads && makesPictures(model)) opening.run(async () => chosen.setOwn(await fromFile(file), true));
   };
   return html`<div class=${over ? "item-card over" : "item-card"} onDragOver=${event => { event.preventDefault(); set(true); }} onDragLeave=${() => set(false)}
     onDrop=${drop}>
@@ -135,6 +135,7 @@ export function ItemCard({ model, chosen, label, size = 112, reads = true, child
       />` : item ? html`<p>${item.name}</p>` : task.error ? html`<div><${Failure} error=${task.error} retry=${task.error.type === "item" ? undefined : task.retry}
         /></div>` : html`<${Busy} task=${task} text="Loading…" />`}
     ${item?.src && html`<small class="quiet">${item.name}</small>`}
+    ${opening.error && html`<${Failure} error=${opening.error} />`}
     ${children}
   </div>`;
 }

@@ -1,10 +1,11 @@
 // Conditions of a model: which of its graphs take them, the fields of a request that state them, and a form for those that are not a class.
 import { html } from "./preact.js";
-import { useParam } from "./address.js";
+import { change, useAddress, useParam } from "./address.js";
 import { getJson, postJson } from "./api.js";
 import { answers, hasNoClass, isEvaluator, nouns, pictureType, supports } from "./models.js";
 import { Drop, Field, NumberInput, Select } from "./ui.js";
 import { dataUrl } from "./files.js";
+import { keepGiven, readGiven } from "./recipes.js";
 
 export const NO_CLASS = "none";
 
@@ -48,6 +49,36 @@ export function conditionFields(model, chosen, given = {}, prefix = "") {
   }
   if (!Object.keys(stated).length) return {};
   return others.length || name !== "condition" ? { [`${prefix}conditions`]: stated } : { [`${prefix}class`]: chosen };
+}
+
+/** Return the parameter of the address for a condition that is not the class. `prefix` tells apart several sets of conditions in one view. */
+const conditionParam = (name, prefix) => `${prefix}.${name}`;
+
+/** Return the conditions in the address that are not the class, as ConditionForm takes them. A list of numbers may be incomplete. */
+export function conditionsIn(model, params, prefix = "condition") {
+  const found = otherConditions(model).flatMap(([name, { names, kind, data }]) => {
+    const text = params[conditionParam(name, prefix)];
+    if (text === undefined) return [];
+    if (data) return [[name, readGiven(text)?.content]];
+    if (!names || kind === "classes") return [[name, text]];
+    const values = text.split(",");
+    return values.length === names.length ? [[name, values]] : [];
+  });
+  return Object.fromEntries(found);
+}
+
+/** Return the parameters of the address that change conditions. Files are kept in this tab. */
+export function conditionChanges(model, before, after, prefix = "condition") {
+  return Object.fromEntries(otherConditions(model).filter(([name]) => String(before[name] ?? "") !== String(after[name] ?? "")).map(([name, { data }]) => {
+    const value = after[name];
+    return [conditionParam(name, prefix), value === undefined || value === "" ? null : data ? keepGiven({ content: value }) : String(value)];
+  }));
+}
+
+/** Return [given, set] of the conditions in the address that are not the class, as ConditionForm takes them. */
+export function useConditions(model, prefix) {
+  const given = conditionsIn(model, useAddress(), prefix);
+  return [given, next => change(conditionChanges(model, given, next, prefix), { replace: true })];
 }
 
 /** Fields for the conditions of a model that are not the class of an item. `given` and `set` are an object by name. */

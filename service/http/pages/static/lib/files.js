@@ -1,7 +1,8 @@
 // Files and pictures: as data URLs, bytes, Blobs and pixels. The content security policy allows no request for a data URL.
 
-/** Return the content of a file as a data URL. */
+/** Return the content of a file as a data URL. An empty or unreadable file is an error with a next step. */
 export const dataUrl = file => new Promise((done, fail) => {
+  if (!file.size) { fail(Object.assign(new Error(`The file ${file.name} is empty.`), { advice: "Choose another file." })); return; }
   const reader = new FileReader();
   reader.onload = () => done(reader.result);
   reader.onerror = () => fail(Object.assign(new Error(`The file ${file.name} cannot be read.`), { advice: "Check that the file still exists, and choose it again." }));
@@ -17,12 +18,12 @@ export const bytesOf = url => Uint8Array.from(atob(base64(url)), letter => lette
 /** Return a data URL as a Blob. */
 export const blobOf = url => new Blob([bytesOf(url)], { type: url.slice(5, url.indexOf(";")) });
 
-/** Load a picture and return it as an element. */
-export function loadPicture(src) {
+/** Load a picture and return it as an element. `problem` is the error if it cannot be loaded. */
+export function loadPicture(src, problem = { message: "A picture of this model cannot be loaded.", advice: "Reload the page, or choose another model." }) {
   return new Promise((resolve, reject) => {
     const picture = new Image();
     picture.onload = () => resolve(picture);
-    picture.onerror = () => reject(Object.assign(new Error("A picture of this model cannot be loaded."), { advice: "Reload the page, or choose another model." }));
+    picture.onerror = () => reject(Object.assign(new Error(problem.message), { advice: problem.advice }));
     picture.src = src;
   });
 }

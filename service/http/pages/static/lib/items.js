@@ -153,6 +153,7 @@ export function useItem(model, name, fallback) {
 /** Return an item from a file with a picture. */
 export async function fromFile(file) {
   const url = await dataUrl(file);
+  await loadPicture(url, { message: `The file ${file.name} is not a picture, or it is damaged.`, advice: "Choose a PNG, JPEG or WebP file." });
   return { content: base64(url), src: url, name: file.name, file: true };
 }
 

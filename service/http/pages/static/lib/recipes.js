@@ -39,7 +39,7 @@ export async function readRecipe(file) {
     if (error.damaged) throw wrong(`The file ${file.name} is damaged: ${error.message}.`, "Download or copy the original PNG again.");
     throw wrong(`The file ${file.name} is not a PNG. Only PNG files contain the recipe of a picture.`, "Choose a PNG that was downloaded from this service.");
   }
-  if (text === null) throw wrong(`The file ${file.name} contains no recipe: Manifold did not make it, or another program has saved it again.`, "Use the original PNG. Screenshots and converted files lose the recipe.");
+  if (text === null) throw wrong(`The file ${file.name} contains no recipe. Sampled pictures have one. Reconstructed, edited and filled-in pictures, screenshots, and files that another program saved again have none.`, "Choose the original PNG of a sampled picture.");
   return readRecipeText(text);
 }
 

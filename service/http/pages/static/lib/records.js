@@ -1,6 +1,6 @@
 // Records: reading them from CSV and JSON, their columns, and their differences.
 import { ServiceError } from "./api.js";
-import { readCsv } from "./csv.js";
+import { numberOf, readCsv } from "./csv.js";
 import { brief, fromJson } from "./numbers.js";
 
 /** Whether a column has numbers: other columns have categories. */
@@ -17,21 +17,21 @@ export function readRecords(text, columns) {
       "Write an object with a value by column, or a list of such objects.");
     return list;
   }
-  const { header: names, count, cells } = readCsv(text.trim(), columns.map(column => column.name));
+  const { header: names, count, cells, decimal } = readCsv(text.trim(), columns.map(column => column.name));
   const lines = Array.from({ length: count }, (_, i) => cells(i));
   const known = names.filter(name => columns.some(column => column.name === name));
   if (!lines.length || !known.length) throw wrong("The text has no records with a known column.",
     `Paste JSON, or CSV whose first line has names of columns, such as ${columns.slice(0, 3).map(column => column.name).join(", ")}.`);
   return lines.map(line => Object.fromEntries(columns.flatMap(column => {
     const place = names.indexOf(column.name);
-    return place < 0 ? [] : [[column.name, readCell(column, line[place])]];
+    return place < 0 ? [] : [[column.name, readCell(column, line[place], decimal ?? ".")]];
   })));
 }
 
-/** Return the value of a cell: null if it is empty, a number if the column has numbers and the text is one. */
-export function readCell(column, text) {
+/** Return the value of a cell: null if it is empty, a number if the column has numbers and the text is one in the notation of a file. */
+export function readCell(column, text, decimal = ".") {
   if (text === "" || text === null || text === undefined) return null;
-  return isNumeric(column) && Number.isFinite(Number(text)) ? Number(text) : String(text);
+  return isNumeric(column) ? numberOf(String(text), decimal) : String(text);
 }
 
 /** Whether a record has no value in a column. */

@@ -40,13 +40,14 @@ export function Choice({ label, value, set, options }) {
 /** A note that work goes on, with a button that cancels it. It appears after half a second. `text` may give the progress. */
 export function Busy({ task, text = "Working…" }) {
   return html`<div class="busy" role="status">${task.slow && html`<span class="spinner" aria-hidden="true"></span> ${text}
-    <button type="button" class="plain" onClick=${task.cancel}>Cancel</button>`}</div>`;
+    <button type="button" onClick=${task.cancel}>Cancel</button>${task.long && html` This takes long: the service may be busy, or it may have stopped.`}`}</div>`;
 }
 
 /** A failure: what is wrong, what to do, and a button that repeats the request. */
 export function Failure({ error, retry }) {
   if (!error) return null;
-  const valid = error.valid?.length ? html`<p>Valid values: ${error.valid.slice(0, 40).join(", ")}${error.valid.length > 40 ? ", …" : ""}</p>` : null;
+  const said = error.valid?.every(value => error.message.includes(value));  // the message has them already
+  const valid = error.valid?.length && !said ? html`<p>Valid values: ${error.valid.slice(0, 40).join(", ")}${error.valid.length > 40 ? ", …" : ""}</p>` : null;
   return html`<div class="failure" role="alert">
     <p><strong>${error.message}</strong></p>${valid}
     <p>${error.advice ?? "Reload the page and try again."}${error.requestId && html` <small>Request id ${error.requestId}</small>`}</p>

@@ -180,14 +180,19 @@ export function ScoreHistogram({ scores, decision, rule, set, n, many }) {
 
 /** What the rule does to these items, in sentences. */
 export function Effect({ model, source, open, scores, decision, rule, n, many, info, task, costRate }) {
-  const rate = rates(rule, costRate).review, share = scores.n ? decision.flagged / scores.n : 0, limit = decision.review ?? (rule.by === "budget" ? null : rate);
+  const rate = rates(rule, costRate).review, share = scores.n ? decision.flagged / scores.n : 0, limit = rule.by === "budget" ? null : decision.review ?? rate;
   const threshold = info?.threshold, measured = threshold?.measured, top = scores.order[0], number = scores.numbers.place[top], item = source.items?.[number - 1],
-    why = scores.reasons.get(top);
+    why = scores.reasons.get(top), lost = scores.errors.length;
+  if (decision.pending) {
+    return html`<div class="effect"><p class="counts" role="status">The service works out the rate that these costs amount to…</p>
+      ${task.error && html`<${Failure} error=${task.error} retry=${task.retry} />`}</div>`;
+  }
   return html`<div class="effect">
     <p class="counts" role="status"><strong>${count(decision.flagged)} of ${count(scores.n)} ${many} flagged</strong> (${percent(share)})${n > 0 && html`:
       <span class="band block">${count(decision.blocked)} block</span> <span class="band review">
         ${count(decision.flagged - decision.blocked)} review</span> <span class="band allow">${count(scores.n - decision.flagged - decision.undecided)} allow</span>`}
-      ${decision.undecided > 0 && html` <span class="band open">${count(decision.undecided)} undecided</span>`}</p>
+      ${decision.undecided > 0 && html` <span class="band open">${count(decision.undecided)} undecided</span>`}
+      ${lost > 0 && html`<br /><span class="lost">${count(lost)} of ${count(scores.n + lost)} ${many} could not be scored: see below</span>`}</p>
     ${scores.n > 1 && html`<p class="top-one">${item && html`<img class="pixels"
       src=${item.url} alt="" width="32" /> `}Most anomalous: <button type="button" class="plain" onClick=${() => open(top)}>
       ${item ? item.name : `${nouns(model).one} ${number}`}</button>

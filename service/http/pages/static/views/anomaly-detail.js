@@ -4,7 +4,7 @@ import { brief } from "../lib/numbers.js";
 import { nouns, pictureType } from "../lib/models.js";
 import { Dialog, Progress, Slider } from "../lib/ui.js";
 import { Band } from "./anomaly-table.js";
-import { capital, count, percent, reasonText, shown } from "./anomaly-words.js";
+import { capital, count, digitsOf, isExpected, percent, reasonText, shown } from "./anomaly-words.js";
 import { explain, isOpen } from "./anomaly-request.js";
 import { loadPicture } from "../lib/files.js";
 import { useTask } from "../lib/tasks.js";
@@ -60,9 +60,9 @@ function Reasons({ explanation, one }) {
         <th scope="col" title="What the other columns predict; computed for the most unusual columns">Expected</th>
         ${near && html`<th scope="col" title="The same column of the most similar normal item">Nearest normal</th>`}<th scope="col">Share of what is unusual</th>
           <th scope="col" class="number" title="−log p of the value, above its usual size">Excess, nats</th></tr></thead>
-      <tbody>${list.map(reason => html`<tr key=${reason.column}><th scope=row>${reason.column}</th><td><b>${shown(reason.value)}</b>${reason.direction ? html` <small>
-        ${reason.direction}</small>` : ""}</td>
-        <td>${reason.expected === null || reason.expected === undefined ? "" : shown(reason.expected)}</td>${near && html`<td>${shown(near[reason.column])}</td>`}<td>
+      <tbody>${list.map(reason => html`<tr key=${reason.column}><th scope=row>${reason.column}</th><td><b>${shown(reason.value, digitsOf(reason))}</b>
+        ${reason.direction && !isExpected(reason) ? html` <small>${reason.direction}</small>` : ""}</td>
+        <td>${reason.expected === null || reason.expected === undefined ? "" : shown(reason.expected, digitsOf(reason))}</td>${near && html`<td>${shown(near[reason.column])}</td>`}<td>
           <${Share} value=${reason.share} /></td><td class="number">${brief(reason.excess, 3)}</td></tr>`)}
       ${latent !== null && latent !== undefined && html`<tr><th scope=row>the combination <small>(unusual position in the latent space)</small></th><td></td><td></td>
         ${near && html`<td></td>`}<td><${Share} value=${latent} /></td><td></td></tr>`}</tbody></table></div>

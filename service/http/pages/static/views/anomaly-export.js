@@ -3,6 +3,7 @@ import { nouns } from "../lib/models.js";
 import { line } from "../lib/csv.js";
 import { toJson } from "../lib/numbers.js";
 import { explain, isOpen } from "./anomaly-request.js";
+import { digitsOf, isExpected } from "./anomaly-words.js";
 
 export const EXPLAINED = 2000;  // flagged items whose reasons are requested for a file
 const AT_ONCE = 500, BLOCK = 4000;
@@ -23,8 +24,14 @@ export async function explainFlagged(model, source, scores, decision, fields, si
 const unused = (name, header) => (header.includes(name) ? unused(`scored.${name}`, header) : name);
 
 const plain = value => (value === null || value === undefined ? null : typeof value === "number" ? Number(value.toPrecision(15)) : String(value));
-const rounded = value => (typeof value === "number" ? String(Number(value.toPrecision(4))) : plain(value));
-const words = ({ column, value, expected, share }) => `${value === null ? `${column} is missing` : `${column} = ${plain(value)}`}${expected === null || expected === undefined ? "" : `, expected ${rounded(expected)}`} (${Math.round(100 * share)}%)`;
+/** The expected value of a reason, with few digits unless it is a whole number or near to the value. */
+const expectedOf = reason => (isExpected(reason) ? plain(reason.value) : typeof reason.expected !== "number" || Number.isInteger(reason.expected)
+  ? plain(reason.expected) : String(Number(reason.expected.toPrecision(digitsOf(reason, [reason.expected])))));
+const words = reason => {
+  const { column, value, expected, share } = reason, said = value === null ? `${column} is missing` : `${column} = ${plain(value)}`;
+  const told = isExpected(reason) ? ", unusual although it is the expected value" : expected === null || expected === undefined ? "" : `, expected ${expectedOf(reason)}`;
+  return `${said}${told} (${Math.round(100 * share)}%)`;
+};
 
 /** Return the scored items as CSV (Blob): the columns of the file, then those of `manifold score`. Items without a score have the reason in `warnings`. */
 export async function csvOf(model, source, scores, decision) {
@@ -37,7 +44,7 @@ export async function csvOf(model, source, scores, decision) {
   const blocks = [], errors = new Map(scores.errors.map(each => [each.place, each.error])),
     last = Math.max(scores.n ? numbers.place[scores.n - 1] : 0, ...scores.errors.slice(-1).map(each => each.place));
   let text = line([...own, ...names.map(name => unused(name, own))]), i = 0;
-  const why = found => { const [first, ...rest] = found ?? []; return first ? [first.column, plain(first.value), rounded(first.expected),
+  const why = found => { const [first, ...rest] = found ?? []; return first ? [first.column, plain(first.value), expectedOf(first),
     Number(first.share.toFixed(4)), rest.length ? rest.map(words).join(" | ") : null] : [null, null, null, null, null]; };
   for (let place = 1; place <= last; place++) {
     const cells = source.items ? [source.items[place - 1].name] : source.sheet ? source.sheet.cells(place - 1) : [];

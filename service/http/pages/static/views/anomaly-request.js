@@ -1,5 +1,6 @@
 // Requests of the view of anomalies: scores of a source of items, explanations of some of them, and the threshold of a rule.
 import { ServiceError, gone, postJson, send } from "../lib/api.js";
+import { numberOf } from "../lib/csv.js";
 import { fromJson } from "../lib/numbers.js";
 import { nouns, pictureType } from "../lib/models.js";
 import { Scores, mainReasons } from "./anomaly-scores.js";
@@ -12,12 +13,10 @@ const breathe = () => new Promise(resolve => setTimeout(resolve));
 
 const common = model => ({ model: model.name, version: model.version });
 
-/** The CSV text of a source without a file: a Blob of type text/csv. */
-const asFile = text => new Blob([text], { type: "text/csv" });
-
 /**
- * Score a source by a rule. Return {scores, warnings, fitted}: warnings about all of it, and how pictures were fitted. `source` has either `body` and `type`, a file of
- * records, or `items`, which are sent as JSON. `hear(n)` is called with the number of scored items.
+ * Score a source by a rule. Return {scores, warnings, fitted, decimal}: warnings about all of it, how pictures were fitted, and the decimal separator with
+ * which the service read a file. `source` has either `body` and `type`, a file of records, or `items`, which are sent as JSON. `hear(n)` is called with the
+ * number of scored items.
  */
 export async function scoreSource(model, source, fields, signal, hear) {
   return source.body && !hasCondition(fields) ? scoreFile(model, source, fields, signal, hear) : scoreItems(model, source, fields, signal, hear);
@@ -33,7 +32,7 @@ const pathOf = (model, fields) => {
 async function scoreFile(model, source, fields, signal, hear) {
   const scores = new Scores(), response = await send(pathOf(model, fields), { body: source.body, type: source.type, accept: NDJSON, signal });
   const last = await eachEntry(response, (entry, place, n) => { scores.add(entry, place); if (n % 2000 === 0) hear(n); });
-  return { scores: scores.close(), warnings: last.warnings ?? [] };
+  return { scores: scores.close(), warnings: last.warnings ?? [], decimal: last.decimal };
 }
 
 /**
@@ -72,7 +71,6 @@ async function scoreItems(model, source, fields, signal, hear) {
     (answer.warnings ?? []).forEach(text => warnings.add(text));
     hear(scores.n);
   }
-  if (!scores.n) throw refused[0].error;
   scores.errors.push(...refused.map(({ i, error }) => ({ place: i + 1, error: error.message })));
   return { scores: scores.close(), warnings: [...warnings], fitted };
 }
@@ -88,7 +86,8 @@ async function scorePart(model, source, fields, part, signal, refused) {
     } catch (error) {
       const at = Number(error.field?.match(/\[(\d+)\]/)?.[1] ?? NaN), name = source.items?.[part[at]]?.name;
       if (!(at < part.length)) throw error;
-      if (name) error.message = `${name}: ${error.message.replace(/^[^:]*: /, "")}`;
+      const message = error.message.replace(/^\w+\[\d+\](?:: |\.)?/, "");
+      error.message = name ? `${name}: ${message}` : message;
       refused.push({ i: part[at], error });
       part.splice(at, 1);
     }
@@ -109,11 +108,18 @@ function* parts(source) {
   if (part.length) yield part;
 }
 
-/** Return item i in the form of a request: base64 of a picture, or a record by column. */
+/**
+ * Return item i in the form of a request: base64 of a picture, or a record by column. Numbers are read with the decimal separator of the whole file: a part of
+ * it may not show which one it is. In a file with another separator than the model, so are the numbers of categories, as the service reads them in a file.
+ */
 function sent(model, source, i) {
   if (pictureType(model.data)) return base64(source.items[i].url);
-  const cells = source.sheet.cells(i), known = new Set(model.data.columns.map(column => column.name));
-  return Object.fromEntries(source.sheet.header.map((name, place) => [name, cells[place] ?? null]).filter(([name]) => known.has(name)));
+  const cells = source.sheet.cells(i), columns = new Map(model.data.columns.map(column => [column.name, column])), { decimal } = source.sheet,
+    same = !decimal || decimal === (model.data.decimal ?? ".");
+  const value = (text, { categories }) => (text === undefined ? null : categories && (same || categories.includes(text) || /^0\d+$/.test(text)) ? text
+    : numberOf(text, decimal ?? model.data.decimal ?? "."));
+  return Object.fromEntries(source.sheet.header.map((name, place) => [name, cells[place]]).filter(([name]) => columns.has(name))
+    .map(([name, text]) => [name, value(text, columns.get(name))]));
 }
 
 /** Whether the items that are scored can be explained one by one. A file whose records cannot be read here is only explained as a whole. */
@@ -132,18 +138,15 @@ export async function explain(model, source, scores, list, fields, signal, full 
     scores.reasons.set(i, mainReasons(explanation));
   };
   const places = wanted.map(i => scores.numbers.place[i] - 1), condition = { class: fields.class, condition: fields.condition };
-  if (source.body && !hasCondition(fields)) {
-    const open = isOpen(source), budget = open ? wanted.length : Math.max(...wanted.map(i => scores.rank[i])) + 1;
-    const response = await send(pathOf(model, { budget, explain: true }), { body: open ? asFile(source.sheet.slice(places)) : source.body, type: source.type,
-      accept: NDJSON, signal });
-    await eachEntry(response, (entry, place) => {
-      const i = open ? wanted[place - 1] : scores.find(place);
-      if (entry.explanation) keep(i, entry.explanation);
-    });
+  if (!isOpen(source)) {
+    const budget = Math.max(...wanted.map(i => scores.rank[i])) + 1;
+    const response = await send(pathOf(model, { budget, explain: true }), { body: source.body, type: source.type, accept: NDJSON, signal });
+    await eachEntry(response, (entry, place) => { if (entry.explanation) keep(scores.find(place), entry.explanation); });
     return;
   }
-  for (let from = 0; from < wanted.length; from += AT_ONCE) {
-    const part = places.slice(from, from + AT_ONCE).map(place => sent(model, source, place));
+  const atOnce = source.items ? AT_ONCE : RECORDS;
+  for (let from = 0; from < wanted.length; from += atOnce) {
+    const part = places.slice(from, from + atOnce).map(place => sent(model, source, place));
     const answer = await postJson("anomaly-score", { ...common(model), ...condition, [nouns(model).many]: part, explain: true }, { signal });
     answer.items.forEach((entry, place) => keep(wanted[from + place], entry.explanation));
   }

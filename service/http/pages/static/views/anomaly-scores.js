@@ -82,17 +82,23 @@ function line(n, rate) {
   return k < 1 || k > n ? null : k / (n + 1);
 }
 
-/** Return the rates of a rule: that of flagged items, and that of blocked ones. `rule` is {by, rate, budget, costs, block}; `costRate` the rate that costs amount to. */
+/**
+ * Return the rates of a rule: that of flagged items, and that of blocked ones. `rule` is {by, rate, budget, costs, block}; `costRate` the rate that costs amount
+ * to, null if it is not yet known.
+ */
 export function rates(rule, costRate) {
-  const review = rule.by === "costs" ? costRate ?? DEFAULT_RATE : rule.by === "budget" ? DEFAULT_RATE : rule.rate;
+  const review = rule.by === "costs" ? costRate : rule.by === "budget" ? DEFAULT_RATE : rule.rate;
   return { review, block: rule.block ?? review * BLOCKED };
 }
 
 /**
  * Return the decisions on scores by a rule, with n calibration items (0 if there is no calibration): {isAnomaly(i), band(i), flagged, blocked, undecided,
- * review, block}. `isAnomaly` and `band` are null if undecided. `review` and `block` are the p-values of the thresholds, null if there is none.
+ * review, block, pending}. With `pending`, the rate that costs amount to is not yet known and everything is undecided. `isAnomaly` and `band` are null if undecided. `review` and `block` are the p-values of the thresholds, null if there is none.
  */
 export function decide(scores, rule, n, costRate) {
+  if (rule.by === "costs" && costRate === null) {
+    return { isAnomaly: () => null, band: () => null, flagged: 0, blocked: 0, undecided: scores.n, review: null, block: null, pending: true };
+  }
   const { p } = scores.numbers, rate = rates(rule, costRate), budget = rule.by === "budget";
   const review = n ? line(n, rate.review) : null, block = n ? line(n, rate.block) : null;
   const open = !budget && (n === 0 || Math.floor((n + 1) * rate.review * (1 + 1e-12)) < 1);  // the rule decides nothing, or only that items are normal
@@ -104,7 +110,7 @@ export function decide(scores, rule, n, costRate) {
     isAnomaly, flagged, review: budget ? (flagged && n ? p[scores.order[flagged - 1]] : null) : review, block,
     band: i => (n === 0 || undecided(i) ? null : !isFlagged(i) ? BANDS[0] : block !== null && p[i] <= block ? BANDS[2] : BANDS[1]),
     blocked: block === null ? 0 : Math.min(flagged, scores.atMost(block)),
-    undecided: open ? (n === 0 ? scores.n : scores.atMost(1 / (n + 1))) : 0,
+    undecided: open ? (n === 0 ? scores.n : scores.atMost(1 / (n + 1))) : 0, pending: false,
   };
 }
 

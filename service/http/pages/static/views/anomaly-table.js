@@ -9,9 +9,10 @@ import { capital, count, percent, reasonText, shown } from "./anomaly-words.js";
 export const PAGE = 100;
 const TITLES = {
   rank: ["Rank", "1 is the most anomalous"], place: ["", "number in the input, from 1"], score: ["Score", "higher is more anomalous"],
-  p: ["p-value", "share of normal items with a score at least as high"], risk: ["Risk", "0 to 999, a fixed function of the p-value"], warnings: ["Warnings",
-    "number of warnings"],
+  p: ["p-value", "share of normal items with a score at least as high"], risk: ["Risk", "0 to 999, a fixed function of the p-value: 0.1 gives 600, 0.001 gives 980"],
+  warnings: ["Warnings", "number of warnings"],
 };
+const BANDS = "allow: not flagged; review: flagged; block: flagged, and below the threshold of the block rate";
 const NOTES = { below_resolution: "more anomalous than all calibration items", unknown: "has unknown or missing values", uncalibrated: "no calibration" };
 
 /** A band as text with a colour; without bands, whether the item is flagged. */
@@ -40,7 +41,7 @@ export function ScoreTable({ model, scores, source, decision, order, sortKey, do
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Scores"><table class="scores">
     <caption class="hidden">Scores</caption>
     <thead><tr>${head("rank")}${head("place")}${pictures && html`<th scope="col">Item</th>`}${ids
-      && html`<th scope="col">Id</th>`}${head("score")}${head("p")}<th scope="col">Band</th>${head("risk")}
+      && html`<th scope="col">Id</th>`}${head("score")}${head("p")}<th scope="col" title=${BANDS}>Band</th>${head("risk")}
       ${explains && !pictures && html`<th scope="col">Main reasons</th>`}${head("warnings")}${columns.map(name => html`<th scope="col"
         class=${known.has(name) ? "" : "other"} title=${known.has(name) ? undefined : "The model does not use this column"}>${name || "(no name)"}</th>`)}</tr></thead>
     <tbody>${list.map(i => {

@@ -1,10 +1,11 @@
 // Compare: one seed through several models or versions, and their figures beside each other.
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
-import { change, href, useAddress } from "../lib/address.js";
+import { change, href, useAddress, useParam } from "../lib/address.js";
+import { blobOf } from "../lib/files.js";
 import { answers, listed, supports } from "../lib/models.js";
 import { Records, described, sample } from "../lib/made.js";
 import { MAX_SEED, randomSeed, readSeed } from "../lib/numbers.js";
-import { Dialog, Failure, Field, NumberInput, Select } from "../lib/ui.js";
+import { Copy, Dialog, Failure, Field, NumberInput, Select, save } from "../lib/ui.js";
 import { Figures } from "./compare-figures.js";
 
 const COUNT = 8, MOST = 32, AT_ONCE = 2, FIRST = 4;
@@ -31,7 +32,8 @@ export function View({ models }) {
   const choose = next => change({ models: next.join(",") || "none" }, { replace: false });
   const chosen = ids.filter(id => id !== "none");
   return html`<h1>Compare models</h1>
-    <p>Choose models to see what each one makes from the same seed.</p>
+    <p>Choose models to see what each one makes from the same seed.${params.models === undefined && chosen.length > 0 && html` These are an example: models of one data
+      set, each of another family. <button type="button" onClick=${() => choose([])}>Start with none</button>`}</p>
     <div class="side compare">
       <div>
         <${Controls} models=${models} ids=${chosen} seed=${params.seed ?? "1"} n=${params.n ?? COUNT} klass=${params.class} />
@@ -86,7 +88,9 @@ function Chooser({ models, ids, choose }) {
 
 /** The samples: a line for each model, which appears when it arrives. At most two models work at once. */
 function Grid({ models, ids, seed, n, klass, remove }) {
-  const [states, set] = useState({}), kept = useRef(new Map()), [again, repeat] = useState(0), [open, setOpen] = useState(null);
+  const [states, set] = useState({}), kept = useRef(new Map()), [again, repeat] = useState(0), [shown, show] = useParam("open");
+  const [, openId, openPlace] = shown.match(/^(.+):(\d+)$/) ?? [], open = ids.includes(openId) && Number(openPlace) < n ? { id: openId, place: Number(openPlace) } : null;
+  const setOpen = (next, options) => show(next ? `${next.id}:${next.place}` : "", options);
   const known = id => listed(models, readId(id));
   const key = id => `${id}/${known(id)?.version}/${seed}/${n}/${klass ?? ""}`;
   const ready = ids.map(id => known(id)?.state ?? "").join();
@@ -111,12 +115,14 @@ function Grid({ models, ids, seed, n, klass, remove }) {
   }, [ids.join(), String(seed), n, klass, again, ready]);
   const running = ids.filter(id => ["waiting", "running"].includes(states[id]?.state)).length;
   return html`<p role="status" class="quiet">${running ? `${ids.length - running} of ${ids.length} models are done.`
-    : `Seed ${seed}: item 0 to ${n - 1} of each model.`}</p>
+    : `Seed ${seed}: items 1 to ${n} of each model.`}</p>
+    ${shown && !open && html`<${Failure} error=${{ message: `“${shown}” is not one of these items, so none is opened.`, advice: `Click an item below. Valid: the name of a model and
+      an index from 0 to ${n - 1}, such as ${ids[0]}:0.` }} />`}
     <div class="matrix" tabindex="0" role="region" aria-label="Samples by model">
       ${ids.map(id => html`<${Line} key=${id} id=${id} state=${states[id] ?? { state: "waiting" }} klass=${klass}
-        retry=${() => repeat(again + 1)} remove=${() => remove(id)} open=${place => setOpen({ id, place })} />`)}
+        retry=${() => repeat(again + 1)} remove=${() => remove(id)} open=${place => setOpen({ id, place }, { push: true })} />`)}
     </div>
-    ${open && states[open.id]?.state === "done" && html`<${Large} ...${open} states=${states} ids=${ids} seed=${seed} klass=${klass}
+    ${open && states[open.id]?.outputs?.some(output => output.picture) && html`<${Large} ...${open} states=${states} ids=${ids} seed=${seed} klass=${klass}
       move=${setOpen} close=${() => setOpen(null)} />`}`;
 }
 
@@ -143,8 +149,8 @@ function Line({ id, state, klass, retry, remove, open }) {
     <div class="items">${state.state === "failed" ? html`<${Failure} error=${state.error} retry=${retry} />`
       : state.state === "done" ? state.outputs.map(output => html`${output.role && html`<small>${output.role}</small>`}${output.picture
         ? html`<div class="strip">${output.items.map((src, i) => html`<button type="button" class="plain picture"
-          key=${i} onClick=${() => open(i)} title=${`item ${i}${state.classes ? `, class ${classText(state.classes[i])}` : ""}`}>
-            <img class="pixels" src=${src} width="64" height="64" alt=${`${id}, item ${i}`} /></button>`)}</div>`
+          key=${i} onClick=${() => open(i)} title=${`item ${i + 1}${state.classes ? `, class ${classText(state.classes[i])}` : ""}`}>
+            <img class="pixels" src=${src} width="64" height="64" alt=${`${id}, item ${i + 1}`} /></button>`)}</div>`
         : html`<${Records} items=${output.items} caption=${`Items of ${id}`} most=${8} />`}`)
       : html`<span class="blank-line" aria-hidden="true"></span>`}</div>
   </section>`;
@@ -170,16 +176,18 @@ function Large({ id, place, states, ids, seed, klass, move, close }) {
   });
   const { name, version } = readId(id);
   const link = href({ model: name, version, view: "sample", seed, first: place || null, n: 1, class: state.takes ? klass : null });
-  return html`<${Dialog} title=${`${id}, item ${place}`} close=${close}><div class="large">
-    <img class="pixels" src=${output.items[place]} alt=${`${id}, seed ${seed}, item ${place}`} width="336" height="336" />
-    <div><dl class="facts"><dt>Model</dt><dd>${id}</dd><dt>Seed</dt><dd>${String(seed)}</dd><dt>Index</dt><dd>${place}</dd>${state.classes && html`<dt>Class</dt>
+  return html`<${Dialog} title=${`${id}, item ${place + 1}`} close=${close}><div class="large">
+    <img class="pixels" src=${output.items[place]} alt=${`${id}, seed ${seed}, item ${place + 1}`} width="336" height="336" />
+    <div><dl class="facts"><dt>Model</dt><dd>${id}</dd><dt>Seed</dt><dd>${String(seed)}</dd><dt>Index</dt><dd>${place} (from 0)</dd>${state.classes && html`<dt>Class</dt>
       <dd>${classText(state.classes[place])}</dd>`}</dl>
       <p><button type="button" disabled=${place === 0} onClick=${() => step(-1)}>Previous item</button> <button type="button"
         disabled=${place === count - 1} onClick=${() => step(1)}>Next item</button></p>
+      <p><button type="button" onClick=${() => save(blobOf(output.items[place]), `${name}${version ? `-v${version}` : ""}-${seed}-${place}.png`)}>Download PNG</button>
+        <${Copy} text=${location.href} label="Copy link" /></p>
       <p><a href=${link} onClick=${close}>Open in ${name}</a></p></div>
     ${shown.length > 1 && html`<div class="strip" role="group" aria-label="The same item of each model">${shown.map(each => html`<span class="tile" key=${each}>
       <button type="button" class="plain picture" aria-pressed=${each === id} onClick=${() => move({ id: each, place })}>
-      <img class="pixels" src=${states[each].outputs.find(one => one.picture).items[place]} alt=${`${each}, item ${place}`} width="84" height="84" /></button>
+      <img class="pixels" src=${states[each].outputs.find(one => one.picture).items[place]} alt=${`${each}, item ${place + 1}`} width="84" height="84" /></button>
         <small>${each}</small></span>`)}</div>`}
   </div><//>`;
 }

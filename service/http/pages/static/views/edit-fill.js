@@ -84,7 +84,7 @@ export function FillIn({ model, facts, chosen, given }) {
   const started = useRef(false), last = useRef();
   useEffect(() => { if (!started.current && usable && params.filled === "1") { started.current = true; run(); } }, [Boolean(usable)]);
   useEffect(() => {  // fills of another item are removed
-    if (last.current !== undefined && content !== last.current) { task.cancel(); setFills(null); }
+    if (last.current !== undefined && content !== last.current) { task.clear(); setFills(null); }
     if (content !== undefined) last.current = content;
   }, [content]);
   const number = (name, text, low, high) => {

@@ -32,7 +32,7 @@ function VectorLatent({ mean, variance, title, normal }) {
       style=${{ width: `min(${Math.max(1.6 * width, 60)}px, 100%)` }} role="img"
         aria-label=${`${title}: ${shown.slice(0, 20).map(value => brief(value, 2)).join(", ")}${mean.length > 20 ? ", …" : ""}`}>
       <line x1="0" x2=${width} y1="60" y2="60" class="axis" />
-      ${shown.map((value, i) => html`<g key=${i}><title>${`Number ${i}: ${brief(value, 3)}${spread ? ` ± ${brief(spread[i], 2)}` : ""}`}</title><rect x=${12 * i} y="0"
+      ${shown.map((value, i) => html`<g key=${i}><title>${`z${i + 1}: ${brief(value, 3)}${spread ? ` ± ${brief(spread[i], 2)}` : ""}`}</title><rect x=${12 * i} y="0"
         width="12" height="120" fill="transparent" />
         <rect class="value" x=${12 * i + 2} width="8" y=${Math.min(60, y(value))} height=${Math.max(0.8, Math.abs(y(value) - 60))} />
         ${spread && html`<line class="spread" x1=${12 * i + 6} x2=${12 * i + 6} y1=${y(value - spread[i])} y2=${y(value + spread[i])} />`}</g>`)}

@@ -57,8 +57,8 @@ export function Reconstruction({ model, facts, chosen, given, target }) {
   return html`<section aria-labelledby="reconstruction" class=${old ? "edit-section old" : "edit-section"} aria-busy=${old}><h2 id="reconstruction">Reconstruction</h2>
     ${made && fittedNotes(made.fitted, made.item)?.map(note => html`<p class="note">${note}</p>`)}
     ${made && html`<div class="shown-line">
-      <${Shown} src=${made.seen} title="Input" alt="Input"><small>${made.fitted?.steps.length && made.item.file ? "about as the model sees it"
-        : "as the model sees it"}</small><//>
+      <${Shown} src=${made.seen} title="Input" alt="Input"><small>${made.fitted?.steps.length && made.item.file ? "about as it is fitted to the model"
+        : "as it is sent to the model"}</small><//>
       ${made.picture && html`<${Shown} src=${made.picture} title="Reconstruction"><small
         title="Mean of the squared differences of all pixels, which are 0 to 1">mean squared error ${brief(made.error, 3)}</small><//>
       <${Shown} src=${made.difference.src} title="Difference" alt=${`Difference of input and reconstruction; the largest is ${brief(made.difference.most, 2)}`}><span

@@ -1,7 +1,7 @@
 // The view "Reconstruct and edit": an item, what the model makes of it, its class, and parts of it that are filled in.
-import { html, useState } from "../lib/preact.js";
+import { html } from "../lib/preact.js";
 import { ItemCard, ItemChooser } from "../lib/chooser.js";
-import { ConditionForm, NO_CLASS, classesOf, guessClass, otherConditions, takes } from "../lib/conditions.js";
+import { ConditionForm, NO_CLASS, classesOf, guessClass, otherConditions, takes, useConditions } from "../lib/conditions.js";
 import { firstItem, useItem, useKept } from "../lib/items.js";
 import { describe, hasNoClass, makesPictures, nouns, supports, useModels } from "../lib/models.js";
 import { Field, Progress, Select } from "../lib/ui.js";
@@ -36,8 +36,8 @@ const isComplete = (model, record) => Boolean(record) && model.data.columns.ever
   && record[column.name] !== "");
 
 function Editor({ model, facts }) {
-  const chosen = useClassed(model, facts.classed), noun = nouns(model), pictures = makesPictures(model), [given, setGiven] = useState({}),
-    [target, setTarget] = useState({});
+  const chosen = useClassed(model, facts.classed), noun = nouns(model), pictures = makesPictures(model), [given, setGiven] = useConditions(model, "condition"),
+    [target, setTarget] = useConditions(model, "target");
   const can = endpoint => supports(model, endpoint), others = otherConditions(model).length > 0;
   const does = [can("reconstruct") && "reconstructs it", facts.targets && can("reconstruct") && "gives it another class", can("classify") && "recognises its class",
     can("impute") && "fills in missing parts"].filter(Boolean);

@@ -68,9 +68,9 @@ function Cells({ path, text, pairs }) {
   if (!table) return html`<${Progress} task=${task} text="Loading the sheet…" />`;
   const head = table.header, body = Array.from({ length: table.count }, (_, i) => table.cells(i));
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${text}><table><caption class="hidden">${text}</caption><thead>
-    <tr>${pairs && html`<th scope="col">from</th>`}${head.map(name => html`<th scope="col">${name}</th>`)}</tr></thead>
+    <tr>${pairs && html`<th scope="col">item</th>`}${head.map(name => html`<th scope="col">${name}</th>`)}</tr></thead>
     <tbody>${body.map((cells, i) => html`<tr>${pairs && html`<th scope=row>${i % 2 ? "reconstruction"
-      : `test ${i / 2}`}</th>`}${cells.map(cell => html`<td>${cell.length > 12 && !Number.isNaN(Number(cell)) ? Number(Number(cell).toPrecision(6))
+      : `test item ${i / 2 + 1}`}</th>`}${cells.map(cell => html`<td>${cell.length > 12 && !Number.isNaN(Number(cell)) ? Number(Number(cell).toPrecision(6))
         : cell}</td>`)}</tr>`)}</tbody></table></div>
     <p><button type="button" onClick=${() => saving.run(signal => send(path, { accept: "text/csv", signal }).then(response => response.blob()), file => save(file, "sheet.csv"))}>Download as CSV</button></p><${Progress} task=${saving} />`;
 }

@@ -6,8 +6,8 @@ import { Code, Failure, Progress } from "../lib/ui.js";
 import { useLoaded } from "../lib/tasks.js";
 
 const SOURCES = {
-  latent: "drawn from the prior, or given", data: "items of the request", condition: "the class or condition", uniform: "uniform random numbers",
-    normal: "normal random numbers", temperature: "temperature, 1 by default",
+  latent: "drawn from the prior, or given", data: "items of the request", condition: "the class or condition", uniform: "uniform random numbers from 0 to 1",
+    normal: "standard normal random numbers", temperature: "temperature, 1 by default",
   codes: "codes", mask: "the mask of known values", number: "a number", integer: "a whole number", tokens: "a text", token_mask: "the length of a text",
 };
 

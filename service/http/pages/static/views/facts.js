@@ -1,14 +1,16 @@
-// Facts of a model: what it is, how it was trained and measured, its tasks, its calibration, and its load.
+// Facts of a model: what it is, its columns, how it was trained and measured, its tasks, its calibration, and its load.
 import { html } from "../lib/preact.js";
 import { getJson } from "../lib/api.js";
 import { href } from "../lib/address.js";
 import { describe, fileOf, nouns } from "../lib/models.js";
-import { anchorOf, anchorsOf, betterOf, figuresOf, protocolText, statement, valueOf, variantOf, wordsOf } from "../lib/metrics.js";
+import { anchorOf, anchorsOf, betterOf, figuresOf, howOf, numberOf, protocolText, titleOf, valueOf, variantOf, wordsOf } from "../lib/metrics.js";
 import { brief } from "../lib/numbers.js";
 import { Progress } from "../lib/ui.js";
 import { Curves, Epochs, Sheet } from "./facts-files.js";
 import { Load, Tasks } from "./facts-service.js";
 import { useLoaded } from "../lib/tasks.js";
+
+const MANY = 12;  // further categories of a column are shown on demand
 
 /** The view. */
 export function View({ model }) {
@@ -22,6 +24,7 @@ export function View({ model }) {
   return html`<p>What is known about this model, and how it was measured.</p>
     <div class="facts-view">
       <${Summary} model=${model} manifest=${manifest} />
+      ${Object.entries(model.items ?? { "": model.data }).map(([role, data]) => data?.columns && html`<${Columns} key=${role} role=${role} columns=${data.columns} />`)}
       <${Training} provenance=${manifest.provenance} />
       <${Evaluations} manifest=${manifest} />
       ${phases.length > 0 && html`<${Curves} phases=${phases} />`}
@@ -73,6 +76,32 @@ function Summary({ model, manifest }) {
   ]} /></section>`;
 }
 
+/** Return the values that a column can have, in words: the range of the training rows, or the categories. */
+function valuesOf({ kind, minimum, maximum, decimals, unit, categories }) {
+  if (kind === "categorical" && categories.length > MANY) {
+    return html`<details><summary>${categories.slice(0, MANY).join(", ")}, …</summary>${categories.slice(MANY).join(", ")}</details>`;
+  }
+  if (kind === "categorical") return categories.join(", ");
+  const end = value => (decimals === undefined ? brief(value) : value.toFixed(decimals));
+  return minimum === undefined || maximum === undefined ? "" : `${end(minimum)} to ${end(maximum)}${unit ? ` ${unit}` : ""}`;
+}
+
+/** Return the kind of a column in words. */
+const kindOf = ({ kind, categories }) => (kind === "categorical" ? `${categories.length} ${categories.length === 1 ? "category" : "categories"}` : kind === "numeric"
+  ? "number" : kind);
+
+
+/** The columns of a table: names, kinds and values. `role` names the output of a model with several. */
+function Columns({ role, columns }) {
+  const title = `Columns${role ? ` of ${role}` : ""}`;
+  return html`<section aria-label=${title}><h2>${title}</h2>
+    <p>${columns.length} columns. The range of a number is that of the training rows.</p>
+    <div class="scroll short" tabindex="0" role="region" aria-label=${`List of the ${title.toLowerCase()}`}><table class="columns-list"><caption class="hidden">${title}</caption>
+      <thead><tr><th scope="col">Name</th><th scope="col">Kind</th><th scope="col">Range or categories</th></tr></thead>
+      <tbody>${columns.map(column => html`<tr key=${column.name}><th scope=row>${column.name}</th>
+        <td>${kindOf(column)}</td><td>${valuesOf(column)}</td></tr>`)}</tbody></table></div></section>`;
+}
+
 /** Return a time in seconds as text. */
 const duration = seconds => (seconds < 120 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} minutes` : `${brief(seconds / 3600, 3)} hours`);
 
@@ -91,37 +120,39 @@ function Training({ provenance }) {
         : String(value)])} /></details>`}</section>`;
 }
 
-/** The figures in groups: each evaluation of samples, the training's own figures, and those of the anomaly score. */
+/** The figures in groups: each evaluation of samples and of test items, the training's own figures, and those of the anomaly score. */
 function Evaluations({ manifest }) {
   const figures = figuresOf(manifest.metrics ?? []), groups = new Map();
   for (const figure of figures) {
-    const { by } = figure.protocol ?? {}, key = by === "evaluation" ? `Samples${variantOf(figure) ? `: ${variantOf(figure)}` : ""}` : by === "manifold fit"
-      ? "Anomaly scores" : by ? "Classification" : "Test data, measured after training";
+    const { by, detail } = figure.protocol ?? {}, what = detail?.part ? "Test items, by the evaluation" : "Samples";
+    const key = by === "evaluation" ? `${what}${variantOf(figure) ? `: ${variantOf(figure)}` : ""}` : by === "manifold fit"
+      ? "Anomaly scores" : by ? "Classification" : "Test items, after training";
     groups.set(key, [...(groups.get(key) ?? []), figure]);
   }
   if (!figures.length) return html`<section><h2>Figures</h2><p class="note">No figures were recorded for this model.</p></section>`;
-  const order = [...groups].sort(([a], [b]) => Number(b.startsWith("Samples")) - Number(a.startsWith("Samples")));
+  const place = ([title]) => ["Samples", "Test items, by"].findIndex(start => title.startsWith(start)) >>> 0;  // others last, in their order
+  const order = [...groups].sort((a, b) => Math.sign(place(a) - place(b)));
   return html`<section aria-labelledby="figures"><h2 id="figures">Figures</h2>
     ${order.map(([title, members]) => html`<${Group} key=${title} title=${title} figures=${members} />`)}</section>`;
 }
 
 function Group({ title, figures }) {
-  const [{ protocol = {} }] = figures, anchors = anchorsOf(figures), floor = anchors.perfect_generator;
-  const against = protocol.against && `${brief(protocol.n)} normal items and ${brief(protocol.anomalies)} anomalies (${String(protocol.against).replaceAll("_", " ")}).`;
+  const [{ protocol = {} }] = figures, anchors = anchorsOf(figures), floor = anchors.perfect_generator, held = protocol.detail?.part;
+  const against = protocol.anomalies > 0 && `${brief(protocol.n)} normal test items and ${brief(protocol.anomalies)} ${protocol.against
+    ? `items of ${String(protocol.against).replaceAll("_", " ")} as anomalies` : "known anomalies of the same data set"}.`;
+  const test = protocol.by === "evaluation" ? held && "Figures of items that were not used in training." : against || (protocol.n ? `${brief(protocol.n)} test items.` : "");
   const rows = figures.map(figure => ({ figure, anchor: anchorOf(figure.name, figure.protocol?.by === "evaluation" ? anchors : figure.protocol?.anchors) }));
   const real = rows.some(({ anchor }) => anchor);
-  return html`<h3>${title}</h3><p>${protocolText(protocol) || against || (protocol.n ? `${brief(protocol.n)} test items.` : "")}
+  return html`<h3>${title}</h3><p>${test || protocolText(protocol)}
     ${floor && ` A perfect generator would have a Fréchet distance of about ${brief(floor.resampled ?? floor.closed_form, 3)} for this number of items.`}</p>
     <div class="scroll" tabindex="0" role="region" aria-label=${title}><table class="figures"><caption class="hidden">${title}</caption>
       <thead><tr><th scope="col">Figure</th><th scope="col">Value</th><th scope="col">Better</th>${real
-        && html`<th scope="col">Real data</th>`}<th scope="col">Meaning</th></tr></thead>
+        && html`<th scope="col">For comparison</th>`}<th scope="col">Meaning</th></tr></thead>
       <tbody>${rows.map(({ figure, anchor }) => {
-        const [name, hint] = wordsOf(figure.name), better = betterOf(figure.name), { bound, observed, expected } = { ...figure.protocol, ...statement(figure.protocol) };
-        const how = [hint, bound && bound !== "exact" && bound, observed && `of ${observed}`, Array.isArray(expected)
-          && `expected: ${expected.map(each => brief(each)).join(" to ")}`].filter(Boolean).join("; ");
+        const [, hint] = wordsOf(figure.name), name = titleOf(figure), better = betterOf(figure.name), how = [hint, ...howOf(figure, protocol.n)].filter(Boolean).join("; ");
         return html`<tr><th scope=row>${name}</th><td>${valueOf(figure)}</td><td>${better ? html`<span aria-hidden="true">${better === "lower" ? "↓ "
           : "↑ "}</span>${better}` : "–"}</td>
-          ${real && html`<td>${anchor ? html`${brief(anchor.value)} <small class="how">${anchor.text}</small>` : "–"}</td>`}<td><small>${how}</small></td></tr>`;
+          ${real && html`<td>${anchor ? html`${numberOf(figure.name, anchor.value)} <small class="how">${anchor.text}</small>` : "–"}</td>`}<td class="meaning"><small>${how}</small></td></tr>`;
       })}</tbody></table></div>`;
 }
 

@@ -83,7 +83,7 @@ function Start({ models }) {
   const restore = ([file]) => task.run(async signal => (await import("../lib/recipes.js")).openRecipe(file, { signal }));
   return html`<div class="start">
     ${links.filter(([, , model]) => model).map(([view, text, model]) => html`<a class="chip" href=${href({ model: model.name, view })}>${text}</a>`)}
-    <${Drop} take=${restore} accept=".png" label="Restore a picture from its PNG" />
+    <${Drop} take=${restore} accept=".png" label="Restore from a PNG" />
   </div><${Progress} task=${task} text="The settings are read…" />`;
 }
 

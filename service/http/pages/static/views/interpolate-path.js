@@ -6,14 +6,14 @@ import { postJson } from "../lib/api.js";
 import { outputsOf } from "../lib/made.js";
 import { brief } from "../lib/numbers.js";
 import { differs } from "../lib/records.js";
-import { Choice, Failure, Field, NumberInput, save } from "../lib/ui.js";
+import { Choice, Field, NumberInput, Progress, save } from "../lib/ui.js";
 import { pixelsOf } from "../lib/files.js";
 import { useTask } from "../lib/tasks.js";
 
 export const TITLES = { slerp: "On an arc (slerp)", lerp: "On a line (lerp)" };
 const HINTS = {
-  slerp: "Spherical interpolation: the length of the latent stays typical of the prior on the way.",
-  lerp: "Linear interpolation: the straight line between the latents, which passes nearer to the origin.",
+  slerp: "Spherical interpolation: the length of the latent changes evenly from that of one end to that of the other.",
+  lerp: "Linear interpolation: the straight line between the latents, which passes nearer to the origin, where few latents of the prior are.",
 };
 
 /** Request a path: the response with `method`, its items by output (`outputs`), and `frames`, the pictures of the first output as ImageData. */
@@ -49,14 +49,14 @@ export function PathOutput({ model, paths, old, ends }) {
     return () => cancelAnimationFrame(request);
   }, [playing, rate, n]);
   const move = value => { play(false); setPosition(value); };
-  const name = `${model.name}-${ends.map(end => end.text.replace(/[^\w-]+/g, "_")).join("-to-")}`;
+  const name = `${model.name}-${ends.map(end => (end.item?.name ?? end.text).replace(/[^\w-]+/g, "-").toLowerCase()).join("-to-")}`;
   const pictures = paths[0].frames !== null;
   return html`<section aria-label="Path" class=${old ? "interpolate old" : "interpolate"} aria-busy=${old}>
     <div class="interpolate-scrub">
       <button type="button" class="main" aria-pressed=${playing} onClick=${() => play(!playing)}>${playing ? "Pause" : "Play"}</button>
       <label class="slider"><span>Position</span><input type="range" min="0" max=${n - 1} step="1" value=${at} aria-valuetext=${`Step ${at + 1} of ${n}`}
         onInput=${event => move(Number(event.target.value))} /><output>${at + 1} / ${n}</output></label>
-      <${Field} label="Steps per second"><${NumberInput} min="1" max="60" value=${rate} set=${each => setRate(Math.min(60, Math.max(1, Number(each) || 12)))} /><//>
+      <${Field} label="Frames per second"><${NumberInput} min="1" max="60" value=${rate} set=${each => setRate(Math.min(60, Math.max(1, Number(each) || 12)))} /><//>
     </div>
     ${paths.map(path => html`<${OnePath} key=${path.method} path=${path} at=${at} move=${move} name=${name} rate=${rate}
       webp=${model.data.media_types?.find(type => type.endsWith("/webp"))} />`)}
@@ -81,8 +81,8 @@ function OnePath({ path, at, move, name, rate, webp }) {
   useEffect(() => { if (frames) canvas.current.getContext("2d").putImageData(frames[at], 0, 0); }, [frames, at]);
   if (!frames) return null;
   const [{ width, height }] = frames, scale = scaleOf(width), loop = () => thereAndBack(frames.length).map(i => frames[i]), delay = Math.round(1000 / rate);
-  const gif = () => task.run(async () => save(writeGif(loop(), { scale, delay }), `${name}-${method}.gif`));
-  const toWebp = () => task.run(async () => save(await writeWebp(loop(), { scale, delay, type: webp }), `${name}-${method}.webp`));
+  const gif = () => task.run(async signal => save(await writeGif(loop(), { scale, delay, signal }), `${name}-${method}.gif`));
+  const toWebp = () => task.run(async signal => save(await writeWebp(loop(), { scale, delay, type: webp, signal }), `${name}-${method}.webp`));
   const key = event => {
     const next = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: frames.length - 1 }[event.key];
     if (next === undefined) return;
@@ -99,8 +99,8 @@ function OnePath({ path, at, move, name, rate, webp }) {
         <img class="pixels" src=${src} alt="" width="48" /></button>`)}</div>
       <div class="controls"><button type="button" disabled=${task.running} onClick=${gif}>Save as GIF</button>
         ${webp && html`<button type="button" disabled=${task.running} onClick=${toWebp}>Save as WebP</button>`}
-        <small class="quiet">The file goes there and back, ${rate} steps per second, ${width * scale} × ${height * scale} pixels.</small></div>
-      ${task.error && html`<${Failure} error=${task.error} />`}
+        <small class="quiet">The file goes there and back, ${rate} frames per second, ${width * scale} × ${height * scale} pixels.</small></div>
+      <${Progress} task=${task} text="The file is written…" />
       ${others.map(output => html`<p><strong>${output.role}</strong>: ${output.picture ? html`<img class="pixels" src=${output.items[at]} alt=${output.role} width="96"
         />` : JSON.stringify(output.items[at])}</p>`)}
     </div>

@@ -3,7 +3,7 @@ import { html, useState } from "../lib/preact.js";
 import { useParam } from "../lib/address.js";
 import { postJson } from "../lib/api.js";
 import { ItemCard, ItemChooser } from "../lib/chooser.js";
-import { NO_CLASS, ConditionForm, NumberFields, classesOf, conditionFields, guessClass, otherConditions, takes, useNumbers } from "../lib/conditions.js";
+import { NO_CLASS, ConditionForm, NumberFields, classesOf, conditionFields, guessClass, otherConditions, takes, useConditions, useNumbers } from "../lib/conditions.js";
 import { fittedNotes, firstItem, useItem, useKept, writeItem } from "../lib/items.js";
 import { describe, hasNoClass, inputsOf, makesPictures, nouns, supports, useModels } from "../lib/models.js";
 import { outputsOf } from "../lib/made.js";
@@ -29,7 +29,7 @@ function Ends({ model, drawn, classed }) {
   const { models } = useModels(), reads = supports(model, "encode"), noun = nouns(model);
   const first = place => (reads ? firstItem(model, models, place) : `${place + 1}:0`);
   const from = useEnd(model, "from", first(0), classed), to = useEnd(model, "to", first(2), classed), ends = [from, to];
-  const [open, setOpen] = useState(null), [given, setGiven] = useState([{}, {}]);
+  const [open, setOpen] = useState(null), start = useConditions(model, "from"), end = useConditions(model, "to"), given = [start[0], end[0]];
   const inputs = inputsOf(model, "decode"), [numbers, setNumbers] = useNumbers("options");
   const [text, setSteps] = useParam("n", inputs.length ? "16" : "24"),  // a model with a sampler takes longer
     [method, setMethod] = useParam("method", "both");
@@ -50,7 +50,7 @@ function Ends({ model, drawn, classed }) {
     return found;
   }, [model.name, model.version, key]);
   const paths = old && part?.key === key ? part.paths : all, late = old && part?.key !== key;
-  const swap = () => { const [a, b] = ends.map(end => end.text); from.swap(b, to, a); };
+  const swap = () => { const [a, b] = ends.map(end => end.text); from.swap(b, to, a); start[1](given[1]); end[1](given[0]); };
   const draw = () => { const seed = randomSeed(); from.choose(writeItem({ from: "seed", seed, index: 0,
     chosen: classed ? from.name : null })); to.choose(writeItem({ from: "seed", seed, index: 1, chosen: classed ? to.name : null }), false); };
   const toggle = i => setOpen(open === i ? null : i);
@@ -66,7 +66,7 @@ function Ends({ model, drawn, classed }) {
             class="hidden"> ${["start", "end"][i]}</span></button>
         <//>
         ${otherConditions(model).length > 0 && html`<div class="controls"><${ConditionForm} model=${model} given=${given[i]}
-          set=${each => setGiven(given.with(i, each))} /></div>`}
+          set=${[start, end][i][1]} /></div>`}
         ${end.filling.error && html`<${Progress} task=${end.filling} />`}
         ${end.filled.length > 0 && html`<p class="note">The model filled in the empty ${end.filled.length > 1 ? "fields" : "field"} ${end.filled.join(", ")}.</p>`}
         ${end.guess.error && html`<${Progress} task=${end.guess} />`}
@@ -77,11 +77,11 @@ function Ends({ model, drawn, classed }) {
     <div class="controls">
       <button type="button" onClick=${swap}>Swap start and end</button>
       ${supports(model, "sample") && html`<button type="button" onClick=${draw}>Two new random ${noun.many}</button>`}
-      <${Field} label="Steps"><${NumberInput} min="2" max=${MOST} value=${/^\d+$/.test(text) ? text : ""} set=${each => setSteps(each, { push: true })} /><//>
+      <${Field} label=${`Number of ${noun.many}`}><${NumberInput} min="2" max=${MOST} value=${/^\d+$/.test(text) ? text : ""} set=${each => setSteps(each, { push: true })} /><//>
       <${Field} label="Path"><${Select} value=${method} options=${METHODS} set=${each => setMethod(each, { push: true })} /><//>
       <${NumberFields} inputs=${inputs} values=${numbers} set=${setNumbers} />
     </div>
-    ${!n && html`<p class="failure" role="alert">“${text}” steps are not possible. Enter a whole number from 2 to ${MOST}.</p>`}
+    ${!n && html`<p class="failure" role="alert">“${text}” ${noun.many} are not possible. Enter a whole number from 2 to ${MOST}.</p>`}
     ${!methods && html`<p class="failure" role="alert">“${method}” is not a path. Choose one of the three above.</p>`}
     <${Progress} task=${task} text="The path is computed…" />
     ${paths && n && methods && html`<${PathOutput} model=${model} paths=${paths} old=${late} ends=${ends} />`}`;

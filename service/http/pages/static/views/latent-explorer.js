@@ -65,7 +65,7 @@ export function Explorer({ model, space, points, suffix = "", shared, items, sou
   const random = () => { setZ(null); startFrom({ seed: randomSeed() }); };
   const wrong = [wrongZ && "z", wrongA && "a", wrongB && "b"].filter(Boolean);
   const invalidPoint = params.point !== undefined && samePoints && picked === null;
-  const text = picked !== null && !z ? `Test item ${picked}${points.labels[picked] >= 0 ? `, class ${nameOf(points.labels[picked])}` : ""}` : "";
+  const text = picked !== null && !z ? `Test item ${picked + 1}${points.labels[picked] >= 0 ? `, class ${nameOf(points.labels[picked])}` : ""}` : "";
   const notes = [
     condition.wrong, ...wrong.map(name => `“${name}${suffix}” in the address is not a list of ${space.size} numbers for ${model.name}. It is not used;
       move the pointer or a slider to set it.`),

@@ -2,11 +2,10 @@
 import { html, useEffect, useState } from "../lib/preact.js";
 import { useParam } from "../lib/address.js";
 import { postJson } from "../lib/api.js";
-import { examplesOf } from "../lib/items.js";
+import { examplesOf, fromFile } from "../lib/items.js";
 import { makesPictures, nouns, useModels } from "../lib/models.js";
 import { readRecords } from "../lib/records.js";
 import { Drop, Failure, Field, Progress } from "../lib/ui.js";
-import { dataUrl } from "../lib/files.js";
 import { useLoaded, useTask } from "../lib/tasks.js";
 
 const MOST = 64;  // items that can be encoded at once
@@ -24,8 +23,7 @@ export function useItems(model, { single = false, enabled = true } = {}) {
   const write = list => setParam(list.map(i => `test:${i}`).join(), { push: true });
   const toggle = i => { if (single) setOwn([]); write(single ? [i] : chosen.includes(i) ? chosen.filter(each => each !== i) : [...chosen, i]); };
   const add = more => { setOwn(single ? more.slice(-1) : [...own, ...more]); if (single) write([]); };
-  const opened = async file => ({ content: (await dataUrl(file)).split(",")[1], src: URL.createObjectURL(file), name: file.name, file: true });
-  const take = files => task.run(async () => add(await Promise.all(files.map(opened))));
+  const take = files => task.run(async () => add(await Promise.all(files.map(fromFile))));
   const noun = nouns(model), clear = () => { setOwn([]); write([]); };
   const source = html`<div class="latent-source">
     ${wrong && html`<p class="note" role="alert">The address has an item “${param}”, which is not among the examples. Choose one of those below.</p>`}
@@ -69,7 +67,7 @@ export function useEncoded(model, space, items, fields) {
   const task = useTask(), [encoded, set] = useState(null);
   useEffect(() => {
     let current = true;
-    if (!items.length) { task.cancel(); set(null); return undefined; }
+    if (!items.length) { task.clear(); set(null); return undefined; }
     task.run(signal => encode(model, space, items, fields, { signal }), made => { if (current) set({ ...made, items }); });
     return () => { current = false; };
   }, [items.map(item => item.name + (item.src ?? JSON.stringify(item.content))).join(), JSON.stringify(fields), model.name]);

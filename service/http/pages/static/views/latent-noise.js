@@ -50,7 +50,8 @@ export function Noise({ model, space }) {
         task=${decoding} text="Decoding…" /></figure>
     </div>
     <p class="quiet">More steps follow the model's path from ${noun} to noise and back more exactly.
-      A typical latent looks like independent noise with mean 0 and standard deviation 1.</p>
+      The prior is independent noise with mean 0 and standard deviation 1. The latent of a real ${noun} is often
+      less noisy: plain areas, such as a background of one colour, keep little of it.</p>
     <${Downloads} model=${model} space=${space} result=${encoded} />`}`;
 }
 

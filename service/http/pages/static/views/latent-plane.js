@@ -112,7 +112,7 @@ export function Chart({
   const line = latents => latents.map(each => toPixel(plane.to(each)).map(value => value.toFixed(1)).join()).join(" ");
   const spots = [...ends.map((end, i) => end && { z: end, text: "AB"[i], role: "end" }), ...marks.map(mark => ({ ...mark, role: mark.role ?? "mark" }))].filter(Boolean);
   const [x, y] = toPixel(at), ring = near ?? picked;
-  const text = near === null ? "" : `Test item ${near}${points.labels[near] >= 0 ? `: class ${nameOf(points.labels[near])}` : ""}`;
+  const text = near === null ? "" : `Test item ${near + 1}${points.labels[near] >= 0 ? `: class ${nameOf(points.labels[near])}` : ""}`;
   const pixels = makesPictures(model);
   return html`<div class="latent-chart" style=${{ maxWidth: `${size}px` }}>
     <div ref=${box} class="latent-plane" tabindex="0" role="application" aria-label=${`Latent space of ${model.name}`} aria-roledescription="plane"

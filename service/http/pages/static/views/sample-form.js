@@ -1,11 +1,11 @@
 // The controls of the view "Sample". Each one is a parameter of the address, and a model has those that it takes.
 import { html, useEffect, useRef, useState } from "../lib/preact.js";
-import { ConditionForm, NO_CLASS, classesOf, otherConditions } from "../lib/conditions.js";
+import { ConditionForm, NO_CLASS, classesOf, conditionChanges, otherConditions } from "../lib/conditions.js";
 import { nouns } from "../lib/models.js";
 import { brief, randomSeed } from "../lib/numbers.js";
 import { keepGiven, writeWeights } from "../lib/recipes.js";
 import { Field, NumberInput, Select, Slider } from "../lib/ui.js";
-import { MIXTURE, MOST, RANDOM, conditionParam } from "./sample-settings.js";
+import { MIXTURE, MOST, RANDOM } from "./sample-settings.js";
 
 const HINTS = {
   guidance: "How strongly the class shapes the result: 1 is the model as it was trained, 0 ignores the class.",
@@ -64,14 +64,6 @@ function Live({ value, set, ...rest }) {
   return html`<${Slider} value=${draft} set=${move} ...${rest} />`;
 }
 
-/** Return the parameters of the address for conditions. Files are kept in this tab. */
-function conditionChanges(model, before, after) {
-  return Object.fromEntries(otherConditions(model).filter(([name]) => String(before[name] ?? "") !== String(after[name] ?? "")).map(([name, { data }]) => {
-    const value = after[name];
-    return [conditionParam(name), value === undefined || value === "" ? null : data ? keepGiven({ content: value }) : String(value)];
-  }));
-}
-
 /** A seed: a text, because a number of JavaScript is exact to 2^53 only. The address changes when it is complete. */
 function SeedInput({ text, set }) {
   const [draft, edit] = useState(text);
@@ -107,7 +99,8 @@ function Mixture({ classes, weights, set, many }) {
     const next = Object.fromEntries(Object.entries({ ...weights, [name]: value }).filter(([, weight]) => weight > 0));
     if (Object.keys(next).length) set({ weights: writeWeights(next) });
   };
-  return html`<fieldset class="sample-mixture"><legend>Share of each class in all ${many}</legend>
+  return html`<fieldset class="sample-mixture"><legend>Share of each class in every one of the ${many}</legend>
+    <p class="quiet">Each of the ${many} is a blend: the model gets the weighted mean of its classes as the condition.</p>
     ${classes.map(name => html`<${Live} key=${name} label=${name} min="0" max="1" step="0.05" value=${Math.min(1, weights[name] ?? 0)}
       format=${value => (value === Math.min(1, weights[name] ?? 0) ? `${Math.round((100 * (weights[name] ?? 0)) / (total || 1))}%` : "…")}
         set=${value => change(name, value)} />`)}

@@ -25,10 +25,10 @@ export async function recipeOf(model, item, seed, fields) {
 /** The dialog with one item. `step(d)` goes to a neighbour, or is null at an end. */
 export function ItemDialog({ model, manifest, settings, made, item, close, step, first, last, take }) {
   const { one, many } = nouns(model), { seed, fields } = made, { index } = item, place = Number(BigInt(index) - BigInt(fields.first ?? 0));
-  const [recipe, reading] = useLoaded(() => recipeOf(model, item, seed, fields), [item, seed]);
   const [chosen, choose] = useState(null), task = useTask();  // a variation that is shown in place of the item
   useEffect(() => choose(null), [index]);
-  const shown = chosen ?? item, name = className(item.chosen), file = `${model.name}-${seed ?? "latent"}-${index}${chosen ? "-variation" : ""}`;
+  const shown = chosen ? { ...item, outputs: chosen.outputs, chosen: chosen.chosen ?? item.chosen } : item, name = className(shown.chosen);
+  const [recipe, reading] = useLoaded(() => recipeOf(model, shown, seed, chosen?.fields ?? fields), [item, chosen, seed]),  file = `${model.name}-${seed ?? "latent"}-${index}${chosen ? "-variation" : ""}`;
   const single = fieldsOfOne(fields, place), picture = shown.outputs.find(output => output.picture);
   useEffect(() => {
     const keys = event => {
@@ -42,25 +42,25 @@ export function ItemDialog({ model, manifest, settings, made, item, close, step,
   });
   const array = () => task.run(async signal => save(await (await send("sample", { fields: chosen ? chosen.fields : single,
     accept: NPY, signal })).blob(), `${file}.npy`));
-  const title = seed === null || seed === undefined ? `Index ${index}` : `Seed ${seed}, index ${index}`;
+  const origin = seed === null || seed === undefined ? `Index ${index}` : `Seed ${seed}, index ${index}`, title = chosen ? `A variation of ${origin.toLowerCase()}` : origin;
   return html`<${Dialog} title=${title} close=${close}><div class="sample-item">
     <div class="sample-figure">
       ${shown.outputs.map(({ role, data, picture: isPicture, value }) => html`<figure key=${role}>${isPicture
         ? html`<img class="pixels" src=${value} width=${widthOf(data, 300)}
-          alt=${`${role || one}: ${chosen ? "a variation of " : ""}${title.toLowerCase()}${name && `, class ${name}`}`} />` : html`<${Record} value=${value} />`}
+          alt=${`${role || one}: ${title.toLowerCase()}${name && `, class ${name}`}`} />` : html`<${Record} value=${value} />`}
         ${role && html`<figcaption>${role}</figcaption>`}</figure>`)}
       <div class="sample-seeds"><button type="button" disabled=${first} onClick=${() => step(-1)}>← Previous</button><button type="button" disabled=${last}
         onClick=${() => step(1)}>Next →</button></div>
-      ${chosen && html`<p class="note">This is a variation. <button type="button" class="plain" onClick=${() => choose(null)}>Back to the original</button></p>`}
+      ${chosen && html`<p class="note">This is a variation. <button type="button" onClick=${() => choose(null)}>Back to the original</button></p>`}
     </div>
     <div>
       <div class="sample-actions">
-        ${seed !== null && seed !== undefined && html`<button type="button" class="main" title=${`Sample again from this seed, so that this ${one} comes first`}
+        ${seed !== null && seed !== undefined && !chosen && html`<button type="button" class="main" title=${`Sample again from this seed, so that this ${one} comes first`}
           onClick=${() => take(index)}>Use this seed</button>`}
         ${picture && html`<button type="button" onClick=${() => save(blobOf(picture.value), `${file}.${picture.value.match(/^data:\w+\/(\w+)/)[1]}`)}>Download PNG</button>`}
         ${!picture && html`<button type="button" onClick=${() => save(csvOf([shown], 0), `${file}.csv`, "text/csv")}>Download CSV</button>`}
         <button type="button" onClick=${array}>Download npy</button>
-        <${Links} model=${model} settings=${settings} item=${item} seed=${seed} />
+        <${Links} model=${model} settings=${settings} item=${shown} seed=${seed} varied=${chosen !== null} />
       </div>
       ${task.error && html`<${Failure} error=${task.error} retry=${task.retry} />`}
       <h3>Recipe</h3>
@@ -72,8 +72,8 @@ export function ItemDialog({ model, manifest, settings, made, item, close, step,
 }
 
 /** Links to views that start from this item: they make it again from its seed, index and class, or get its picture if that is not enough. */
-function Links({ model, settings, item, seed }) {
-  const [output] = item.outputs, plain = isPlain(settings) && seed !== null && seed !== undefined, base = { model: model.name, version: settings.version };
+function Links({ model, settings, item, seed, varied }) {
+  const [output] = item.outputs, plain = !varied && isPlain(settings) && seed !== null && seed !== undefined, base = { model: model.name, version: settings.version };
   if (!plain && !output.picture) return null;
   const targets = [
     ...(supports(model, "interpolate") ? [["Interpolate", text => href({ ...base, view: "interpolate", from: text })]] : []),
@@ -81,7 +81,7 @@ function Links({ model, settings, item, seed }) {
   ];
   const named = typeof item.chosen === "string" && model.classes?.includes(item.chosen), own = to => {
     const id = newId();
-    keepOwn(id, { content: base64(output.value), src: output.value, exact: true, name: `Seed ${seed}, index ${item.index}` });
+    keepOwn(id, { content: base64(output.value), src: output.value, exact: true, name: `${varied ? "A variation of seed" : "Seed"} ${seed}, index ${item.index}` });
     go(Object.fromEntries(new URLSearchParams(to(`own:${id}${named ? `:${item.chosen}` : ""}`))));
   };
   const text = `${seed}:${item.index}${named && settings.chosen !== RANDOM ? `:${settings.chosen}` : ""}`;

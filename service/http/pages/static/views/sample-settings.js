@@ -1,5 +1,5 @@
 // The settings of the view "Sample": their parameters in the address, and the request that they mean.
-import { classesOf, conditionFields, otherConditions } from "../lib/conditions.js";
+import { classesOf, conditionFields, conditionsIn } from "../lib/conditions.js";
 import { inputsOf, makesPictures, nouns, samplingTask } from "../lib/models.js";
 import { MAX_SEED, readSeed } from "../lib/numbers.js";
 import { inputParam, readGiven, readWeights } from "../lib/recipes.js";
@@ -14,9 +14,6 @@ export function usualCount({ data }) {
 
 /** Return the numeric inputs of new items, each with its parameter in the address. */
 export const numbersOf = model => inputsOf(model, samplingTask(model)).map(input => ({ ...input, param: inputParam(input.name) }));
-
-/** Return the parameter of the address for a condition that is not the class. */
-export const conditionParam = name => `condition.${name}`;
 
 /**
  * Return what the address says: {seed, first, n, chosen, weights, temperature, numbers, conditions, given, fields, problems}. `fields` are those of the
@@ -87,19 +84,6 @@ export function numberFields(numbers) {
     ...Object.fromEntries(stated.filter(({ name }) => DIRECT.includes(name)).map(({ name, value }) => [name, value])),
     ...(others.length && { inputs: Object.fromEntries(others.map(({ name, value }) => [name, value])) }),
   };
-}
-
-/** Return the conditions in the address that are not the class, as ConditionForm takes them. A list of numbers may be incomplete. */
-function conditionsIn(model, params) {
-  const found = otherConditions(model).flatMap(([name, { names, kind, data }]) => {
-    const text = params[conditionParam(name)];
-    if (text === undefined) return [];
-    if (data) return [[name, readGiven(text)?.content]];
-    if (!names || kind === "classes") return [[name, text]];
-    const values = text.split(",");
-    return values.length === names.length ? [[name, values]] : [];
-  });
-  return Object.fromEntries(found);
 }
 
 /** Return conditions without lists of numbers that are incomplete. */

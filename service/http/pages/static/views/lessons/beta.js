@@ -18,7 +18,8 @@ function Weight({ get }) {
   const models = both(get);
   return html`<p>The loss of a VAE is the reconstruction term plus β times the KL term. The KL term counts how much the latent tells about the picture. With β = 4 each
     bit in the latent is four times as expensive.
-      These two models have the same networks. They differ in β, and in the schedule of the learning rate. See what the expensive latent leaves out:</p>
+      These two models have the same networks and were trained for 60 epochs. Besides β, two things differ: the learning rate is constant with β = 1 and falls with β = 4,
+      and the training pictures are 50 000 with β = 1 (5000 others served to choose options) and 55 000 with β = 4. See what the expensive latent leaves out:</p>
     <${Reconstructed} models=${models} names=${NAMES} count=${COUNT} />`;
 }
 
@@ -33,17 +34,17 @@ async function activity(model, signal) {
   return { what: "recorded information, nats", values, order: order ?? [...Array(SIZE).keys()], used: units?.value };
 }
 
-/** Return the bar of one number of a latent. */
-const barOf = (index, value) => ({ name: `number ${index}`, value, mark: value <= USED, text: `${brief(value, 2)}${value <= USED ? " not used" : ""}` });
+/** Return the bar of one number of a latent. The latent view names it in the same way. */
+const barOf = (index, value, used) => ({ name: `z${index + 1}`, value, mark: !used, text: `${brief(value, 2)}${used ? "" : " not used"}` });
 
 function Active({ get }) {
-  return html`<p>Both latents have 20 numbers, but not all are used. A number is <b>active</b> if it changes with the picture. The others stay at their average,
-    because telling something would cost more than it saves.</p>
+  return html`<p>Both latents have 20 numbers, but not all are used. A number is <b>active</b> if it changes with the picture: if its standard deviation over test
+    pictures is above ${USED}. The others stay at their average, because telling something would cost more than it saves. z1 is the first number.</p>
     <${Live} text="Loading the latents…" deps=${[]} work=${signal => Promise.all(both(get).map(model => activity(model,
       signal)))}>${found => html`<div class="split">${found.map(({ what, values, order, used }, i) => html`<div>
       <h3>${NAMES[both(get)[i].name]}: ${used} of ${SIZE} numbers are active</h3><p class="quiet">${what}</p>
       ${values && html`<${Bars} label=${`${NAMES[both(get)[i].name]}: ${what} of each number`} high=${Math.max(...found.flatMap(each => each.values ?? []))}
-        items=${order.map(index => barOf(index, values[index]))} />`}</div>`)}</div>`}<//>`;
+        items=${order.map((index, rank) => barOf(index, values[index], rank < used))} />`}</div>`)}</div>`}<//>`;
 }
 
 function Traverse({ get }) {
@@ -58,13 +59,13 @@ function Traverse({ get }) {
         const [{ mean }, { order }] = await Promise.all([sendItems("encode", model, [items[picture]], {}, signal), activity(model, signal)]);
         const latents = steps.map(value => mean[0].map((old, j) => (j === order[settled] ? value : old)));
         return { index: order[settled], pictures: (await sample(model, { latents }, signal)).pictures };
-      }))}>${made => made.map(({ index, pictures }, i) => html`<${Strip} title=${NAMES[models[i].name]} note=${`number ${index}, live`} items=${pictures}
+      }))}>${made => made.map(({ index, pictures }, i) => html`<${Strip} title=${NAMES[models[i].name]} note=${`z${index + 1}, live`} items=${pictures}
         captions=${steps.map(value => brief(value))} size=${56} />`)}<//>`}<//>`;
 }
 
 function Samples({ get }) {
   const [seed, control] = useSeed(), classifier = get("mnist-classifier");
-  return html`<p>Now decode normal random numbers. With β = 4 the encoded pictures fill this place more evenly, so that fewer samples are nonsense. But each one is
+  return html`<p>Now decode standard normal random numbers. With β = 4 the encoded pictures fill this place more evenly, so that fewer samples are nonsense. But each one is
     blurrier, because the latent can say less, and the samples differ less from each other: compare recall in the next step.</p><p>${control}</p>
     <${Live} text="The models generate…" deps=${[String(seed)]} work=${signal => Promise.all(both(get).map(async model => {
       const made = await sample(model, { seed, n: DRAWN, prior: "normal" }, signal);
@@ -86,7 +87,7 @@ export const lesson = {
   papers: [
     { authors: "I. Higgins and others", year: 2017, title: "β-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework, ICLR",
       url: "https://openreview.net/forum?id=Sy2fzU9gl" },
-    { authors: "A. Alemi and others", year: 2018, title: "Fixing a Broken ELBO, arXiv 1711.00464", url: "https://arxiv.org/abs/1711.00464" },
+    { authors: "A. Alemi and others", year: 2017, title: "Fixing a Broken ELBO, arXiv 1711.00464", url: "https://arxiv.org/abs/1711.00464" },
   ],
   families: ["training/families/vae.py"],
   steps: [

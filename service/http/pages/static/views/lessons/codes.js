@@ -91,7 +91,10 @@ function Prior({ get }) {
     <p>The decoder is the same. All knowledge of what a digit is lies in which codes go together.</p>`;
 }
 
-/** Return -log2 p(codes) of each grid, averaged over equally likely classes if the prior has classes, and the class under which each is most likely. */
+/**
+ * Return -log2 p(codes) of each grid and the class under which each is most likely. If the prior has classes, p(codes) is the mean over the classes,
+ * which are equally likely.
+ */
 async function bitsOfCodes(model, grids, signal) {
   const classes = model.classes ?? [null], inputs = [{ name: "codes", datatype: "INT64", shape: [grids.length * classes.length, ...[grids[0].length,
     grids[0][0].length]], data: grids.flatMap(grid => classes.flatMap(() => grid.flat())) }];
@@ -105,26 +108,36 @@ async function bitsOfCodes(model, grids, signal) {
   });
 }
 
-/** Return the bits of each code given those before it, from the logits of the prior. */
-async function bitsByCode(model, codes, klass, signal) {
-  const inputs = [{ name: "codes", datatype: "INT64", shape: [1, codes.length, codes[0].length], data: codes.flat() }];
-  const answer = await postJson(`v2/models/${model.name}.score_codes/infer`, { inputs, outputs: [{ name: "logits" }], ...(klass !== null
-    && { parameters: { class: klass } }) }, { signal });
-  const [{ shape: [, levels, height, width], data }] = answer.outputs;
-  return Array.from({ length: height }, (_, y) => Array.from({ length: width }, (__, x) => {
-    const logits = Array.from({ length: levels }, (___, level) => data[(level * height + y) * width + x]), most = Math.max(...logits);
-    return (most + Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)) - logits[codes[y][x]]) / Math.LN2;
+/**
+ * Return the bits of each code given those before it, from the logits of the prior. If the prior has classes, p is the mean over the classes as in
+ * bitsOfCodes, so that the bits of all codes sum to those of the grid: the codes before a code tell which class is likely.
+ */
+async function bitsByCode(model, codes, signal) {
+  const classes = model.classes ?? [null], inputs = [{ name: "codes", datatype: "INT64", shape: [classes.length, codes.length, codes[0].length],
+    data: classes.flatMap(() => codes.flat()) }];
+  const answer = await postJson(`v2/models/${model.name}.score_codes/infer`, { inputs, outputs: [{ name: "logits" }], ...(model.classes
+    && { parameters: { class: JSON.stringify(classes) } }) }, { signal });
+  const [{ shape: [, levels, height, width], data }] = answer.outputs, nats = classes.map(() => 0);  // -log p(the codes so far | class)
+  const logMean = () => { const least = Math.min(...nats); return least - Math.log(nats.reduce((sum, value) => sum + Math.exp(least - value), 0) / nats.length); };
+  return codes.map((line, y) => line.map((code, x) => {
+    const before = logMean();
+    classes.forEach((_, k) => {
+      const logits = Array.from({ length: levels }, (__, level) => data[((k * levels + level) * height + y) * width + x]), most = Math.max(...logits);
+      nats[k] += most + Math.log(logits.reduce((sum, value) => sum + Math.exp(value - most), 0)) - logits[code];
+    });
+    return (logMean() - before) / Math.LN2;
   }));
 }
 
 function Bits({ get }) {
   const model = get(MODEL);
   return html`<p>The prior gives each grid of codes a probability, and so a number of bits: −log₂ of it. Likely grids need few bits. The stronger the colour of a code,
-    the more it surprised the prior, given the codes before it: all lines above, and those to its left.</p>
+    the more it surprised the prior, given the codes before it: all lines above, and those to its left.${model.classes ? ` The class is not given: each probability is the
+      mean over the ${model.classes.length} classes.` : ""} The bits of all codes sum to those of the grid.</p>
     <${Chosen} get=${get}>${({ item, codes, manifest, place }) => html`<${Live} text="The prior scores the codes…" deps=${[place]} work=${async signal => {
       const drawn = await sample(model, { seed: 1, n: 1, return_latents: true }, signal), { count, each } = bitsOf(manifest);
       const [own, made, random] = await bitsOfCodes(model, [codes, drawn.codes[0], uniformCodes(1, manifest.codes, 1)[0]], signal);
-      return { own, made, random, map: await bitsByCode(model, codes, own.likely, signal), uniform: count * each };
+      return { own, made, random, map: await bitsByCode(model, codes, signal), uniform: count * each };
     }}>${({ own, made, random, map, uniform }) => {
       const most = Math.max(...map.flat());
       return html`<div class="trio"><div><h3>Picture</h3><img class="pixels" src=${item} alt="The chosen picture" width="196" height="196" /></div>

@@ -17,7 +17,8 @@ const both = get => [get(PLAIN), get(VAE)];
 function Compress({ get }) {
   const models = both(get);
   return html`<p>Both models squeeze a picture of 784 pixels into 20 numbers, the <b>latent</b>, and rebuild the picture from them. The encoder and the decoder have
-    the same size. The VAE draws its latent at random near the encoder’s mean, and has one more term in its loss, the <b>KL term</b>. (It was also trained for longer: 60 epochs instead of 30.)
+    the same size. The VAE draws its latent at random near the encoder’s mean, and has one more term in its loss, the <b>KL term</b>. (It was also trained for longer, 60 epochs
+      instead of 30, and on fewer pictures, 50 000 instead of 55 000.)
       Compare the reconstructions: without the KL term they are at least as good.</p>
     <${Reconstructed} models=${models} names=${NAMES} count=${COUNT} />`;
 }
@@ -25,7 +26,7 @@ function Compress({ get }) {
 function Places({ get }) {
   const models = both(get);
   return html`<p>Each dot is a test picture at the place of its latent. Its 20 numbers are projected to two. Both planes have the same scale.
-      The KL term pulls all dots towards the middle, where normal random numbers lie; without it they lie anywhere.</p>
+      The KL term pulls all dots towards the middle, where standard normal random numbers lie; without it they lie anywhere.</p>
     <${Live} text="Loading the latents…" deps=${[]} work=${() => Promise.all(models.map(model => loadSpace(model)))}>${spaces => html`
       <${Planes} models=${models} spaces=${spaces} />
       <h3>How far the numbers spread</h3><p>Standard deviation of each of the 20 numbers over the test pictures. In the VAE none is far above 1, and those near 0 are
@@ -33,7 +34,7 @@ function Places({ get }) {
       <div class="split">${spaces.map(({ points }, i) => points && html`<div><h3>${NAMES[models[i].name]}</h3>
         <${Bars} label=${`Standard deviation of each number of ${models[i].name}`}
         high=${Math.max(...spaces.flatMap(each => each.points?.spread ?? []))}
-        items=${points.active.map(index => ({ name: `number ${index}`, value: points.spread[index] }))} /></div>`)}</div>`}<//>`;
+        items=${points.active.map(index => ({ name: `z${index + 1}`, value: points.spread[index] }))} /></div>`)}</div>`}<//>`;
 }
 
 /** The planes of both models with one scale. Zooming changes both. */
@@ -46,7 +47,7 @@ function Planes({ models, spaces }) {
 
 function Draw({ get }) {
   const [seed, control] = useSeed("1", "Draw other numbers"), classifier = get("mnist-classifier");
-  return html`<p>To generate, we draw 20 normal random numbers and decode them. Both decoders get the same numbers here.
+  return html`<p>To generate, we draw 20 standard normal random numbers and decode them. Both decoders get the same numbers here.
       The VAE was trained so that such numbers are decodable. The autoencoder was not trained on such latents.</p>
     <p>${control}</p>
     <${Live} text="The models decode…" deps=${[String(seed)]} work=${signal => Promise.all(both(get).map(async model => {
@@ -83,7 +84,7 @@ function Price({ get }) {
   return html`<p>The KL term has a price: reconstructions are less exact. It buys samples: the Fréchet distance says how far they are from real pictures. These figures
     were recorded when the models were evaluated.</p>
     <${Recorded} models=${both(get)} names=${["reconstruction_mse", "kl", "active_units", "fd_classifier", "confident"]} titles=${NAMES} />
-    <p>“prior” says where the latents come from: normal random numbers, or a Gaussian or a mixture that was fitted to the latents after training. The autoencoder
+    <p>“prior” says where the latents come from: standard normal random numbers, or a Gaussian or a mixture that was fitted to the latents after training. The autoencoder
       needs
       a fitted one. <a href=${href({ view: "compare", models: `${PLAIN},${VAE}` })}>Compare both models on one seed</a></p>`;
 }

@@ -31,8 +31,9 @@ async function valuesOf(src) {
 
 function Start({ get }) {
   const model = get(MODEL), [seed, control] = useSeed();
-  return html`<p>This model starts from a picture of pure noise: a normal random number for each pixel. It moves all pixels a little, several times, until a digit is
-    there. The seed determines the noise, and the noise determines the picture.</p><p>${control}</p>
+  return html`<p>This model starts from a picture of pure noise: a standard normal random number for each pixel. It moves all pixels a little, several times, until a digit is
+    there. ${model.classes ? "The seed determines the noise and draws a class; noise and class together determine the picture."
+      : "The seed determines the noise, and the noise determines the picture."}</p><p>${control}</p>
     <${Live} text="The flow generates…" deps=${[String(seed)]} work=${async signal => {
       const made = await sample(model, { seed, n: COUNT, return_latents: true }, signal);
       return { noise: made.latents.map(each => drawn(each[0])), pictures: made.pictures, classes: made.classes };
@@ -97,12 +98,22 @@ function Frames({ record, model }) {
 function Steps({ get }) {
   const model = get(MODEL), [seed, control] = useSeed(), { choices = [], default: usual } = inputsOf(model,
     samplingTask(model)).find(input => input.name === "steps") ?? {};
-  return html`<p>Fewer steps are faster, but each one goes further in a direction that is only right near its start. The same noise leads to nearly the same pictures.
-    Compare the time with what you see.</p><p>${control}</p>
+  const [made, setMade] = useState({});
+  const [, task] = useLoaded(async signal => {
+    await sample(model, { seed, n: COUNT, steps: choices[0] }, signal);  // the first run takes longer, whatever its steps
+    for (const steps of choices) {
+      const answer = await sample(model, { seed, n: COUNT, steps }, signal);
+      if (signal.aborted) return;
+      setMade(before => ({ ...before, [steps]: answer }));
+    }
+  }, [String(seed)]);
+  return html`<p>Fewer steps are faster, but each one goes further in a direction that is only right near its start. The same noise and class lead to nearly the same
+    pictures. Compare the time with what you see.</p><p>${control}</p>
     ${!choices.length && html`<p class="note">This model has a fixed number of steps.</p>`}
-    ${choices.map(steps => html`<${Live} key=${steps} text=${`The flow takes ${steps} steps…`} deps=${[String(seed)]} work=${signal => sample(model, { seed, n: COUNT,
-      steps }, signal)}>${made => html`<${Strip} title=${`${steps} steps`} note=${`${Math.round(made.timing.compute)} ms${steps === usual ? ", the default"
-        : ""}, live`} items=${made.pictures} size=${64} />`}<//>`)}`;
+    ${choices.filter(steps => made[steps]).map(steps => html`<${Strip} key=${steps} title=${`${steps} steps`} note=${`${Math.round(made[steps].timing.compute)} ms${steps === usual
+      ? ", the default" : ""}, live`} items=${made[steps].pictures} size=${64} />`)}
+    <${Progress} task=${task} text="The flow generates, with one number of steps after the other…" />
+    <p class="quiet">The requests run one after the other, so that they do not slow each other down. Other work on this computer still changes the time.</p>`;
 }
 
 function Guide({ get }) {
@@ -143,8 +154,8 @@ function Back({ get }) {
 
 export const lesson = {
   papers: [
-    { authors: "Y. Lipman and others", year: 2023, title: "Flow Matching for Generative Modeling, arXiv 2210.02747", url: "https://arxiv.org/abs/2210.02747" },
-    { authors: "X. Liu, C. Gong and Q. Liu", year: 2023, title: "Flow Straight and Fast, arXiv 2209.03003", url: "https://arxiv.org/abs/2209.03003" },
+    { authors: "Y. Lipman and others", year: 2022, title: "Flow Matching for Generative Modeling, arXiv 2210.02747", url: "https://arxiv.org/abs/2210.02747" },
+    { authors: "X. Liu, C. Gong and Q. Liu", year: 2022, title: "Flow Straight and Fast, arXiv 2209.03003", url: "https://arxiv.org/abs/2209.03003" },
     { authors: "J. Ho and T. Salimans", year: 2022, title: "Classifier-Free Diffusion Guidance, arXiv 2207.12598", url: "https://arxiv.org/abs/2207.12598" },
   ],
   families: ["training/families/flow.py"],

@@ -48,7 +48,7 @@ export async function examples(models, n, signal) {
   return { items: made.pictures, what: `sample of ${model.name}` };
 }
 
-/** Return n latents of normal random numbers, which a seed determines (a 32-bit generator, mulberry32, and Box and Muller's method). */
+/** Return n latents of standard normal random numbers, which a seed determines (a 32-bit generator, mulberry32, and Box and Muller's method). */
 export function normals(n, size, seed) {
   let state = Number(BigInt(seed) & 0xffffffffn) >>> 0;
   const uniform = () => {

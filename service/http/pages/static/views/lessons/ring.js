@@ -8,6 +8,8 @@ import { Choice, Progress, Slider } from "../../lib/ui.js";
 import { Live, Recorded, Strip, Wrong, percent, useIndex, useSeed } from "./parts.js";
 import { useLoaded } from "../../lib/tasks.js";
 
+// the data: standard deviation of a cluster (training/datasets/ring.py); a cluster is covered if SHARE of COUNTED points are within REACH (benchmarks/unrolled.py)
+const DEVIATION = 0.02, REACH = 30 * DEVIATION, SHARE = 0.01, COUNTED = 2000, LAST = 10;
 const PAUSE = 150, GAN = "mnist-gan", CGAN = "mnist-cgan", CLASSIFIER = "mnist-classifier", DRAWN = 200;
 
 /** Draw the recorded runs when they are loaded. */
@@ -16,11 +18,18 @@ function Recording({ children }) {
   return ring ? children(ring) : html`<${Progress} task=${task} text="Loading the recorded runs…" />`;
 }
 
-/** Generated points of one frame, and the circles around the clusters: full if the cluster is covered in this frame. */
+/** Return the share of points that are within three standard deviations of a cluster's centre, as 98.9% of the data are. */
+const exact = (modes, points) => points.filter(([x, y]) => modes.some(([a, b]) => Math.hypot(x - a, y - b) < 3 * DEVIATION)).length / points.length;
+
+/** The same share for the last frames of a run. */
+const near = (modes, run) => exact(modes, run.points.slice(-LAST).flat());
+
+/** Generated points of one frame, over the clusters (three standard deviations) and the circles whose points count for them. */
 function Dots({ modes, points, title }) {
   const reach = 1.35 * Math.max(...modes.flat().map(Math.abs)), at = value => 150 + 140 * value / reach;
   return html`<svg class="ring" viewBox="0 0 300 300" role="img" aria-label=${title}><rect width="300" height="300" rx="8" />
-    ${modes.map(([x, y]) => html`<circle class="mode" cx=${at(x)} cy=${at(-y)} r="15" />`)}
+    ${modes.map(([x, y]) => html`<circle class="mode" cx=${at(x)} cy=${at(-y)} r=${at(REACH) - at(0)} /><circle class="cluster" cx=${at(x)} cy=${at(-y)}
+      r=${at(3 * DEVIATION) - at(0)} />`)}
     ${points?.map(([x, y]) => html`<circle class="dot" cx=${Math.min(298, Math.max(2, at(x)))} cy=${Math.min(298, Math.max(2, at(-y)))} r="2.4" />`)}</svg>`;
 }
 
@@ -29,20 +38,23 @@ const End = ({ modes, run }) => html`<${Dots} modes=${modes} points=${run.points
   title=${`Generated points at the end of the run ${run.title}: ${run.covered.at(-1)} of ${modes.length} clusters are covered`} />`;
 
 function Problem() {
-  return html`<p>The data are points in the plane, in eight clusters on a ring (the circles). A GAN has two players: the <b>generator</b> makes points from random
-    numbers, and the <b>discriminator</b> tells them from data.
-      At the start the generator knows nothing. In the end, all eight clusters should have points.</p>
+  return html`<p>The data are points in the plane, in eight narrow clusters on a ring (the small discs). A GAN has two players: the <b>generator</b> makes points from
+    random numbers, and the <b>discriminator</b> tells them from data. At the start the generator knows nothing. In the end, all eight clusters should have points.</p>
+    <p>A generator in training is less exact than the data, so we count generously: a cluster is <b>covered</b> if at least ${percent(SHARE)} of ${COUNTED} generated points are
+      inside its dashed circle. The radius of the circle is ${REACH}, which is 30 standard deviations of the cluster; the ring has a radius of 2.</p>
     <${Recording}>${ring => html`<div class="split">
       <div><h3>Early: step ${ring.runs[0].steps[0]}</h3><${Dots} modes=${ring.modes} points=${ring.runs[0].points[0]} title="Generated points early in training, and the eight clusters" /></div>
       <div><h3>After training, if it goes well</h3><${End} modes=${ring.modes} run=${[...ring.runs].sort((a, b) => b.covered.at(-1) - a.covered.at(-1))[0]} /></div>
-    </div><p class="quiet">Recorded: these points come from training runs of this project, not from a live model. Points outside the frame are drawn at its
-      edge.</p>`}<//>`;
+    </div><p class="quiet">Recorded: these ${ring.runs[0].points[0].length} points come from training runs of this project, not from a live model. A disc has a radius of three
+      standard deviations, ${3 * DEVIATION}, and contains 98.9% of the data of its cluster. Points outside the frame are drawn at its edge.</p>`}<//>`;
 }
 
 function Watch() {
-  return html`<p>Two recorded runs with the same data. Play them, or move the slider. The generator wins against the present discriminator by making only a few
-    clusters well; the discriminator learns this, and the generator moves on to others. This is <b>mode collapse</b>.</p>
-    <${Recording}>${ring => html`<${Runs} ring=${ring} />`}<//>`;
+  return html`<p>Two recorded runs with the same data. Play them, or move the slider. The generator of the plain GAN moves most of its points towards one cluster, because the
+    present discriminator takes them for data there; the discriminator learns this, and the generator moves on to another cluster. This is <b>mode collapse</b>.</p>
+    <${Recording}>${ring => html`<${Runs} ring=${ring} />
+      <p>Covered does not mean exact. In the last ${LAST} frames, ${ring.runs.map((run, i) => html`${i > 0 && " and "}<b>${percent(near(ring.modes, run))}</b> of the points of
+        the ${run.title}`)} are within three standard deviations of a centre, against 98.9% of the data.</p>`}<//>`;
 }
 
 function Runs({ ring }) {
@@ -80,7 +92,8 @@ function Remedy() {
         <tbody>${differ.map(name => html`<tr><th scope=row><code>${name}</code></th>${runs.map(run => html`<td>${shown(run.config[name])}</td>`)}</tr>`)}
           <tr><th scope=row>Covered clusters, mean over the recording</th>${runs.map(run => html`<td>${(run.covered.reduce((a, b) => a + b,
             0) / run.covered.length).toFixed(1)} of ${modes.length}</td>`)}</tr>
-          <tr><th scope=row>Covered clusters at the end</th>${runs.map(run => html`<td>${run.covered.at(-1)} of ${modes.length}</td>`)}</tr></tbody></table></div>
+          <tr><th scope=row>Covered clusters at the end</th>${runs.map(run => html`<td>${run.covered.at(-1)} of ${modes.length}</td>`)}</tr>
+          <tr><th scope=row>Points within three standard deviations, last ${LAST} frames</th>${runs.map(run => html`<td>${percent(near(modes, run))}</td>`)}</tr></tbody></table></div>
         ${names.length > differ.length && html`<details><summary>Options that are the same</summary>
           <dl class="facts">${names.filter(name => !differ.includes(name)).map(name => html`<dt><code>${name}</code></dt><dd>${shown(runs[0].config[name])}</dd>`)}</dl>
             </details>`}`;
@@ -95,7 +108,7 @@ function Count({ get }) {
   const [name, choose] = useParam("gan", GAN), choices = [GAN, CGAN, "mnist-dcgan", "mnist-flow"].filter(each => get(each)), model = get(choices.includes(name) ? name
     : GAN), classifier = get(CLASSIFIER), [seed, control] = useSeed();
   return html`<p>Pictures have no ring to look at, but we can count. A live model draws ${DRAWN} digits, and a classifier counts the classes. A class with far fewer
-    than ${percent(0.1)} is partly forgotten; one with none has collapsed.</p>
+    than ${percent(0.1)} is partly forgotten; one with none is dropped. A model that drops most classes has collapsed.</p>
     ${!choices.includes(name) && html`<${Wrong} name="model" value=${name} used=${model.name} valid=${choices.join(", ")} />`}
     <div class="controls"><div class="field"><span>Model</span><${Choice} label="Model" value=${model.name} set=${value => choose(value,
       { push: true })} options=${choices.map(each => [each, each])} /></div>${control}</div>
