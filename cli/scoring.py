@@ -47,6 +47,15 @@ def score(
         float | None,
         typer.Option(min=0, max=1, help="Rate of the band `block`. By default a tenth of --false-positive-rate."),
     ] = None,
+    discovery: Annotated[
+        float | None,
+        typer.Option(
+            "--false-discovery-rate",
+            min=0,
+            max=1,
+            help="Flag as many rows as this expected share of normal rows among them allows, instead of using a rate. The file is read twice.",
+        ),
+    ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add the reasons for each flagged row.")] = False,
     id_: Annotated[
         str | None,
@@ -72,7 +81,7 @@ def score(
     from manifold.runtime.tables import files
     from manifold.runtime.tables.schema import Carry
 
-    rule = decisions.Rule(rate, budget, None, block_rate)
+    rule = decisions.Rule(rate, budget, None, block_rate, discovery)
     bulk.check_output(out)
     rejected = bulk.rejected_file(out)
     check_writable(out, rejected)

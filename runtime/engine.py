@@ -171,14 +171,16 @@ class Model:
     @in_library_terms
     def anomaly_score(
         self, items: AnyItems, *, false_positive_rate: float | None = None, budget: int | None = None,
-        costs: Costs | Mapping[str, float] | None = None, block_rate: float | None = None, explain: bool = False,
+        costs: Costs | Mapping[str, float] | None = None, block_rate: float | None = None,
+        false_discovery_rate: float | None = None, explain: bool = False,
         classes: Given | None = None, condition: Given | None = None, numbers: Numbers | None = None,
     ) -> AnomalyScores:  # fmt: skip
         """Score how anomalous items are, with p-values, and decide which are flagged.
 
-        One of `false_positive_rate` (0.01 by default), `budget` (the number of the most anomalous items) and `costs` decides.
+        One of `false_positive_rate` (0.01 by default), `budget` (the number of the most anomalous items), `costs` and
+        `false_discovery_rate` (the expected share of normal items among the flagged ones) decides.
         """
-        rule = Rule(false_positive_rate, budget, _costs(costs), block_rate)
+        rule = Rule(false_positive_rate, budget, _costs(costs), block_rate, false_discovery_rate)
         rule.check(self.manifest)
         if explain:
             check_explains(self.manifest)

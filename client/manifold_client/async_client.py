@@ -165,7 +165,8 @@ class AsyncClient:
     @checked
     async def anomaly_score(
         self, images: Images | None = None, *, rows: Rows | None = None, false_positive_rate: float | None = None,
-        budget: int | None = None, costs: Costs | None = None, block_rate: float | None = None, explain: bool | None = None,
+        budget: int | None = None, costs: Costs | None = None, block_rate: float | None = None,
+        false_discovery_rate: float | None = None, explain: bool | None = None,
         class_: ClassChoice | None = None, condition: Numbers | None = None, conditions: Conditions | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, model: str | None = None, version: int | None = None,
     ) -> Scores:  # fmt: skip

@@ -197,13 +197,15 @@ class Client:
     @checked
     def anomaly_score(
         self, images: Images | None = None, *, rows: Rows | None = None, false_positive_rate: float | None = None,
-        budget: int | None = None, costs: Costs | None = None, block_rate: float | None = None, explain: bool | None = None,
+        budget: int | None = None, costs: Costs | None = None, block_rate: float | None = None,
+        false_discovery_rate: float | None = None, explain: bool | None = None,
         class_: ClassChoice | None = None, condition: Numbers | None = None, conditions: Conditions | None = None,
         inputs: Inputs | None = None, fit: Fit | None = None, model: str | None = None, version: int | None = None,
     ) -> Scores:  # fmt: skip
         """Score how anomalous items are, and decide which ones to flag.
 
-        One of `false_positive_rate` (0.01 by default), `budget` (the n most anomalous items of the request) and `costs` sets the threshold.
+        One of `false_positive_rate` (0.01 by default), `budget` (the n most anomalous items of the request), `costs` and
+        `false_discovery_rate` (the expected share of normal items among the flagged ones) sets the threshold.
         block_rate: the false positive rate of the band `block`, by default a tenth of that for review.
         explain: whether the result says which columns or pixels are anomalous. `encode` describes the other arguments.
         """

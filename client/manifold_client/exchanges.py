@@ -32,8 +32,8 @@ WHOLE: dict[str, tuple[int, int | None]] = {
 LEAST_PATH = 2  # smallest number of items on a path
 RANGES: dict[str, tuple[float, float]] = {"temperature": (0.01, 100.0)}
 OPEN: dict[str, tuple[float, float]] = {
-    "false_positive_rate": (0.0, 1.0), "block_rate": (0.0, 1.0), "prevalence": (0.0, 1.0), "false_positive": (0.0, math.inf),
-    "false_negative": (0.0, math.inf),
+    "false_positive_rate": (0.0, 1.0), "block_rate": (0.0, 1.0), "false_discovery_rate": (0.0, 1.0), "prevalence": (0.0, 1.0),
+    "false_positive": (0.0, math.inf), "false_negative": (0.0, math.inf),
 }  # fmt: skip
 CHOICES = {"fit": ("contain", "strict"), "encoding": ("png", "array"), "method": ("slerp", "lerp")}
 TEXTS, TRUTHS = ("model", "prior"), ("return_latents", "explain")
@@ -86,7 +86,7 @@ def interpolate(fields: Fields) -> Exchange[Interpolation]:
 def anomaly_score(fields: Fields) -> Exchange[Scores]:
     """Return the request for the anomaly scores of items."""
     given = _items(fields)
-    _one_of(given, "false_positive_rate", "budget", "costs")
+    _one_of(given, "false_positive_rate", "budget", "costs", "false_discovery_rate")
     return Exchange("/anomaly-score", _body(given), Scores.parse)
 
 

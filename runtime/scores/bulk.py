@@ -159,10 +159,10 @@ def steps(
     rows: int = files.CHUNK_ROWS,
     carry: Carry | None = None,
 ) -> Iterator[ScoredRows | None]:
-    """Yield the scored rows of a file in chunks, and None after each chunk of the first pass of a budget, so that the caller can stop there.
+    """Yield the scored rows of a file in chunks, and None after each chunk of a first pass, so that the caller can stop there.
 
-    With a budget, the file is read twice and must be seekable. `carry` names the columns that are copied to the output; by default the columns
-    that the model records.
+    With a budget or a false discovery rate, the file is read twice and must be seekable. `carry` names the columns that are copied to the
+    output; by default the columns that the model records.
     """
     scored_by = model.manifest.scoring
     spec = table_of(model)
@@ -171,7 +171,7 @@ def steps(
     if explain:
         reasons.check_explains(model.manifest)
     carry, notes = _present(spec.carried if carry is None else carry, spec, source, kind)
-    chosen, line = None, None
+    chosen, line, found = None, None, None
     if rule.budget is not None:
         start, strangest = source.tell(), Strangest(rule.budget)
         for numbers, values in _scores(model, encoded(model, source, kind, rows=rows)):
@@ -179,6 +179,12 @@ def steps(
             yield None
         chosen, least = strangest.result()
         line = model.calibrated.line_at(scored_by.score, least)
+        source.seek(start)
+    if rule.fdr is not None:
+        start, found = source.tell(), decisions.Discoveries(model.calibrated.n, rule.fdr)
+        for _, values in _scores(model, encoded(model, source, kind, rows=rows)):
+            found.add(model.calibrated.p_values(scored_by.score, values))
+            yield None
         source.seek(start)
     for part in encoded(model, source, kind, rows=rows, also=carry.names):
         told, notes = notes, []
@@ -189,7 +195,7 @@ def steps(
         scores = model.score(part.data)
         taken = None if chosen is None else _among(part.numbers, chosen)
         unknown = decisions.are_unknown(part.warnings)
-        judged = decisions.judge(scored_by, model.calibrated, scores.terms, unknown, rule, chosen=taken)
+        judged = decisions.judge(scored_by, model.calibrated, scores.terms, unknown, rule, chosen=taken, found=found)
         if line is not None:  # the threshold of the whole file, not of this chunk
             judged = dataclasses.replace(judged, threshold=line)
         explanations = _explained(model, part, scores, judged) if explain else None

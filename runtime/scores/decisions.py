@@ -1,4 +1,8 @@
-"""Decisions from calibrated scores: by a false positive rate, by cost, or by budget.
+"""Decisions from calibrated scores: by a false positive rate, by a false discovery rate, by cost, or by budget.
+
+By false discovery rate: the procedure of Benjamini and Hochberg (1995, Journal of the Royal Statistical Society B 57) on the conformal p-values of
+the rows that are scored together. These p-values depend on each other, because they share a calibration sample, but only positively, so the
+expected share of normal rows among the flagged ones is at most the rate (Bates et al., 2021, arXiv 2104.08279, theorem 2).
 
 By cost: a row is flagged if the expected cost of a missed anomaly is higher than the cost of a false alarm. This needs the odds of an anomaly.
 A p-value does not give the odds, but it bounds them: for p < 1/e, no distribution of anomalies makes p more than 1 / (-e p log p) times as
@@ -85,26 +89,31 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rule:
-    """A decision rule: one of rate, budget and costs (by default the rate 0.01), and the rate for `block`."""
+    """A decision rule: one of rate, budget, costs and fdr (by default the rate 0.01), and the rate for `block`."""
 
     rate: float | None = None
     budget: int | None = None  # number of rows to flag, the most anomalous of those that are scored together
     costs: Costs | None = None
     block: float | None = None  # false positive rate for blocking, by default a tenth of the rate for review
+    fdr: float | None = (
+        None  # largest expected share of normal rows among the flagged ones, of rows that are scored together
+    )
 
     def __post_init__(self) -> None:
         """Raise InvalidValue for more than one way to decide, for values that are not numbers, and for rates that contradict each other."""
         ways = [name for name, value in self._stated().items() if value is not None and name != "block_rate"]
         if len(ways) > 1:
             raise InvalidValue(f"{ways[-1]}: {' and '.join(ways)} are given; give only one of them", field=ways[-1])
-        for name, rate in (("false_positive_rate", self.rate), ("block_rate", self.block)):
+        for name, rate in (
+            ("false_positive_rate", self.rate), ("block_rate", self.block), ("false_discovery_rate", self.fdr),
+        ):  # fmt: skip
             if rate is not None and not _between(rate, 0, 1):
                 raise InvalidValue(f"{name}: {_said(rate)} is out of range; give a number between 0 and 1", field=name)
         if self.budget is not None and not (_is_number(self.budget, whole=True) and self.budget >= 1):
             raise InvalidValue(
                 f"budget: {shown(self.budget)} is not allowed; give an integer of 1 or more", field="budget"
             )
-        if self.budget is None and self.block_rate > self.review_rate:
+        if self.budget is None and self.fdr is None and self.block_rate > self.review_rate:
             raise InvalidValue(
                 f"block_rate: {self.block_rate:g} is above the rate for review; give at most {self.review_rate:g}",
                 field="block_rate",
@@ -114,6 +123,7 @@ class Rule:
         """Return the given values by the names of the request fields; None for those that were not given."""
         return {
             "false_positive_rate": self.rate, "budget": self.budget, "costs": self.costs, "block_rate": self.block,
+            "false_discovery_rate": self.fdr,
         }  # fmt: skip
 
     def check(self, manifest: Manifest) -> None:
@@ -139,6 +149,47 @@ class Rule:
     def block_rate(self) -> float:
         """The target false positive rate for blocking."""
         return self.review_rate * BLOCKED if self.block is None else self.block
+
+
+class Discoveries:
+    """The procedure of Benjamini and Hochberg on the conformal p-values of rows that are scored together.
+
+    Such a p-value is one of 1 / (n + 1) to 1, so counting them takes constant memory for any number of rows.
+    """
+
+    def __init__(self, n: int, rate: float) -> None:
+        self.n, self.rate = n, rate  # number of calibration items; false discovery rate
+        self._counts = np.zeros(n + 1, np.int64)  # number of rows with the p-value (i + 1) / (n + 1)
+
+    def add(self, p_values: Float64) -> Discoveries:
+        """Add the p-values (n,) of rows."""
+        places = np.rint(p_values * (self.n + 1)).astype(np.int64) - 1
+        self._counts += np.bincount(places, minlength=self.n + 1)
+        return self
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return int(self._counts.sum())
+
+    @property
+    def limit(self) -> float:
+        """The largest p-value that is flagged; 0 if no row is."""
+        ranks = np.arange(1, self.n + 2)
+        meets = ranks * self.rows <= self.rate * np.cumsum(self._counts) * (self.n + 1) * (1 + 1e-12)
+        found = np.flatnonzero(meets & (self._counts > 0))
+        return float(ranks[found[-1]] / (self.n + 1)) if len(found) else 0.0
+
+    @property
+    def note(self) -> str | None:
+        """The reason why no row can be flagged unless several are above all calibration items; None if one would suffice, or if some are flagged."""
+        least = math.ceil(self.rows / (self.rate * (self.n + 1)) * (1 - 1e-12))
+        if self.limit or least <= 1:
+            return None
+        return (
+            f"false_discovery_rate: no item is flagged. With {self.rows} items and {self.n} calibration items, at least {least} items must be above "
+            "all calibration items; calibrate on more items, score fewer items together, or use a higher rate"
+        )
 
 
 @dataclass(frozen=True)
@@ -181,11 +232,12 @@ def judge(
     rule: Rule,
     *,
     chosen: NDArray[np.bool_] | None = None,
+    found: Discoveries | None = None,
 ) -> Judged:
     """Apply a decision rule to rows that are scored together, given their terms (n,).
 
     `unknown` (n,) marks rows with values that did not occur in training. `chosen` (n,) marks the rows selected by a budget, if the budget is
-    for more rows than these.
+    for more rows than these. `found` has the p-values of all rows that a false discovery rate refers to, if they are more than these.
     """
     placed = calibrated.place(terms)
     score = placed[scoring.score]
@@ -206,7 +258,13 @@ def judge(
         calibrated.threshold(scoring.score, rule.block_rate),
     )
     undecided, notes = np.zeros(len(score), bool), ()
-    if chosen is None:
+    if rule.fdr is not None:
+        found = found or Discoveries(calibrated.n, rule.fdr).add(p_value)
+        limit = found.limit
+        flagged = p_value <= limit
+        line = calibrated.threshold(scoring.score, limit) if limit else calibrated.line_at(scoring.score, None)
+        notes = () if found.note is None else (found.note,)
+    elif chosen is None:
         flagged = _below(p_value, line)
         if line.score is None and line.interval is None:  # the rate is below the resolution of the calibration
             undecided = p_value <= 1 / (calibrated.n + 1)

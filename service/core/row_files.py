@@ -103,8 +103,8 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
 async def _next(entry: Entry, parts: Iterator[scored_rows.ScoredRows | None]) -> scored_rows.ScoredRows | None:
     """Return the next chunk, scored in the model's own thread, in turn with all other runs; None at the end.
 
-    Every chunk of the first pass of a budget takes its own turn too, so that other requests continue, and a client that disconnects ends the
-    work.
+    Every chunk of the first pass of a budget or a false discovery rate takes its own turn too, so that other requests continue, and a client
+    that disconnects ends the work.
     """
     assert entry.batcher is not None
     while True:

@@ -385,7 +385,7 @@ class Costs(_message.Message):
     def __init__(self, false_positive: _Optional[float] = ..., false_negative: _Optional[float] = ..., prevalence: _Optional[float] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "version", "images", "rows", "fit", "false_positive_rate", "budget", "explain", "condition", "costs", "block_rate", "array", "conditions", "inputs")
+    __slots__ = ("model", "version", "images", "rows", "fit", "false_positive_rate", "budget", "explain", "condition", "costs", "block_rate", "array", "conditions", "inputs", "false_discovery_rate")
     class ConditionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -415,6 +415,7 @@ class ScoreRequest(_message.Message):
     ARRAY_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    FALSE_DISCOVERY_RATE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     images: _containers.RepeatedScalarFieldContainer[bytes]
@@ -429,7 +430,8 @@ class ScoreRequest(_message.Message):
     array: Array
     conditions: _containers.MessageMap[str, Condition]
     inputs: _containers.MessageMap[str, Numbers]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., false_positive_rate: _Optional[float] = ..., budget: _Optional[int] = ..., explain: _Optional[bool] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., block_rate: _Optional[float] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
+    false_discovery_rate: float
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., false_positive_rate: _Optional[float] = ..., budget: _Optional[int] = ..., explain: _Optional[bool] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., block_rate: _Optional[float] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., false_discovery_rate: _Optional[float] = ..., **kwargs) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "version", "images", "rows", "fit", "array", "inputs")

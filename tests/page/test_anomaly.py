@@ -19,6 +19,7 @@ from manifold.runtime.tables.values import Notation
 from manifold.service.http.pages import assets
 from tests.conftest import ROW
 from tests.page.browser import NARROW, needs_browser, opened_page
+from tests.page.test_views import rows_file
 from tests.served import Served
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
@@ -405,3 +406,25 @@ def test_json_texts_are_scored_unchanged(service: Served, browser: Any, tmp_path
     with opened_page(browser, f"{service.url}?model={MODEL}&view=anomaly") as page:
         choose(page, path)
         page.locator(".scores td", has_text="weekday '=1'").wait_for()
+
+
+@needs_browser
+def test_decisions_by_a_false_discovery_rate(service: Served, browser: Any, tmp_path: Path) -> None:
+    """The page decides on all rows of a file as the service does."""
+    path = rows_file(tmp_path)
+    with opened_page(browser, f"{service.url}?model={MODEL}&view=anomaly&discovery=0.2") as page:
+        choose(page, path)
+        page.get_by_text("are expected to be normal").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download scores as CSV").click()
+        saved = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
+        page.get_by_role("button", name="Number to flag").click()
+        page.wait_for_function("() => !new URLSearchParams(location.search).has('discovery')")
+    sent = httpx.post(
+        f"{service.url}/anomaly-score", params={"model": MODEL, "false_discovery_rate": 0.2}, content=path.read_bytes(),
+        headers={"content-type": "text/csv"},
+    )  # fmt: skip
+    *lines, _ = [json.loads(line) for line in sent.text.splitlines()]
+    assert [row["is_anomaly"].lower() for row in saved] == [str(line["is_anomaly"]).lower() for line in lines]
+    assert [row["band"] for row in saved] == [line["band"] for line in lines]
+    assert lines[321]["is_anomaly"] and sum(line["is_anomaly"] for line in lines) < 40

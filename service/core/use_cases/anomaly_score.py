@@ -63,6 +63,10 @@ class ScoreRequest(ConditionedItemsRequest):
         default=None, gt=0, lt=1, allow_inf_nan=False,
         description="False positive rate of the band `block`. By default a tenth of the rate of the band `review`.",
     )  # fmt: skip
+    false_discovery_rate: float | None = Field(
+        default=None, gt=0, lt=1, allow_inf_nan=False,
+        description="Largest expected share of normal items among the flagged items of the request. Replaces `false_positive_rate`.",
+    )  # fmt: skip
     explain: bool = Field(default=False, description="Whether the response explains each score.")
 
 
@@ -235,7 +239,9 @@ def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) ->
 def rule_of(request: ScoreRequest) -> decisions.Rule:
     """Return the rule of the decision. Raise InvalidValue if the request states more than one."""
     costs = None if request.costs is None else decisions.Costs(**request.costs.model_dump())
-    return decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
+    return decisions.Rule(
+        request.false_positive_rate, request.budget, costs, request.block_rate, request.false_discovery_rate
+    )
 
 
 USE_CASE = UseCase(

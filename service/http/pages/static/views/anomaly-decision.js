@@ -14,16 +14,19 @@ const NAMES = { allow: "allow", review: "review", block: "block", open: "undecid
 const COSTS = { false_positive: 1, false_negative: 50, prevalence: 0.01 };
 const COSTED = [["false_positive", "Cost of a false alarm", Infinity, 1], ["false_negative", "Cost of a missed anomaly", Infinity, 1], ["prevalence",
   "Anomalies, % of all", 100, 100]];
-const BINS = 48, WAIT = 250;
+const BINS = 48, WAIT = 250, DISCOVERY = 0.1;
 
 /** Return {rule, wrong} of the parameters of the address: `wrong` says what is invalid, and the default is used instead. */
-function readRule({ rate, budget, costs, block }, n) {
+function readRule({ rate, budget, costs, discovery, block }, n) {
   const wrong = [], inside = value => Number.isFinite(value) && value > 0 && value < 1;
-  const rule = { by: budget !== undefined || !n ? "budget" : costs !== undefined ? "costs" : "rate", rate: DEFAULT_RATE, budget: 10, costs: COSTS, block: null };
+  const rule = { by: budget !== undefined || !n ? "budget" : costs !== undefined ? "costs" : discovery !== undefined ? "discovery" : "rate", rate: DEFAULT_RATE,
+    budget: 10, costs: COSTS, discovery: DISCOVERY, block: null };
   if (rate !== undefined && inside(Number(rate))) rule.rate = Number(rate);
   else if (rate !== undefined) wrong.push(`“${rate}” is not a rate between 0 and 1. ${percent(DEFAULT_RATE)} is used.`);
   if (budget !== undefined && /^[1-9]\d{0,9}$/.test(budget)) rule.budget = Number(budget);
   else if (budget !== undefined) wrong.push(`“${budget}” is not a whole number from 1. 10 is used.`);
+  if (discovery !== undefined && inside(Number(discovery))) rule.discovery = Number(discovery);
+  else if (discovery !== undefined) wrong.push(`“${discovery}” is not a share between 0 and 1. ${percent(DISCOVERY)} is used.`);
   if (costs !== undefined) {
     const [positive, negative, share] = costs.split(",").map(Number);
     if (positive > 0 && negative > 0 && inside(share) && Number.isFinite(positive * negative)) rule.costs = { false_positive: positive, false_negative: negative,
@@ -38,17 +41,20 @@ function readRule({ rate, budget, costs, block }, n) {
 const writeRule = rule => ({
   rate: rule.by === "rate" && rule.rate !== DEFAULT_RATE ? rule.rate : null, budget: rule.by === "budget" ? rule.budget : null, block: rule.block,
   costs: rule.by === "costs" ? `${rule.costs.false_positive},${rule.costs.false_negative},${rule.costs.prevalence}` : null,
+  discovery: rule.by === "discovery" ? rule.discovery : null,
 });
+
+const NAMED = ["rate", "budget", "costs", "discovery", "block"];  // the parameters of the address
 
 /** Return [rule, set, wrong]. The rule changes at once, and the address a moment later. `n` is the number of calibration items. */
 export function useRule(n) {
-  const { rate, budget, costs, block } = useAddress(), text = JSON.stringify([rate, budget, costs, block]);
-  const [state, set] = useState(() => readRule({ rate, budget, costs, block }, n)), timer = useRef(0), written = useRef(text), latest = useRef(state.rule);
+  const params = useAddress(), textOf = each => JSON.stringify(NAMED.map(name => each[name] ?? null)), text = textOf(params);
+  const [state, set] = useState(() => readRule(params, n)), timer = useRef(0), written = useRef(text), latest = useRef(state.rule);
   useEffect(() => {
     if (text === written.current) return;
     written.current = text;
     clearTimeout(timer.current);
-    const found = readRule({ rate, budget, costs, block }, n);
+    const found = readRule(params, n);
     latest.current = found.rule;
     set(found);
   }, [text]);
@@ -60,9 +66,9 @@ export function useRule(n) {
     set({ rule, wrong: [] });
     clearTimeout(timer.current);
     timer.current = setTimeout(() => {
-      const params = writeRule(rule), known = name => (params[name] === null ? undefined : String(params[name]));
-      written.current = JSON.stringify([known("rate"), known("budget"), known("costs"), known("block")]);
-      change(params, { replace: true });
+      const next = writeRule(rule);
+      written.current = textOf(Object.fromEntries(NAMED.map(name => [name, next[name] === null ? null : String(next[name])])));
+      change(next, { replace: true });
     }, WAIT);
   };
   return [state.rule, use, state.wrong];
@@ -76,7 +82,7 @@ export function useThreshold(model, source, scores, rule, n, condition) {
   const task = useTask(), [known, set] = useState({ id: "", info: null, costs: "" }), costs = JSON.stringify([rule.by, rule.costs]),
     id = JSON.stringify([rule, condition]);
   useEffect(() => {
-    if (!scores?.n || !n || rule.by === "budget") return undefined;
+    if (!scores?.n || !n || ["budget", "discovery"].includes(rule.by)) return undefined;
     const timer = setTimeout(() => task.run(signal => thresholdOf(model, source, scores, { ...fieldsOf(rule, n), ...condition }, signal).then(info => set({ id, info,
       costs }))), WAIT);
     return () => clearTimeout(timer);
@@ -108,7 +114,7 @@ export function RuleControls({ rule, set, wrong, n, total, costRate }) {
     if (by) { event.preventDefault(); set({ budget: Math.max(1, rule.budget + by) }); }
   };
   const fraction = value => Number((value / 100).toPrecision(12));
-  const options = n ? [["rate", "False alarm rate"], ["budget", "Number to flag"], ["costs", "Costs"]] : [["budget", "Number to flag"]];
+  const options = n ? [["rate", "False alarm rate"], ["budget", "Number to flag"], ["discovery", "False discovery rate"], ["costs", "Costs"]] : [["budget", "Number to flag"]];
   const high = Math.log10((n || 1) + 1), most = Math.max(10, total || 1000);
   return html`<div class="rule">
     <div class="controls">
@@ -116,6 +122,8 @@ export function RuleControls({ rule, set, wrong, n, total, costRate }) {
         set=${by => { tell(""); set({ by, block: null }); }} /></div>
       ${rule.by === "rate" && html`<${Field} label="False alarm rate, %" hint="share of normal items that are flagged"><${Amount} value=${100 * rule.rate} max="100"
         take=${number("False alarm rate", 0, 100, value => set({ rate: fraction(value) }), "a percentage between 0 and 100")} /><//>`}
+      ${rule.by === "discovery" && html`<${Field} label="False discovery rate, %" hint="largest expected share of normal items among the flagged ones"><${Amount}
+        value=${100 * rule.discovery} max="100" take=${number("False discovery rate", 0, 100, value => set({ discovery: fraction(value) }), "a percentage between 0 and 100")} /><//>`}
       ${rule.by === "budget" && html`<${Field} label="Number to flag" hint="the most anomalous ones"><${Amount} value=${rule.budget} step="1"
         take=${number("Number to flag", 0, 1e10, value => (Number.isInteger(value) ? set({ budget: value }) : (tell("Number to flag: give a whole number."), false)), "a whole number from 1")} /><//>`}
       ${rule.by === "costs" && COSTED.map(([name, label, high, scale]) => html`<${Field} key=${name} label=${label}><${Amount} value=${scale * rule.costs[name]}
@@ -173,14 +181,14 @@ export function ScoreHistogram({ scores, decision, rule, set, n, many }) {
     if (rule.by === "budget") set({ budget: Math.max(1, n ? scores.atMost(rate) : scores.order.filter(i => scores.numbers.score[i] >= x).length) });
     else set({ rate: Number(Math.min(0.5, Math.max(rate, 1 / (n + 1))).toPrecision(2)) });
   };
-  return html`<${Histogram} bins=${bins} marks=${marks} line=${line} set=${rule.by === "costs" ? null : move} kinds=${kinds}
+  return html`<${Histogram} bins=${bins} marks=${marks} line=${line} set=${["costs", "discovery"].includes(rule.by) ? null : move} kinds=${kinds}
     title=${`Number of ${many} by ${n ? "p-value" : "score"}`} yTitle=${`number of ${many}`}
     xTitle=${n ? "p-value (anomalous to the right)" : "score (anomalous to the right)"} usual=${n ? `if all ${many} were normal` : null} />`;
 }
 
 /** What the rule does to these items, in sentences. */
 export function Effect({ model, source, open, scores, decision, rule, n, many, info, task, costRate }) {
-  const rate = rates(rule, costRate).review, share = scores.n ? decision.flagged / scores.n : 0, limit = rule.by === "budget" ? null : decision.review ?? rate;
+  const rate = rates(rule, costRate).review, share = scores.n ? decision.flagged / scores.n : 0, limit = ["budget", "discovery"].includes(rule.by) ? null : decision.review ?? rate;
   const threshold = info?.threshold, measured = threshold?.measured, top = scores.order[0], number = scores.numbers.place[top], item = source.items?.[number - 1],
     why = scores.reasons.get(top), lost = scores.errors.length;
   if (decision.pending) {
@@ -200,6 +208,8 @@ export function Effect({ model, source, open, scores, decision, rule, n, many, i
     <ul>
       ${n > 0 && limit !== null && html`<li>If all ${many} were normal, about <b>
         ${scores.n * limit < 10 ? brief(scores.n * limit, 2) : count(Math.round(scores.n * limit))}</b> would be flagged.</li>`}
+      ${rule.by === "discovery" && html`<li>${decision.flagged ? `At most about ${brief(rule.discovery * decision.flagged, 2)} of the ${count(decision.flagged)} flagged are expected to be normal.`
+        : `No item is flagged: this needs at least ${count(Math.max(1, Math.ceil(scores.n / (rule.discovery * (n + 1)))))} with the smallest p-value, ${brief(1 / (n + 1))}.`}</li>`}
       ${n === 0 && html`<li>This model has no calibration: it ranks, but has no p-values and no bands. Choose how many ${many} to flag.</li>`}
       ${decision.undecided > 0 && n > 0 && html`<li>The calibration has ${count(n)} items and cannot resolve a rate below ${percent(1 / (n + 1))}. Use a higher rate, or a number to flag.</li>`}
       ${threshold?.interval && html`<li>For data like the calibration items, the true false alarm rate is ${percent(threshold.interval[0])} to ${percent(threshold.interval[1])} (95% interval).</li>`}

@@ -83,12 +83,25 @@ function line(n, rate) {
 }
 
 /**
- * Return the rates of a rule: that of flagged items, and that of blocked ones. `rule` is {by, rate, budget, costs, block}; `costRate` the rate that costs amount
+ * Return the rates of a rule: that of flagged items, and that of blocked ones. `rule` is {by, rate, budget, costs, discovery, block}; `costRate` the rate that costs amount
  * to, null if it is not yet known.
  */
 export function rates(rule, costRate) {
-  const review = rule.by === "costs" ? costRate : rule.by === "budget" ? DEFAULT_RATE : rule.rate;
+  const review = rule.by === "costs" ? costRate : ["budget", "discovery"].includes(rule.by) ? DEFAULT_RATE : rule.rate;
   return { review, block: rule.block ?? review * BLOCKED };
+}
+
+/**
+ * Return the largest p-value that is flagged at a false discovery rate, by the procedure of Benjamini and Hochberg (1995); null if none is, or if there is no
+ * calibration.
+ */
+function discoveries(scores, rate, n) {
+  if (!n) return null;
+  for (let k = scores.n; k >= 1; k--) {
+    const rank = Math.round(scores.sorted[k - 1] * (n + 1));
+    if (rank * scores.n <= rate * k * (n + 1) * (1 + 1e-12)) return rank / (n + 1);
+  }
+  return null;
 }
 
 /**
@@ -100,8 +113,9 @@ export function decide(scores, rule, n, costRate) {
     return { isAnomaly: () => null, band: () => null, flagged: 0, blocked: 0, undecided: scores.n, review: null, block: null, pending: true };
   }
   const { p } = scores.numbers, rate = rates(rule, costRate), budget = rule.by === "budget";
-  const review = n ? line(n, rate.review) : null, block = n ? line(n, rate.block) : null;
-  const open = !budget && (n === 0 || Math.floor((n + 1) * rate.review * (1 + 1e-12)) < 1);  // the rule decides nothing, or only that items are normal
+  const discovery = rule.by === "discovery";
+  const review = discovery ? discoveries(scores, rule.discovery, n) : n ? line(n, rate.review) : null, block = n ? line(n, rate.block) : null;
+  const open = !budget && !discovery && (n === 0 || Math.floor((n + 1) * rate.review * (1 + 1e-12)) < 1);  // the rule decides nothing, or only that items are normal
   const undecided = i => open && (n === 0 || p[i] <= 1 / (n + 1));
   const isFlagged = i => (budget ? scores.rank[i] < rule.budget : review !== null && p[i] <= review);
   const isAnomaly = i => (undecided(i) ? null : isFlagged(i));
@@ -118,6 +132,7 @@ export function decide(scores, rule, n, costRate) {
 export function fieldsOf(rule, n) {
   if (rule.by === "budget") return { budget: rule.budget, ...(n && rule.block !== null && { block_rate: rule.block }) };
   if (!n) return {};
+  if (rule.by === "discovery") return { false_discovery_rate: rule.discovery, ...(rule.block !== null && { block_rate: rule.block }) };
   return { ...(rule.by === "costs" ? { costs: rule.costs } : { false_positive_rate: rule.rate }), ...(rule.block !== null && { block_rate: rule.block }) };
 }
 
