@@ -155,7 +155,12 @@ def _score_roles(manifest: Manifest) -> list[str]:
     if manifest.scoring is None:
         return []
     golden = manifest.golden.sampler if manifest.golden else None
-    named = [*(term.name for term in manifest.scoring.terms), manifest.scoring.surprise, golden]
+    named = [
+        *(term.name for term in manifest.scoring.terms),
+        manifest.scoring.surprise,
+        manifest.scoring.expected,
+        golden,
+    ]
     return [role for role in named if role]
 
 
@@ -165,6 +170,8 @@ def _shapes_read(manifest: Manifest, name: str) -> dict[str, list[tuple[int, ...
         shapes: dict[str, list[tuple[int, ...]]] = {term.name: [()] for term in manifest.scoring.terms}
         if manifest.scoring.surprise is not None:
             shapes[manifest.scoring.surprise] = manifest.spec.nats_shapes
+        if manifest.scoring.expected is not None:
+            shapes[manifest.scoring.expected] = [manifest.spec.shape]
         return shapes
     if name == "features" and manifest.classification is not None and manifest.classification.term is None:
         return {"logits": [(len(manifest.classes or ()),)]}
@@ -223,7 +230,10 @@ def _scoring_problems(manifest: Manifest) -> Iterator[str]:
     if task is None:
         yield "scoring: there is no task `score`; add it, or remove the section"
         return
-    for role in [*(term.name for term in scoring.terms), *([scoring.surprise] if scoring.surprise else [])]:
+    if scoring.expected is not None and manifest.spec.parts is None:
+        yield f"scoring.expected: {manifest.spec.noun} have no columns; remove it"
+    explained = [role for role in (scoring.surprise, scoring.expected) if role is not None]
+    for role in [*(term.name for term in scoring.terms), *explained]:
         if role not in task.roles:
             yield f"scoring: the task score has no output {role!r}; it has {', '.join(task.roles)}"
     if task.input("condition") is not None and manifest.classes is not None and scoring.evidence is None:

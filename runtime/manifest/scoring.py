@@ -84,6 +84,10 @@ class Scoring(Record):
     )
     calibration: Calibration | None = None
     surprise: str | None = Field(default=None, description="output with nats per pixel or column, for explanations")
+    expected: str | None = Field(
+        default=None,
+        description="rows only: output with the values that are expected given the other columns, for explanations; without it they are filled in",
+    )
     latent: str | None = Field(
         default=None, description="the term with the nats of the latent, which `surprise` does not contain"
     )

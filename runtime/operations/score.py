@@ -22,6 +22,9 @@ class Scores(Tabular):
 
     terms: dict[str, Float64]
     surprise: Array | None
+    expected: Array | None = (
+        None  # (n, *shape), the values that are expected given the other parts, if the artifact has them
+    )
 
     def __len__(self) -> int:
         return len(next(iter(self.terms.values())))
@@ -54,7 +57,8 @@ def score(
         return (yield from _marginal_score(manifest, data, numbers))
     outputs = yield Run("score", with_data(manifest, spec, data, condition, numbers))
     terms = {term.name: outputs[term.name].astype(np.float64) for term in scoring.terms}
-    return Scores(terms, outputs[scoring.surprise] if scoring.surprise else None)
+    surprise, expected = (outputs[role] if role else None for role in (scoring.surprise, scoring.expected))
+    return Scores(terms, surprise, expected)
 
 
 def _marginal_score(manifest: Manifest, data: Array, numbers: Numbers | None) -> Steps[Scores]:
@@ -69,12 +73,15 @@ def _marginal_score(manifest: Manifest, data: Array, numbers: Numbers | None) ->
     for term in scoring.terms:
         if term.name == evidence or term.likelihood:
             terms[term.name] = -bayes(manifest, by_class[term.name])[1]
-    surprise = None
-    if scoring.surprise:
-        n, count = posterior.shape
-        parts = outputs[scoring.surprise].reshape(n, count, *outputs[scoring.surprise].shape[1:])
-        surprise = parts[np.arange(n), posterior.argmax(axis=1)]
-    return Scores(terms, surprise)
+    n, count = posterior.shape
+
+    def of_best_class(role: str | None) -> Array | None:
+        if role is None:
+            return None
+        parts: Array = outputs[role].reshape(n, count, *outputs[role].shape[1:])[np.arange(n), posterior.argmax(axis=1)]
+        return parts
+
+    return Scores(terms, of_best_class(scoring.surprise), of_best_class(scoring.expected))
 
 
 def score_by_class(

@@ -265,7 +265,9 @@ def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) 
     explanations: list[dict[str, Any] | None] = [None] * len(part.numbers)
     flagged = np.flatnonzero(judged.flagged)
     if len(flagged):
-        few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
+        terms = {name: values[flagged] for name, values in scores.terms.items()}
+        expected = None if scores.expected is None else scores.expected[flagged]
+        few = Scores(terms, scores.surprise[flagged], expected)
         why = model.runner.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
         given = spec.given(part.table, part.places[flagged])
         for at, reason in zip(flagged, spec.explain(why, given), strict=True):

@@ -5,7 +5,7 @@ expected values of parts given the others, and the nearest training items. For o
 items. The kind converts the evidence into a response.
 
 The usual value is the mean over the calibration items. The expected value of a part is the one that the model fills in from the other parts
-(operations.impute). A reconstruction of the whole item would be biased towards the value in question.
+(operations.impute), or an output of the score. A reconstruction of the whole item would be biased towards the value in question.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def find(
         if scoring.latent is not None and scoring.latent in calibrated.scores:
             latent = scores.terms[scoring.latent] - calibrated.scores[scoring.latent].mean()
             evidence = replace(evidence, latent=latent)
-        if evidence.excess is not None and supports(manifest, "impute"):
+        if evidence.excess is not None and scores.expected is not None:
+            evidence = replace(evidence, expected=_of_largest(manifest, scores.expected, evidence.excess))
+        elif evidence.excess is not None and supports(manifest, "impute"):
             expected = yield from _expected(manifest, data, evidence.excess, condition, numbers)
             evidence = replace(evidence, expected=expected)
     if "neighbours" in manifest.tasks and len(data):
@@ -84,9 +86,7 @@ def _expected(
 ) -> Steps[Array]:
     """Return the expected values (n, *shape) of the parts with the largest excess, given the other parts; NaN elsewhere."""
     blocks = list(manifest.spec.blocks())
-    places = np.argsort(-excess, axis=1, kind="stable")[:, :EXPECTED]
-    item, place = np.nonzero(np.take_along_axis(excess, places, axis=1) > 0)
-    part = places[item, place]
+    item, part = _largest(excess)
     expected = np.full(data.shape, np.nan, np.float32)
     if not len(item):
         return expected
@@ -99,6 +99,21 @@ def _expected(
     for at, which in enumerate(part):
         expected[item[at], blocks[which]] = filled.data[at, blocks[which]]
     return expected
+
+
+def _largest(excess: Float64) -> tuple[Array, Array]:
+    """Return the items and the parts with the largest excess (n, parts), as far as it is positive: at most EXPECTED parts of each item."""
+    places = np.argsort(-excess, axis=1, kind="stable")[:, :EXPECTED]
+    item, place = np.nonzero(np.take_along_axis(excess, places, axis=1) > 0)
+    return item, places[item, place]
+
+
+def _of_largest(manifest: Manifest, values: Array, excess: Float64) -> Array:
+    """Return the values (n, *shape) of the parts with the largest excess; NaN elsewhere."""
+    blocks, kept = list(manifest.spec.blocks()), np.full(values.shape, np.nan, np.float32)
+    for item, part in zip(*_largest(excess), strict=True):
+        kept[item, blocks[part]] = values[item, blocks[part]]
+    return kept
 
 
 def _chosen(condition: Given | None, items: Array, n: int) -> Given | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from manifold.runtime.engine import Model
 from manifold.runtime.operations import supports
@@ -23,12 +24,16 @@ BATCH = 500  # items
 
 
 def write_preview(context: Context) -> None:
-    """Write a PNG that shows what the model makes. A model that only has features shows the test items with the smallest margin."""
+    """Write a PNG that shows what the model makes.
+
+    A model that makes nothing shows the test items with the smallest margin if it has features, else the most anomalous ones.
+    """
     engine, data, spec = context.engine, context.data, context.data.spec
     if supports(engine.manifest, "sample"):
         content = preview(engine, data.test, spec.to_model)
     else:
-        worst = data.inputs(data.test.batch(_least_right(context)))
+        chosen = _least_right(context) if "features" in engine.manifest.tasks else _most_anomalous(context)
+        worst = data.inputs(data.test.batch(chosen))
         content = spec.preview(worst, data.inputs(first(data.test, spec.previewed)))
     (context.folder / PREVIEW).write_bytes(content)
 
@@ -50,3 +55,13 @@ def _least_right(context: Context) -> Array:
     ).astype(np.float64)
     margin = np.take_along_axis(logits, context.data.test.labels[:, None], axis=1)[:, 0] - logits.max(axis=1)
     return np.argsort(margin, kind="stable")[:PREVIEWED]
+
+
+def _most_anomalous(context: Context) -> Array:
+    """Return the indices of the test items with the largest sum of ranks of the terms that the score consists of."""
+    scoring = context.manifest.scoring
+    assert scoring is not None
+    names = scoring.combination.terms if scoring.combination is not None else (scoring.score,)
+    parts = [context.engine.score(context.data.inputs(held)).terms for held in batches(context.data.test, BATCH)]
+    ranks = [rankdata(np.concatenate([part[name] for part in parts])) for name in names]
+    return np.argsort(-np.sum(ranks, axis=0), kind="stable")[:PREVIEWED]

@@ -11,7 +11,7 @@ from manifold.runtime.kinds import Kind
 from manifold.training.likelihoods import DecoderLikelihood
 from manifold.training.networks.layers import per_item
 from manifold.training.scores.neighbours import Neighbours
-from manifold.training.scores.placement import Placement, Posterior
+from manifold.training.scores.placement import Placement, Posterior, References
 
 
 class Distances(nn.Module):
@@ -53,8 +53,8 @@ def added(likelihood: DecoderLikelihood, x: Tensor) -> Tensor | None:
     return None if likelihood.unseen is None else per_item(likelihood.unseen.squares * likelihood.unseen(x))
 
 
-class Places(Protocol):
-    """The interface of a model that maps items into a latent space."""
+class HasRows(Protocol):
+    """The interface of a model that encodes items as rows of numbers."""
 
     shape: tuple[int, ...]
     spec: Kind
@@ -63,6 +63,10 @@ class Places(Protocol):
     def settled(self, data: Tensor) -> Tensor:
         """Convert items (B, *shape) to the encoder's input, (B, D)."""
         ...
+
+
+class Places(HasRows, Protocol):
+    """The interface of a model that maps items into a latent space."""
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Posterior:
         """Return the posterior of items that `settled` returned."""
@@ -82,14 +86,13 @@ class NearestItems(nn.Module):
     known: Tensor
     usual: Tensor
 
-    def __init__(self, model: Places, place: Placement, k: int) -> None:
+    def __init__(self, model: HasRows, held: References, k: int) -> None:
         super().__init__()
-        self.model, self.masked = model, place.known is not None
-        assert place.inputs is not None
-        self.nearest = Neighbours(place.inputs, k)
+        self.model, self.masked = model, held.known is not None
+        self.nearest = Neighbours(held.inputs, k)
         self.register_buffer("usual", torch.from_numpy(model.spec.constants))
-        if place.known is not None:
-            self.register_buffer("known", place.known)
+        if held.known is not None:
+            self.register_buffer("known", held.known)
 
     def forward(self, data: Tensor) -> tuple[Tensor, ...]:
         x, likelihood = self.model.settled(data), self.model.likelihood

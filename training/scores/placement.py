@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from manifold.runtime.kinds import Kind
@@ -22,6 +23,21 @@ Posterior = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
+class References:
+    """Training items in an artifact."""
+
+    inputs: Tensor  # (N, D) with 0 in constant columns and for missing values
+    known: Tensor | None = None  # (N, D) 0 for missing values, 1 for others; None if none is missing
+
+
+def references(part: Part, rows: NDArray[np.int64], spec: Kind, options: ScoreOptions) -> References:
+    """Return at most `options.references` of the items of a split with these indices, drawn with the run's seed."""
+    chosen = rows[np.random.Generator(np.random.Philox(options.seed)).permutation(len(rows))[: options.references]]
+    inputs, known = _inputs(torch.from_numpy(part.batch(chosen).items), spec)
+    return References(inputs.half().float() if options.stored == "float16" else inputs, known)
+
+
+@dataclass(frozen=True)
 class Placement:
     """The distribution of the training items in latent space, in float64, and the references, in float32."""
 
@@ -31,6 +47,12 @@ class Placement:
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
     inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
     known: Tensor | None = None  # (N, D) 0 for missing values of references, 1 for others; None if none is missing
+
+    @property
+    def held(self) -> References:
+        """The references themselves. Raises AssertionError if the artifact does not carry them."""
+        assert self.inputs is not None
+        return References(self.inputs, self.known)
 
 
 def carries(spec: Kind) -> bool:

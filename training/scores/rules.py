@@ -23,8 +23,11 @@ def default(spec: Kind, references: int, variational: bool) -> str:
     return f"fisher:{','.join([*terms, 'input_neighbours'] if carries(spec) else terms)}"
 
 
-def scoring(rule: str, terms: Sequence[Term], latent: str | None) -> Scoring:
-    """Return the scoring that a rule defines over these terms. `latent` is the name of the latent term. Raises TrainingError for unknown terms."""
+def scoring(rule: str, terms: Sequence[Term], latent: str | None, expected: str | None = None) -> Scoring:
+    """Return the scoring that a rule defines over these terms. Raises TrainingError for unknown terms.
+
+    `latent` is the name of the latent term, and `expected` of the output with expected values, if there are any.
+    """
     method, _, names = rule.rpartition(":")
     chosen, valid = tuple(names.split(",")), [term.name for term in terms]
     if not set(chosen) <= set(valid) or method not in ("", *METHODS) or (not method and len(chosen) > 1):
@@ -33,7 +36,8 @@ def scoring(rule: str, terms: Sequence[Term], latent: str | None) -> Scoring:
             field="score",
             valid=valid,
         )
+    explained = {"surprise": "surprise", "latent": latent, "expected": expected}
     if not method:
-        return Scoring(score=chosen[0], terms=tuple(terms), surprise="surprise", latent=latent)
+        return Scoring(score=chosen[0], terms=tuple(terms), **explained)
     combination = Combination.model_validate({"method": method, "terms": chosen})
-    return Scoring(score=COMBINED, terms=tuple(terms), combination=combination, surprise="surprise", latent=latent)
+    return Scoring(score=COMBINED, terms=tuple(terms), combination=combination, **explained)

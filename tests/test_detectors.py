@@ -1,0 +1,211 @@
+"""Terms of the anomaly score without a network: their mathematics, and the family that combines them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
+
+from manifold.runtime.engine import load
+from manifold.runtime.manifest import COMBINED
+from manifold.training import export, families, runs
+from manifold.training.data import Data
+from manifold.training.data.schema import ColumnSettings
+from manifold.training.data.tables import from_parts
+from manifold.training.detectors import mixture, trimming
+from manifold.training.detectors.histograms import Histograms
+from manifold.training.detectors.mixture import Mixture
+from manifold.training.detectors.sampled import SampledNeighbours
+from manifold.training.families import tabular_detector
+from manifold.training.train import train
+
+BLOCKS = [slice(0, 1), slice(1, 3), slice(3, 4)]
+
+
+def drawn(n: int, seed: int = 0, size: int = 4) -> np.ndarray[Any, Any]:
+    random = np.random.default_rng(seed)
+    basis = random.normal(size=(2, size, size))
+    which = random.integers(0, 2, n)
+    return np.asarray(np.einsum("nd,nde->ne", random.normal(size=(n, size)), basis[which]) + 3 * which[:, None])
+
+
+def parts_of(found: Mixture) -> list[tuple[float, np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Return weight, mean and covariance of each component, from the buffers."""
+    precisions, means = found.precisions.double().numpy(), found.means.double().numpy()
+    size = means.shape[1]
+    weights = np.exp(
+        found.constants.double().numpy() - 0.5 * (np.linalg.slogdet(precisions)[1] - size * np.log(2 * np.pi))
+    )
+    return [(w, m, np.linalg.inv(p)) for w, m, p in zip(weights, means, precisions, strict=True)]
+
+
+def log_density(found: Mixture, x: np.ndarray[Any, Any], places: list[int]) -> np.ndarray[Any, Any]:
+    """Return log p of some of the values of rows, by marginalising each component."""
+    each = [
+        np.log(w) + multivariate_normal(m[places], c[np.ix_(places, places)]).logpdf(x[:, places]).reshape(len(x))
+        for w, m, c in parts_of(found)
+    ]
+    return np.asarray(logsumexp(each, axis=0))
+
+
+def test_a_mixture_equals_its_definition() -> None:
+    """The nats are those of scikit-learn and of the densities of the components; those of a column are a difference of marginal densities."""
+    rows = drawn(600)
+    fitted = GaussianMixture(2, reg_covar=0.01, random_state=0).fit(rows)
+    found = Mixture(fitted.weights_, fitted.means_, fitted.covariances_, BLOCKS)
+    x = drawn(50, seed=1)
+    nats, columns, expected = (each.numpy() for each in found(torch.from_numpy(x).float()))
+    assert np.allclose(nats, -fitted.score_samples(x), atol=1e-3)
+    assert sum(w for w, *_ in parts_of(found)) == pytest.approx(1, abs=1e-5)
+    for place, block in enumerate(BLOCKS):
+        inside = list(range(4))[block]
+        rest = [each for each in range(4) if each not in inside]
+        assert np.allclose(
+            columns[:, place], log_density(found, x, rest) - log_density(found, x, [0, 1, 2, 3]), atol=1e-3
+        )
+        weights = np.stack(
+            [
+                np.log(w) + multivariate_normal(m[rest], c[np.ix_(rest, rest)]).logpdf(x[:, rest])
+                for w, m, c in parts_of(found)
+            ]
+        )
+        weights = np.exp(weights - logsumexp(weights, axis=0))
+        means = [
+            m[inside] + (x[:, rest] - m[rest]) @ np.linalg.solve(c[np.ix_(rest, rest)], c[np.ix_(rest, inside)])
+            for _, m, c in parts_of(found)
+        ]
+        assert np.allclose(expected[:, inside], np.einsum("kn,knd->nd", weights, np.stack(means)), atol=1e-3)
+
+
+def test_the_density_of_a_mixture_sums_to_one() -> None:
+    found = mixture.fit(drawn(500, size=2), [slice(0, 1), slice(1, 2)], 0)
+    line = np.linspace(-20, 20, 400)
+    grid = torch.tensor(list(itertools.product(line, line))).float()
+    assert torch.exp(-found(grid)[0]).sum() * (line[1] - line[0]) ** 2 == pytest.approx(1, abs=1e-2)
+
+
+def test_the_number_of_components_follows_the_rows() -> None:
+    random = np.random.default_rng(0)
+    one = random.normal(size=(800, 3))
+    several = one + 8 * random.integers(0, 4, (800, 1))
+    blocks = [slice(i, i + 1) for i in range(3)]
+    assert len(mixture.fit(one, blocks, 0).constants) <= 2
+    assert len(mixture.fit(several, blocks, 0).constants) >= 4
+    assert len(mixture.fit(several[:8], blocks, 0).constants) == 1  # too few rows for more
+
+
+def test_histograms_equal_their_definition() -> None:
+    random = np.random.default_rng(0)
+    rows = np.c_[random.normal(size=300), random.integers(0, 2, 300), np.full(300, 7.0)]
+    found = Histograms(rows)
+    x = np.r_[rows[:20], [[9.0, 0.0, 7.0], [-9.0, 1.0, 7.0], [0.0, 0.5, 8.0], [rows[:, 0].max(), 1.0, 7.0]]]
+    expected = np.zeros(len(x))
+    for column in range(3):
+        low, high = rows[:, column].min(), rows[:, column].max()
+        counts, edges = np.histogram(rows[:, column], found.bins, range=(low, high if high > low else low + found.bins))
+        for i, value in enumerate(x[:, column]):
+            place = min(int(np.searchsorted(edges, value, side="right")) - 1, found.bins - 1)
+            count = counts[place] if low <= value <= high else 0
+            expected[i] -= np.log((count + 0.5) / (300 + 0.5 * (found.bins + 2)))
+    assert np.allclose(found(torch.from_numpy(x).float()).numpy(), expected, atol=1e-4)
+
+
+def test_sampled_neighbours_equal_their_definition() -> None:
+    rows, x = drawn(100), drawn(30, seed=1)
+    found = SampledNeighbours(rows, 8, seed=3, samples=20)
+    samples = found.points.double().numpy().reshape(20, 8, 4)
+    expected = [np.mean([np.linalg.norm(sample - row, axis=1).min() for sample in samples]) for row in x]
+    assert np.allclose(found(torch.from_numpy(x).float()).numpy(), expected, atol=1e-4)
+    assert (np.abs(samples.reshape(-1, 1, 4) - rows).max(2).min(1) < 1e-5).all()  # all are rows
+    assert all(len(np.unique(sample, axis=0)) == 8 for sample in samples)
+
+
+def test_anomalies_are_trimmed_even_if_they_are_alike() -> None:
+    random = np.random.default_rng(0)
+    rows = np.r_[drawn(900), random.normal(size=(60, 4)) * 0.05 + 12]  # a dense group far away
+    kept = trimming.usual(rows, [slice(i, i + 1) for i in range(4)], 0.2, 0)
+    assert len(kept) == 960 - 192 and (np.diff(kept) > 0).all()
+    assert (kept < 900).all()
+
+
+# --- the family ---------------------------------------------------------------------------------------------------------------
+
+
+def columns_of(n: int, seed: int) -> dict[str, Any]:
+    """Return n rows whose numbers depend on each other and on a category."""
+    random = np.random.default_rng(seed)
+    kind = random.integers(0, 2, n)
+    a = random.normal(size=n) + 4 * kind
+    return {
+        "a": a,
+        "b": 2 * a + 0.1 * random.normal(size=n),
+        "kind": np.asarray(["red", "blue"])[kind],
+        "c": random.normal(size=n),
+    }
+
+
+def data_of(n: int, mixed: int = 0) -> Data:
+    train = columns_of(n, 0)
+    train["b"][:mixed] += 8
+    parts = {"train": train, "calibration": columns_of(400, 1), "test": columns_of(400, 2)}
+    return from_parts("made", parts, {"source": "made"}, ColumnSettings(), folds=0)
+
+
+def test_a_detector_finds_and_explains_what_no_single_column_shows(tmp_path: Path) -> None:
+    """The exported graph scores as torch does, finds broken dependences, and says which value was expected."""
+    data = data_of(2000)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", tabular_detector.Config())
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    normal = columns_of(200, 5)
+    rows = [{name: values[i].item() for name, values in normal.items()} for i in range(200)]
+    broken = [{**row, "b": row["b"] - 3} for row in rows]
+    scores = model.anomaly_score(rows + broken, false_positive_rate=0.05, explain=True)
+    values = np.asarray([item.score for item in scores])
+    assert roc_auc_score(np.r_[np.zeros(200), np.ones(200)], values) > 0.99
+    assert sum(item.is_anomaly is True for item in list(scores)[:200]) < 24
+    for row, item in zip(rows[:50], list(scores)[200:250], strict=True):
+        assert item.explanation is not None
+        first = item.explanation["columns"][0]
+        assert first["column"] in ("a", "b")  # the two that contradict each other
+        found = {each["column"]: each["expected"] for each in item.explanation["columns"]}
+        assert found["b"] is None or abs(found["b"] - row["b"]) < 1
+        assert item.explanation["neighbours"]
+    unseen = model.anomaly_score([{**rows[0], "kind": "green"}, rows[0]])
+    assert unseen[0].score > unseen[1].score and unseen[0].state == "unknown"
+    missing = model.anomaly_score([{**rows[0], "c": None}])
+    assert np.isfinite(missing[0].score)
+    assert set(model.manifest.tasks) == {"score", "neighbours"}
+    assert model.manifest.scoring is not None and model.manifest.scoring.score == COMBINED
+
+
+def test_mixed_rows_are_trimmed() -> None:
+    """With `mixed`, a tenth of anomalies among the training rows does not hide others like them."""
+    data = data_of(1500, mixed=150)
+    family = families.get("tabular_detector")
+    aurocs = {}
+    test = columns_of(300, 7)
+    test["b"][:50] += 8
+    rows = data.inputs(
+        from_parts(
+            "t", {"train": test, "calibration": test, "test": test}, {"source": "made"}, ColumnSettings(), folds=0
+        ).test
+    )
+    for mixed in (False, True):
+        config = family.resolve(tabular_detector.Config(mixed=mixed), data)
+        model = family.build(config, data)
+        family.finish(model, config, data)
+        with torch.no_grad():
+            exported = family.exports(model, config, data)
+        made = exported.tasks["score"]({"data": rows})
+        aurocs[mixed] = roc_auc_score(np.r_[np.ones(50), np.zeros(250)], made["mixture"])
+    assert aurocs[True] > 0.98, aurocs
+    assert aurocs[True] > aurocs[False] + 0.01, aurocs
