@@ -55,8 +55,8 @@ def test_back_returns(service: Served, browser: Any) -> None:
     with opened_page(browser, service.url) as page:
         page.locator("section[aria-labelledby=all] .card", has_text="mnist-cvae").click()
         page.get_by_role("heading", name="mnist-cvae").wait_for()
-        assert page.title().startswith("mnist-cvae")
-        assert page.evaluate("document.activeElement.id") == "content"  # the focus follows
+        page.wait_for_function("() => document.title.startsWith('mnist-cvae')")
+        page.wait_for_function("() => document.activeElement.id === 'content'")  # the focus follows
         page.get_by_role("link", name="Interpolate").click()
         page.wait_for_url("**/?model=mnist-cvae&view=interpolate")
         page.go_back()
