@@ -99,7 +99,7 @@ def test_names_are_completed(monkeypatch: pytest.MonkeyPatch) -> None:
     context = typer.main.get_command(cli.app).commands["sample"].make_context("sample", [*MODELS, "mnist-vae"])  # type: ignore[attr-defined]
     assert completion.model_names(context, "mnist-vae-") == ["mnist-vae-2d", "mnist-vae-ts"]
     assert completion.data_names("mnist") == ["mnist", "mnist-14"]
-    assert completion.family_names("tab") == ["tabular_cvae", "tabular_vae"]
+    assert completion.family_names("tab") == ["tabular_cvae", "tabular_detector", "tabular_vae"]
     assert completion.devices("c") == ["cpu", "cuda"]
     assert completion.presets("") == ["cpu", "gpu", "smoke"]
     monkeypatch.chdir(ROOT)
