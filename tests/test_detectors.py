@@ -149,6 +149,7 @@ def columns_of(n: int, seed: int) -> dict[str, Any]:
         "b": 2 * a + 0.1 * random.normal(size=n),
         "kind": np.asarray(["red", "blue"])[kind],
         "c": random.normal(size=n),
+        "fixed": np.ones(n),
     }
 
 
@@ -183,6 +184,10 @@ def test_a_detector_finds_and_explains_what_no_single_column_shows(tmp_path: Pat
     assert unseen[0].score > unseen[1].score and unseen[0].state == "unknown"
     missing = model.anomaly_score([{**rows[0], "c": None}])
     assert np.isfinite(missing[0].score)
+    explained = model.anomaly_score([{**rows[0], "c": None}, {**rows[0], "fixed": 2}], explain=True)
+    reasons = [{each["column"]: each for each in item.explanation["columns"]} for item in explained if item.explanation]
+    assert reasons[0]["c"]["nats"] == 0  # a missing value costs nothing
+    assert explained[1].explanation is not None and explained[1].explanation["columns"][0]["column"] == "fixed"
     assert set(model.manifest.tasks) == {"score", "neighbours"}
     assert model.manifest.scoring is not None and model.manifest.scoring.score == COMBINED
 

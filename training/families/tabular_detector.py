@@ -149,9 +149,15 @@ def report(model: Detector, config: Config, data: Data) -> list[Metric]:
 class Score(nn.Module):
     """The task `score`: rows to the terms of `_terms`, in that order, the nats of each column given the others, and its expected value."""
 
+    places: Tensor  # (categorical columns, columns), 1 where they are the same
+
     def __init__(self, model: Detector) -> None:
         super().__init__()
-        fitted = model.fitted
+        fitted, blocks, unseen = model.fitted, list(model.spec.blocks()), model.likelihood.unseen
+        self.starts = [block.start for block in blocks]
+        categorical = [] if unseen is None else [block.start for block in unseen.blocks]
+        places = torch.tensor([[float(start == each) for each in self.starts] for start in categorical])
+        self.register_buffer("places", places.view(-1, len(blocks)), persistent=False)
         self.model, self.nearest, self.mixture = model, fitted.nearest, fitted.mixture
         self.histograms, self.sampled = fitted.histograms, fitted.sampled
 
@@ -163,9 +169,14 @@ class Score(nn.Module):
         terms = [self.nearest(rows, added(model.likelihood, x)), nats, self.histograms(rows)]
         if self.sampled is not None:
             terms.append(self.sampled(rows))
+        columns = columns * (x == x)[:, self.starts]  # a missing value costs nothing
         if model.likelihood.unseen is not None:  # an unseen category costs at least its nats
-            cost = per_item(model.likelihood.unseen.nats * model.likelihood.unseen(x))
-            terms[1], terms[2] = terms[1] + cost, terms[2] + cost
+            cost = model.likelihood.unseen.nats * model.likelihood.unseen(x)
+            terms[1], terms[2], columns = (
+                terms[1] + per_item(cost),
+                terms[2] + per_item(cost),
+                columns + cost @ self.places,
+            )
         return *terms, columns, expected
 
 
