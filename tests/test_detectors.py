@@ -85,6 +85,35 @@ def test_a_mixture_equals_its_definition() -> None:
         assert np.allclose(expected[:, inside], np.einsum("kn,knd->nd", weights, np.stack(means)), atol=1e-3)
 
 
+def test_a_wide_mixture_equals_one_with_full_covariances() -> None:
+    """The form in the space of principal components has the densities of the covariances that it stands for."""
+    random = np.random.default_rng(0)
+    size, inside, variance = 9, 3, 0.5
+    directions = np.linalg.qr(random.normal(size=(size, inside)))[0]
+    centre, means = random.normal(size=size), random.normal(size=(2, inside))
+    roots = random.normal(size=(2, inside, inside))
+    covariances = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(inside)
+    weights, blocks = np.asarray([0.3, 0.7]), [slice(0, 1), slice(1, 4), *(slice(i, i + 1) for i in range(4, 9))]
+    wide = Mixture(weights, means, covariances, blocks, mixture.Basis(centre, directions, variance))
+    outside = variance * (np.eye(size) - directions @ directions.T)
+    full = Mixture(weights, centre + means @ directions.T, directions @ covariances @ directions.T + outside, blocks)
+    x = torch.from_numpy(random.normal(size=(40, size)) * 2).float()
+    for own, expected in zip(wide(x), full(x), strict=True):
+        assert torch.allclose(own, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_wide_rows_are_fitted() -> None:
+    """Rows of 300 values in a space of few dimensions: rows outside this space are anomalous."""
+    random = np.random.default_rng(0)
+    basis = random.normal(size=(5, 300))
+    rows = random.normal(size=(600, 5)) @ basis + 0.1 * random.normal(size=(600, 300))
+    found = mixture.fit(rows[:500], [slice(i, i + 1) for i in range(300)], 0)
+    other = rows[500:] + 0.6 * random.normal(size=(100, 300))
+    nats, columns, expected = found(torch.from_numpy(np.r_[rows[500:], other]).float())
+    assert nats[:100].max() < nats[100:].min()
+    assert columns.shape == (200, 300) and (expected[:100] - torch.from_numpy(rows[500:]).float()).abs().mean() < 0.2
+
+
 def test_the_density_of_a_mixture_sums_to_one() -> None:
     found = mixture.fit(drawn(500, size=2), [slice(0, 1), slice(1, 2)], 0)
     line = np.linspace(-20, 20, 400)
