@@ -42,6 +42,34 @@ def check_recipe(family: str, preset: str, settings: Sequence[str]) -> None:
     outlines.check_settings(family, settings)
 
 
+AUTO = "auto"
+DETECTORS = (AUTO, "tabular_detector", "tabular_vae")  # the values of --detector
+
+
+def detector(chosen: str, label: str | None, settings: Sequence[str]) -> tuple[str, str]:
+    """Return the family that `manifold fit` uses, and the reason. `settings` are the KEY=VALUE of --set. Raises an error for an unknown one."""
+    from manifold.training import outlines
+
+    check_choice("detector", chosen, DETECTORS)
+    if label is not None:
+        if chosen not in (AUTO, "tabular_vae"):
+            raise InvalidValue(
+                f"--detector {chosen}: with --label the model is a tabular_cvae, which classifies; remove one of both",
+                field="detector",
+            )
+        return "tabular_cvae", "--label makes the model conditional, so that it can classify"
+    if chosen != AUTO:
+        return chosen, "as requested"
+    plain, network = set(outlines.options("tabular_detector")), set(outlines.options("tabular_vae"))
+    if own := [key for key in (text.partition("=")[0] for text in settings) if key in network - plain]:
+        return "tabular_vae", f"{own[0]} is an option of this network"
+    return (
+        "tabular_detector",
+        "nearest rows, a mixture of Gaussians and histograms score as well as a network, in seconds; --detector tabular_vae trains a network, which can "
+        "also sample, encode and fill in rows",
+    )
+
+
 def check_data(name: str, option: str = "data") -> None:
     """Raise an error for a name that is neither that of a data set, nor a folder, nor a file of a table that exists."""
     from manifold.training import outlines

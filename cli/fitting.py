@@ -79,6 +79,14 @@ def fit(
             help="The rows may contain anomalies: the most anomalous fifth (or --set trim=SHARE) is not learned from.",
         ),
     ] = False,
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="How rows are scored: tabular_detector (nearest rows, a mixture of Gaussians and histograms, in seconds), tabular_vae (a network, "
+            "which can also sample, encode and fill in rows), or auto. With --label it is tabular_cvae.",
+            autocompletion=completion.detectors,
+        ),
+    ] = early.AUTO,
     preset: Preset = "cpu",
     settings: Changes = None,
     html: Annotated[Path | None, typer.Option(help="Page with the report. By default NAME.html.")] = None,
@@ -95,7 +103,7 @@ def fit(
     outlines.check_name(name)
     check_writable(html)
     check_folder(models)
-    family = "tabular_cvae" if label else "tabular_vae"
+    family, why = early.detector(detector, label, settings or [])
 
     from manifold.runtime import lineage
     from manifold.runtime.kinds.table import TableSpec
@@ -123,6 +131,7 @@ def fit(
 
     config = configuration(families.get(family), preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
+    typer.echo(f"detector: {family}: {why}")
     data = tables.of_file(file, stated, label, roles)
     for note in data.notes:
         typer.echo(note, err=True)
