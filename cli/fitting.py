@@ -103,11 +103,11 @@ def fit(
     outlines.check_name(name)
     check_writable(html)
     check_folder(models)
-    family, why = early.detector(detector, label, settings or [])
 
     from manifold.runtime import lineage
     from manifold.runtime.kinds.table import TableSpec
 
+    family, why = early.detector(detector, label, settings or [], lineage.latest(models / name))
     lineage.check(models, name, family, TableSpec.noun, file.stem)
     folder = run or Path("runs") / name
     _check_new(folder, name, models, chosen=run is not None)

@@ -243,3 +243,70 @@ def test_mixed_rows_are_trimmed() -> None:
         aurocs[mixed] = roc_auc_score(np.r_[np.ones(50), np.zeros(250)], made["mixture"])
     assert aurocs[True] > 0.98, aurocs
     assert aurocs[True] > aurocs[False] + 0.01, aurocs
+
+
+def test_all_terms_are_exported_with_weights_by_evidence(tmp_path: Path) -> None:
+    """Every term is an output of the graph, which export compares with torch. The weights follow the evidence."""
+    data = data_of(600)
+    rule = f"fisher:{','.join(tabular_detector.TERMS)}"
+    config = tabular_detector.Config(score=rule, references=200)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", config)
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    scoring = model.manifest.scoring
+    assert scoring is not None and scoring.combination is not None
+    combination = scoring.combination
+    assert set(combination.terms) == {term.name for term in scoring.terms} == set(tabular_detector.TERMS)
+    assert combination.weights is not None and combination.evidence is not None
+    assert sum(combination.weights) == pytest.approx(len(combination.terms), abs=0.01)
+    assert np.allclose(
+        np.square(combination.evidence) / np.square(combination.evidence).mean(), combination.weights, atol=2e-3
+    )
+    of = dict(zip(combination.terms, combination.evidence, strict=True))
+    assert of["mixture"] > of["histograms"]  # only one of them sees that columns depend on each other
+    items = data.inputs(data.test)[:100]
+    far = items.copy()
+    far[:, 0] += 10  # the first column is a number
+    for name in tabular_detector.TERMS:
+        usual, away = (model.score(each).terms[name] for each in (items, far))
+        assert np.isfinite(usual).all() and np.isfinite(away).all()
+        assert usual.mean() < away.mean(), name
+
+
+def test_a_detector_of_mixed_rows_is_exported(tmp_path: Path) -> None:
+    data = data_of(400, mixed=20)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", tabular_detector.Config(mixed=True))
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    combination = model.manifest.scoring and model.manifest.scoring.combination
+    assert combination and combination.terms == tabular_detector.MIXED and combination.weights is None
+    row = {name: values[0].item() for name, values in columns_of(1, 5).items()}
+    usual, unseen = model.anomaly_score([row, {**row, "kind": "green"}])
+    assert unseen.score > usual.score
+
+
+@pytest.mark.parametrize(
+    ("changes", "terms", "weighed"),
+    [
+        ({}, ["input_neighbours", "mixture", "histograms"], True),
+        ({"weigh": False}, ["input_neighbours", "mixture", "histograms"], False),
+        ({"mixed": True}, ["input_neighbours", "mixture", "histograms", "sampled_neighbours"], False),
+        ({"score": "denoiser"}, ["input_neighbours", "mixture", "histograms", "denoiser"], False),
+        ({"score": "min-p:mixture,tails"}, ["input_neighbours", "mixture", "histograms", "tails"], False),
+    ],
+)
+def test_the_score_decides_which_terms_there_are(changes: dict[str, Any], terms: list[str], weighed: bool) -> None:
+    config = tabular_detector.resolve(tabular_detector.Config(**changes), data_of(100))
+    assert tabular_detector._names(config) == terms
+    assert config.weigh == weighed
+
+
+def test_few_rows_are_no_evidence() -> None:
+    data = data_of(19)
+    config = tabular_detector.resolve(tabular_detector.Config(), data)
+    model = tabular_detector.build(config, data)
+    tabular_detector.finish(model, config, data)
+    assert model.fitted.evidence is None
+    with torch.no_grad():
+        scoring = tabular_detector.exports(model, config, data).scoring
+    assert scoring is not None and scoring.combination is not None and scoring.combination.weights is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,23 @@ class Combination(Record):
 
     method: Literal["fisher", "min-p"] = "fisher"
     terms: tuple[str, ...] = Field(min_length=1)
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None,
+        description="fisher: the factor of each log-survival, in the order of the terms; absent if all are 1",
+    )
+    evidence: tuple[float, ...] | None = Field(
+        default=None,
+        description="the mean AUROC of each term for synthetic anomalies among held-out training items, which the weights were computed from",
+    )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Combination:
+        for name, values in (("weights", self.weights), ("evidence", self.evidence)):
+            if values is not None and len(values) != len(self.terms):
+                raise ValueError(f"{name}: {len(values)} numbers for {len(self.terms)} terms; give one for each term")
+        if self.weights is not None and self.method != "fisher":
+            raise ValueError(f"weights: the method {self.method} has none; use the method fisher, or remove them")
+        return self
 
 
 class Calibration(Record):

@@ -137,12 +137,17 @@ def _inner(precisions: Array, block: slice, basis: Basis | None) -> Array:
     return np.asarray(rows @ precisions @ rows.T + (np.eye(len(rows)) - rows @ rows.T) / basis.variance)
 
 
-def fit(rows: Array, blocks: Sequence[slice], seed: int, *, robust: bool = False) -> Mixture:
-    """Fit a mixture to rows (N, D). The number of components is chosen by the mean nats of held-out rows, or by their median if `robust`."""
+def fit(rows: Array, blocks: Sequence[slice], seed: int, *, robust: bool = False, components: int = 0) -> Mixture:
+    """Fit a mixture to rows (N, D).
+
+    If `components` is 0, their number is chosen by the mean nats of held-out rows, or by their median if `robust`.
+    """
     random = np.random.default_rng(seed)
     rows = rows[random.permutation(len(rows))[:ROWS]]
     basis = _principal(rows, seed) if rows.shape[1] > WIDE else None
     inside = rows if basis is None else (rows - basis.centre) @ basis.directions
+    if components:
+        return Mixture(*_fitted(inside, min(components, len(inside)), seed), blocks, basis)
     held_out, rest = np.split(inside, [max(1, int(HELD_OUT * len(inside)))])
     singles = [slice(place, place + 1) for place in range(inside.shape[1])]
     found: dict[int, float] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from manifold.runtime.errors import cut
 from manifold.runtime.kinds import Kind
@@ -23,21 +23,43 @@ def default(spec: Kind, references: int, variational: bool) -> str:
     return f"fisher:{','.join([*terms, 'input_neighbours'] if carries(spec) else terms)}"
 
 
-def scoring(rule: str, terms: Sequence[Term], latent: str | None, expected: str | None = None) -> Scoring:
-    """Return the scoring that a rule defines over these terms. Raises TrainingError for unknown terms.
-
-    `latent` is the name of the latent term, and `expected` of the output with expected values, if there are any.
-    """
+def parsed(rule: str, valid: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Return the method and the terms of a rule; the method is empty for a single term. Raises TrainingError for unknown ones."""
     method, _, names = rule.rpartition(":")
-    chosen, valid = tuple(names.split(",")), [term.name for term in terms]
-    if not set(chosen) <= set(valid) or method not in ("", *METHODS) or (not method and len(chosen) > 1):
+    chosen = tuple(names.split(","))
+    known = set(chosen) <= set(valid) and len(set(chosen)) == len(chosen)
+    if not known or method not in ("", *METHODS) or (not method and len(chosen) > 1):
         raise TrainingError(
             f"score: {cut(repr(rule))} is not a term, fisher:TERM,TERM or min-p:TERM,TERM; the terms are {', '.join(valid)}",
             field="score",
             valid=valid,
         )
+    return method, chosen
+
+
+def scoring(
+    rule: str,
+    terms: Sequence[Term],
+    latent: str | None,
+    expected: str | None = None,
+    evidence: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | None = None,
+) -> Scoring:
+    """Return the scoring that a rule defines over these terms. Raises TrainingError for unknown terms.
+
+    `latent` is the name of the latent term, and `expected` of the output with expected values, if there are any. `weights` are the factors of the
+    terms of the rule, and `evidence` what they were computed from.
+    """
+    method, chosen = parsed(rule, [term.name for term in terms])
     explained = {"surprise": "surprise", "latent": latent, "expected": expected}
     if not method:
         return Scoring(score=chosen[0], terms=tuple(terms), **explained)
-    combination = Combination.model_validate({"method": method, "terms": chosen})
+    combination = Combination.model_validate(
+        {
+            "method": method,
+            "terms": chosen,
+            "weights": None if weights is None else [weights[name] for name in chosen],
+            "evidence": None if evidence is None else [round(evidence[name], 4) for name in chosen],
+        }
+    )
     return Scoring(score=COMBINED, terms=tuple(terms), combination=combination, **explained)
