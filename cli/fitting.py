@@ -96,8 +96,9 @@ def fit(
 ) -> None:
     """Fit an anomaly detector to a table.
 
-    The model is trained, calibrated, published and evaluated in one step; the report is a page. docs/reference/tables.md describes how values
-    and kinds of columns are read.
+    The model is trained, calibrated, published and evaluated in one step; the report is a page. It compares the model with an isolation forest,
+    nearest neighbours and a Mahalanobis distance, also without known anomalies. docs/reference/tables.md describes how values and kinds of columns
+    are read.
     """
     html = html or Path(f"{name}.html")
     outlines.check_name(name)
@@ -189,7 +190,9 @@ def judge(
 ) -> None:
     """Evaluate the anomaly score of a model.
 
-    The figures are the measured false alarm rates and the anomalies found, compared with an isolation forest and nearest neighbours.
+    The figures are the measured false alarm rates, the anomalies found, and the agreement with other detectors that are fitted to the same training
+    items: an isolation forest, nearest neighbours and a Mahalanobis distance. The agreement needs no known anomalies. The page lists the rows that
+    only one detector ranks high.
     """
     check_writable(html)
     manifest = manifest_of(model, models)
@@ -212,7 +215,7 @@ def judge(
 def _tell(judgement: Judgement, manifest: Manifest) -> None:
     """Print the figures of the detector, and warnings on stderr."""
     assert manifest.scoring is not None
-    for line in detection.summary(judgement, manifest.scoring, manifest.spec.noun):
+    for line in detection.summary(judgement, manifest.scoring, manifest.spec.noun, paged=manifest.spec.in_files):
         typer.echo(line)
     for warning in judgement.warnings:
         typer.echo(f"note: {warning}", err=True)

@@ -277,7 +277,8 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
         shift = f"all rows of {path.name} are evaluated, and the calibration rows come from another file"
         notes.append(
             f"{path.name} is not the file to which {manifest.name} was fitted: all its rows are evaluated. Rows that the model was trained on are "
-            "not recognised in another file; remove them, as they make the figures too good"
+            "not recognised in another file; remove them, as they make the figures too good. There is no comparison with other detectors, because they "
+            "are fitted to the training rows"
         )
     judged = FileRows(
         path,
