@@ -30,7 +30,7 @@ from tests.shared import export
 @pytest.mark.parametrize(
     ("family", "options", "depends"),
     [
-        ("vae", {}, {"likelihood": "bernoulli", "score": "fisher:squared_error,latent_neighbours"}),
+        ("vae", {}, {"likelihood": "bernoulli", "score": "fisher:squared_error,edge_neighbours,edge_mixture"}),
         ("cvae", {"references": 0}, {"likelihood": "bernoulli", "score": "negative_elbo"}),
         ("pixelcnn", {}, {"levels": 4, "conditional": True}),
         ("vqvae", {}, {"likelihood": "bernoulli", "conditional": True}),
@@ -57,7 +57,7 @@ def test_rows_resolve_size_score_and_trim(table: Data) -> None:
 def test_what_is_saved_and_exported_is_resolved(tmp_path: Path, digits: Data) -> None:
     run = tiny_run(tmp_path / "run", "vae", digits, references=50)
     saved = json.loads((run.folder / runs.CONFIG).read_text())["config"]
-    assert (saved["likelihood"], saved["score"]) == ("bernoulli", "fisher:squared_error,latent_neighbours")
+    assert (saved["likelihood"], saved["score"]) == ("bernoulli", "fisher:squared_error,edge_neighbours,edge_mixture")
     folder = export(run, "m", tmp_path / "models", data=digits, backend="torchscript")
     assert manifest.read(folder / manifest.FILE).provenance["config"] == saved
 

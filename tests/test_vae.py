@@ -264,10 +264,15 @@ def test_the_default_score_depends_on_the_data_and_its_references(digits: Data, 
     def score(data: Data, **changes: Any) -> str:
         return vae.resolve(vae.Config.model_validate(changes), data).score
 
-    assert score(digits) == "fisher:squared_error,latent_neighbours"
+    assert score(digits) == "fisher:squared_error,edge_neighbours,edge_mixture"
     assert score(table) == "fisher:reconstruction,latent_neighbours,input_neighbours"
-    assert score(digits, references=0) == "negative_elbo"
-    assert score(digits, references=0, variational=False) == "reconstruction"
+    assert (
+        score(digits, references=0)
+        == score(digits, references=0, variational=False)
+        == "fisher:squared_error,edge_mixture"
+    )
+    assert score(table, references=0) == "negative_elbo"
+    assert score(table, references=0, variational=False) == "reconstruction"
     assert score(digits, score="kl") == "kl"
 
 

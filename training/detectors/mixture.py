@@ -109,6 +109,10 @@ class Mixture(nn.Module):
         ).exp() @ self.members.T  # (B, K, D), weights of the components given the other columns
         return -whole, others - whole[:, None], x - (shares * shifts).sum(1)
 
+    def nats(self, x: Tensor) -> Tensor:
+        """Return the nats of rows (B, D) alone, (B,)."""
+        return -self._joint(x)[0].logsumexp(1)
+
     def _joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logs (B, K) of weight and density of the components, and s = P (x - m), (B, K, D)."""
         if self.narrow:

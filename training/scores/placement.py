@@ -13,6 +13,8 @@ from torch import Tensor
 from manifold.runtime.kinds import Kind
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Part
+from manifold.training.detectors import edges
+from manifold.training.detectors.edges import EdgeTerms
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
@@ -47,6 +49,7 @@ class Placement:
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
     inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
     known: Tensor | None = None  # (N, D) 0 for missing values of references, 1 for others; None if none is missing
+    edges: EdgeTerms | None = None  # the terms that describe images by their edges; None for other data
 
     @property
     def held(self) -> References:
@@ -68,14 +71,15 @@ def place(
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
     latents = inputs = known = None
+    rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
     if options.references:
-        rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if carries(spec):
             inputs, known = _inputs(torch.from_numpy(part.batch(rows).items), spec)
     if options.stored == "float16":  # the precision of the weights
         latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
-    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known)
+    described = edges.fit(part, rows, options) if spec.pictures else None
+    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known, described)
 
 
 def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -17,9 +17,11 @@ MIXED = "fisher:reconstruction,negative_elbo,latent_distance,input_neighbours"
 
 def default(spec: Kind, references: int, variational: bool) -> str:
     """Return the default rule for data of `spec`."""
+    if spec.pictures:
+        return f"fisher:{','.join(['squared_error', *(['edge_neighbours'] if references else []), 'edge_mixture'])}"
     if not references:
         return "negative_elbo" if variational else "reconstruction"
-    terms = ["squared_error" if spec.one_unit else "reconstruction", "latent_neighbours"]
+    terms = ["reconstruction", "latent_neighbours"]
     return f"fisher:{','.join([*terms, 'input_neighbours'] if carries(spec) else terms)}"
 
 
