@@ -59,7 +59,7 @@ class Mixture(nn.Module):
     ) -> None:
         """Initialise from weights (K,), means (K, D) and covariances (K, D, D); with a basis they are those in its space, of R values."""
         super().__init__()
-        precisions = np.linalg.inv(covariances)
+        precisions: Array = np.asarray(np.linalg.inv(covariances), np.float64)
         inside = means.shape[1]
         size = inside if basis is None else len(basis.centre)
         self.variance = 1.0 if basis is None else basis.variance
@@ -67,7 +67,7 @@ class Mixture(nn.Module):
         whole = 0.5 * (
             np.linalg.slogdet(precisions)[1] - (size - inside) * math.log(self.variance) - size * math.log(2 * math.pi)
         )
-        of_blocks, members = np.zeros((len(means), len(blocks))), np.zeros((size, len(blocks)))
+        of_blocks, members = np.zeros((len(means), len(blocks))), np.zeros((size, len(blocks)), np.float32)
         single = np.zeros((len(means), size))  # P_bb^-1 of the columns with one value
         self.several: list[
             tuple[slice, str]
@@ -81,12 +81,14 @@ class Mixture(nn.Module):
                 single[:, block] = 1 / inner[:, 0]
             else:
                 self.several.append((block, f"inverse{place}"))
-                self._hold(f"inverse{place}", np.linalg.inv(inner))
+                self._hold(f"inverse{place}", np.asarray(np.linalg.inv(inner), np.float64))
         self._hold("means", means)
         self._hold("precisions", precisions)
         self._hold("constants", np.log(weights) + whole)
         self._hold("of_blocks", of_blocks)
-        self._hold("members", members)
+        self.plain = len(blocks) == size  # each column is one value, so that sums over its values change nothing
+        if not self.plain:
+            self._hold("members", members)
         self._hold("single", single)
         if basis is not None:
             self._hold("centre", basis.centre)
@@ -101,12 +103,13 @@ class Mixture(nn.Module):
         for block, name in self.several:
             within = torch.einsum("bkd,kde->bke", pulls[:, :, block], getattr(self, name))
             shifts = torch.cat([shifts[:, :, : block.start], within, shifts[:, :, block.stop :]], 2)
-        given = self.of_blocks - 0.5 * (pulls * shifts) @ self.members  # (B, K, C), log N(x_b | x_r)
+        squares = pulls * shifts
+        given = self.of_blocks - 0.5 * (squares if self.plain else squares @ self.members)  # (B, K, C), log N(x_b | x_r)
         rest = joint[:, :, None] - given  # log of weight and density of the other columns
         whole, others = joint.logsumexp(1), rest.logsumexp(1)
-        shares = (
-            rest - others[:, None]
-        ).exp() @ self.members.T  # (B, K, D), weights of the components given the other columns
+        shares = (rest - others[:, None]).exp()  # (B, K, C), weights of the components given the other columns
+        if not self.plain:
+            shares = shares @ self.members.T  # (B, K, D)
         return -whole, others - whole[:, None], x - (shares * shifts).sum(1)
 
     def _joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
