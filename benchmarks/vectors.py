@@ -40,7 +40,7 @@ from manifold.training.data.tables import from_parts
 
 Array = NDArray[Any]
 CLUSTERS, DIMENSIONS, NOISE = 36, 12, 0.3
-ANOMALIES = 300  # of each kind
+ANOMALIES = 300  # number of anomalies of each kind
 KINDS = ("unknown clusters", "between clusters", "outside the subspace")
 PEER_ROWS, TESTED = 5000, 2000
 SETS = ("mnist", "fashion_mnist", "cifar10")

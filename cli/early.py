@@ -84,8 +84,8 @@ def check_data(name: str, option: str = "data") -> None:
         return
     valid = list(outlines.data_sets())
     raise TrainingError(
-        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv, .parquet or .npy file or of a folder "
-        "of images",
+        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv, .parquet or .npy file or "
+        "of a folder of images",
         field=option.lstrip("-"),
         valid=valid,
     )
@@ -111,7 +111,8 @@ def check_file(path: Path) -> None:
         raise InvalidValue(f"{path}: is a folder; give a .csv, .parquet or .npy file", field="file")
     if path.suffix.lower() not in TABLES:
         raise InvalidValue(
-            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file, or vectors as a .npy file, and give that file",
+            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file, or vectors as a .npy "
+            "file, and give that file",
             field="file",
             valid=["csv", "parquet", "npy"],
         )

@@ -42,7 +42,7 @@ def vectors(n: int, seed: int = 0) -> Array:
     centres = np.random.default_rng(9).normal(size=(3, WIDTH))
     found = centres[random.integers(0, 3, n)] + 0.3 * random.normal(size=(n, WIDTH))
     found[:, -1] = 0
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), np.float32)
 
 
 def as_npy(array: Array) -> bytes:

@@ -21,7 +21,7 @@ Float32 = NDArray[np.float32]
 
 MAGIC = b"\x93NUMPY"
 HEADER_BYTES = 4096  # limit for the header of a .npy file
-STEM = "x"  # of the names of columns
+STEM = "x"  # beginning of the names of columns
 BLOCK_ROWS = 4096  # rows that are converted at once, if a file is read as a whole
 SAVE = "save it with numpy.save(FILE, array.astype('float32'))"
 

@@ -67,7 +67,7 @@ class Mixture(nn.Module):
         whole = 0.5 * (
             np.linalg.slogdet(precisions)[1] - (size - inside) * math.log(self.variance) - size * math.log(2 * math.pi)
         )
-        of_blocks, members = np.zeros((len(means), len(blocks))), np.zeros((size, len(blocks)), np.float32)
+        of_blocks, members = np.zeros((len(means), len(blocks))), np.zeros((size, len(blocks)))
         single = np.zeros((len(means), size))  # P_bb^-1 of the columns with one value
         self.several: list[
             tuple[slice, str]
@@ -104,7 +104,9 @@ class Mixture(nn.Module):
             within = torch.einsum("bkd,kde->bke", pulls[:, :, block], getattr(self, name))
             shifts = torch.cat([shifts[:, :, : block.start], within, shifts[:, :, block.stop :]], 2)
         squares = pulls * shifts
-        given = self.of_blocks - 0.5 * (squares if self.plain else squares @ self.members)  # (B, K, C), log N(x_b | x_r)
+        given = self.of_blocks - 0.5 * (
+            squares if self.plain else squares @ self.members
+        )  # (B, K, C), log N(x_b | x_r)
         rest = joint[:, :, None] - given  # log of weight and density of the other columns
         whole, others = joint.logsumexp(1), rest.logsumexp(1)
         shares = (rest - others[:, None]).exp()  # (B, K, C), weights of the components given the other columns
