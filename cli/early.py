@@ -15,6 +15,7 @@ from manifold.runtime.errors import InvalidValue, near, shown
 if TYPE_CHECKING:
     from manifold.runtime.manifest import Manifest
 
+TABLES = (".csv", ".parquet", ".npy")  # the suffixes of files of rows
 DEVICES = ("auto", "cpu", "cuda")
 ENDPOINTS = ("sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute")
 
@@ -87,13 +88,13 @@ def check_data(name: str, option: str = "data") -> None:
     folder = name.partition("?")[0]  # options of a folder follow its path
     if outlines.data_set(name) is not None or Path(folder).is_dir():
         return
-    if Path(name).suffix.lower() in (".csv", ".parquet"):
+    if Path(name).suffix.lower() in TABLES:
         check_file(Path(name))
         return
     valid = list(outlines.data_sets())
     raise TrainingError(
-        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv or .parquet file or of a folder "
-        "of images",
+        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv, .parquet or .npy file or "
+        "of a folder of images",
         field=option.lstrip("-"),
         valid=valid,
     )
@@ -116,12 +117,13 @@ def check_file(path: Path) -> None:
         names = [each.name for each in path.parent.iterdir() if each.is_file()] if path.parent.is_dir() else []
         raise InvalidValue(f"{path}: No such file or directory{near(path.name, names)}; check the path", field="file")
     if path.is_dir():
-        raise InvalidValue(f"{path}: is a folder; give a .csv or .parquet file", field="file")
-    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise InvalidValue(f"{path}: is a folder; give a .csv, .parquet or .npy file", field="file")
+    if path.suffix.lower() not in TABLES:
         raise InvalidValue(
-            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file and give that file",
+            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file, or vectors as a .npy "
+            "file, and give that file",
             field="file",
-            valid=["csv", "parquet"],
+            valid=["csv", "parquet", "npy"],
         )
 
 

@@ -26,7 +26,8 @@ def fit(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Table to learn from: a .csv or .parquet file of rows that are (mostly) normal."
+            metavar="FILE",
+            help="Table or vectors to learn from: a .csv, .parquet or .npy file of rows that are (mostly) normal.",
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the model to publish.")],
@@ -61,7 +62,7 @@ def fit(
         typer.Option(
             "--column",
             metavar="NAME=KIND",
-            help="Kind of a column: numeric, range, quantile, categorical or ignore. Repeat it for more.",
+            help="Kind of a column: numeric, range, quantile, vector, categorical or ignore. Repeat it for more.",
         ),
     ] = None,
     missing: Annotated[
@@ -166,7 +167,7 @@ def judge(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set, .csv or .parquet file, or folder of images. By default the data that the model was trained on; a file is "
+            help="Data set, .csv, .parquet or .npy file, or folder of images. By default the data that the model was trained on; a file is "
             "expected in the current folder.",
             autocompletion=completion.data_names,
         ),

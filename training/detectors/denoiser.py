@@ -56,9 +56,10 @@ class Denoiser(nn.Module):
             noisy = (1 - share).sqrt() * clean + share.sqrt() * torch.randn(clean.shape, generator=random)
             loss = nn.functional.cross_entropy(self.network(noisy), times * LEVELS // TIMES)
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x).softmax(1) @ self.levels
+        expected: Tensor = self.network(x).softmax(1) @ self.levels
+        return expected

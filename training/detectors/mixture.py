@@ -59,7 +59,7 @@ class Mixture(nn.Module):
     ) -> None:
         """Initialise from weights (K,), means (K, D) and covariances (K, D, D); with a basis they are those in its space, of R values."""
         super().__init__()
-        precisions = np.linalg.inv(covariances)
+        precisions: Array = np.asarray(np.linalg.inv(covariances), np.float64)
         inside = means.shape[1]
         size = inside if basis is None else len(basis.centre)
         self.variance = 1.0 if basis is None else basis.variance
@@ -81,12 +81,14 @@ class Mixture(nn.Module):
                 single[:, block] = 1 / inner[:, 0]
             else:
                 self.several.append((block, f"inverse{place}"))
-                self._hold(f"inverse{place}", np.linalg.inv(inner))
+                self._hold(f"inverse{place}", np.asarray(np.linalg.inv(inner), np.float64))
         self._hold("means", means)
         self._hold("precisions", precisions)
         self._hold("constants", np.log(weights) + whole)
         self._hold("of_blocks", of_blocks)
-        self._hold("members", members)
+        self.plain = len(blocks) == size  # each column is one value, so that sums over its values change nothing
+        if not self.plain:
+            self._hold("members", members)
         self._hold("single", single)
         if basis is not None:
             self._hold("centre", basis.centre)
@@ -96,40 +98,51 @@ class Mixture(nn.Module):
         self.register_buffer(name, torch.from_numpy(np.asarray(values)).float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        joint, pulls = self._joint(x)
+        joint, shared, pulls = self._joint(x)
         shifts = pulls * self.single  # (B, K, D), P_bb^-1 s_b
         for block, name in self.several:
             within = torch.einsum("bkd,kde->bke", pulls[:, :, block], getattr(self, name))
             shifts = torch.cat([shifts[:, :, : block.start], within, shifts[:, :, block.stop :]], 2)
-        given = self.of_blocks - 0.5 * (pulls * shifts) @ self.members  # (B, K, C), log N(x_b | x_r)
-        rest = joint[:, :, None] - given  # log of weight and density of the other columns
-        whole, others = joint.logsumexp(1), rest.logsumexp(1)
-        shares = (
-            rest - others[:, None]
-        ).exp() @ self.members.T  # (B, K, D), weights of the components given the other columns
-        return -whole, others - whole[:, None], x - (shares * shifts).sum(1)
+        squares = pulls * shifts
+        given = self.of_blocks - 0.5 * (
+            squares if self.plain else squares @ self.members
+        )  # (B, K, C), log N(x_b | x_r)
+        # the logs of densities are large numbers for wide rows, and their differences are exact only without the part that all components share
+        whole = joint.logsumexp(1)
+        rest = (joint - whole[:, None])[:, :, None] - given
+        others = rest.logsumexp(1)
+        shares = (rest - others[:, None]).exp()  # (B, K, C), weights of the components given the other columns
+        if not self.plain:
+            shares = shares @ self.members.T  # (B, K, D)
+        return -(whole + shared), others, x - (shares * shifts).sum(1)
 
     def nats(self, x: Tensor) -> Tensor:
         """Return the nats of rows (B, D) alone, (B,)."""
-        return -self._joint(x)[0].logsumexp(1)
+        joint, shared, _ = self._joint(x)
+        return -(joint.logsumexp(1) + shared)
 
-    def _joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logs (B, K) of weight and density of the components, and s = P (x - m), (B, K, D)."""
+    def _joint(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logs of weight and density of the components, (B, K) without the part (B,) that all share, which is the second result.
+
+        The third is s = P (x - m), (B, K, D).
+        """
+        highest = self.constants.max()
+        constants = self.constants - highest
         if self.narrow:
             away = x[:, None] - self.means
             pulls = torch.einsum("bkd,kde->bke", away, self.precisions)
-            return self.constants - 0.5 * (away * pulls).sum(2), pulls
+            return constants - 0.5 * (away * pulls).sum(2), highest.expand(x.shape[0]), pulls
         away_from_centre = x - self.centre
         inside = away_from_centre @ self.directions  # (B, R)
         outside = away_from_centre - inside @ self.directions.T
         away = inside[:, None] - self.means
         pulls = torch.einsum("bkr,krs->bks", away, self.precisions)
-        joint = (
-            self.constants
-            - 0.5 * (away * pulls).sum(2)
-            - 0.5 * (outside * outside).sum(1, keepdim=True) / self.variance
+        shared = highest - 0.5 * (outside * outside).sum(1) / self.variance
+        return (
+            constants - 0.5 * (away * pulls).sum(2),
+            shared,
+            pulls @ self.directions.T + outside[:, None] / self.variance,
         )
-        return joint, pulls @ self.directions.T + outside[:, None] / self.variance
 
 
 def _inner(precisions: Array, block: slice, basis: Basis | None) -> Array:

@@ -18,6 +18,7 @@ from manifold.training.detectors.edges import EdgeTerms
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
+WIDE = 128  # rows with more values are stored in half precision, which changes a distance by less than a thousandth
 BATCH = 5000  # number of items in a batch, or fewer if they are large
 
 # mean and log-variance (B, L); no log-variance if the encoder is deterministic
@@ -36,7 +37,8 @@ def references(part: Part, rows: NDArray[np.int64], spec: Kind, options: ScoreOp
     """Return at most `options.references` of the items of a split with these indices, drawn with the run's seed."""
     chosen = rows[np.random.Generator(np.random.Philox(options.seed)).permutation(len(rows))[: options.references]]
     inputs, known = _inputs(torch.from_numpy(part.batch(chosen).items), spec)
-    return References(inputs.half().float() if options.stored == "float16" else inputs, known)
+    half = options.stored == "float16" or inputs.shape[1] > WIDE
+    return References(inputs.half().float() if half else inputs, known)
 
 
 @dataclass(frozen=True)
