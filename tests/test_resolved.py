@@ -31,7 +31,7 @@ from tests.shared import export
     ("family", "options", "depends"),
     [
         ("vae", {}, {"likelihood": "bernoulli", "score": "fisher:squared_error,edge_neighbours,edge_mixture"}),
-        ("cvae", {"references": 0}, {"likelihood": "bernoulli", "score": "negative_elbo"}),
+        ("cvae", {"references": 0}, {"likelihood": "bernoulli", "score": "fisher:squared_error,edge_mixture"}),
         ("pixelcnn", {}, {"levels": 4, "conditional": True}),
         ("vqvae", {}, {"likelihood": "bernoulli", "conditional": True}),
         ("gan", {"lr": 1e-3}, {"discriminator_lr": 1e-3}),
