@@ -19,6 +19,7 @@ FEW_NORMAL = 1000  # below this number, 1% of the rows are fewer than ten
 def summary(judgement: Judgement, scoring: Scoring, noun: str, *, paged: bool = False) -> list[str]:
     """Return the lines that describe a detector. `noun` is the name of the items, such as rows. `paged`: there can be a report page of them."""
     return [
+        *([scoring.combination.said] if scoring.combination is not None and scoring.combination.said else []),
         *_table(judgement, scoring, noun),
         *_certainty(judgement, scoring, noun),
         *_rates(judgement, noun),

@@ -67,6 +67,20 @@ class Combination(Record):
         description="the mean AUROC of each term for synthetic anomalies among held-out training items, which the weights were computed from",
     )
 
+    @property
+    def said(self) -> str:
+        """The sentence about how the terms are combined; empty for equal weights without evidence."""
+        if self.weights is None or self.evidence is None:
+            return ""
+        parts = [
+            f"{name} {weight:.2f} ({auroc:.2f})"
+            for weight, auroc, name in sorted(zip(self.weights, self.evidence, self.terms, strict=True), reverse=True)
+        ]
+        return (
+            f"Weights of the terms: {', '.join(parts)}. A term that finds synthetic anomalies among held-out training items better (AUROC in "
+            "parentheses) has a larger weight."
+        )
+
     @model_validator(mode="after")
     def _check_weights(self) -> Combination:
         for name, values in (("weights", self.weights), ("evidence", self.evidence)):
