@@ -59,7 +59,7 @@ def bounded(items: InputItems, most: int, values: int) -> int:
 
 
 def read_rows(items: InputItems, indices: NDArray[np.int64]) -> Array:
-    """Return the items at these indices as rows (n, D). The items are read in batches."""
+    """Return the items at these indices as rows (n, D), with NaN for a missing value. The items are read in batches."""
     one = items[:1]
     rows = np.empty((len(indices), one.size), one.dtype)
     size = bounded(items, SCORED, SCORED_VALUES)
@@ -69,5 +69,5 @@ def read_rows(items: InputItems, indices: NDArray[np.int64]) -> Array:
 
 
 def as_rows(items: Array) -> Array:
-    """Return items as rows (n, D). Missing values become 0."""
-    return np.nan_to_num(items.reshape(len(items), -1), nan=0.0)
+    """Return items as rows (n, D)."""
+    return items.reshape(len(items), -1)

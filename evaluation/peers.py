@@ -5,7 +5,7 @@
 - The Mahalanobis distance from the mean of the training items, which is the score of one Gaussian. Its covariance is that of Ledoit and Wolf
   (2004). Items with more than GAUSSIAN_VALUES values are too large for it.
 
-At most FITTED training items and FITTED_VALUES values are in memory.
+For the first two, missing values are 0 in encoded columns. At most FITTED training items and FITTED_VALUES values are in memory.
 """
 
 from __future__ import annotations
@@ -44,25 +44,36 @@ def fit(train: InputItems) -> dict[str, Peer]:
 
     chosen = np.random.Generator(np.random.Philox(0)).permutation(len(train))
     rows = read_rows(train, chosen[: bounded(train, FITTED, FITTED_VALUES)])
+    gaussian = _gaussian(rows[:REFERENCES]) if len(rows) > 1 and rows.shape[1] <= GAUSSIAN_VALUES else None
+    np.nan_to_num(rows, copy=False)
     forest = IsolationForest(random_state=0).fit(rows)
     nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows))).fit(rows[:REFERENCES])
     found: dict[str, Peer] = {
-        FOREST: lambda items: -forest.score_samples(as_rows(items)),
-        NEAREST: lambda items: nearest.kneighbors(as_rows(items))[0].mean(axis=1),
+        FOREST: lambda items: -forest.score_samples(_filled(items)),
+        NEAREST: lambda items: nearest.kneighbors(_filled(items))[0].mean(axis=1),
     }
-    if len(rows) > 1 and rows.shape[1] <= GAUSSIAN_VALUES:
-        found[GAUSSIAN] = _gaussian(rows[:REFERENCES])
-    return found
+    return found if gaussian is None else {**found, GAUSSIAN: gaussian}
+
+
+def _filled(items: Array) -> Array:
+    """Return items as rows (n, D), with 0 for a missing value."""
+    return np.nan_to_num(as_rows(items))
 
 
 def _gaussian(rows: Array) -> Peer:
-    """Return the Mahalanobis distance from the mean of rows (n, D)."""
+    """Return the Mahalanobis distance from the mean of rows (n, D). The mean of a column stands for a missing value, so that it adds no distance.
+
+    With 0 instead, a missing category would be far away: the columns of a category sum to 1 in all other rows.
+    """
     from sklearn.covariance import LedoitWolf
 
-    gaussian = LedoitWolf().fit(rows.astype(np.float64))
+    known = ~np.isnan(rows)
+    mean = np.where(known, rows, 0).sum(axis=0, dtype=np.float64) / np.maximum(known.sum(axis=0), 1)
+    gaussian = LedoitWolf().fit(np.where(known, rows, mean))
 
     def distances(items: Array) -> Float64:
-        squared: Float64 = gaussian.mahalanobis(as_rows(items).astype(np.float64))
+        given = as_rows(items)
+        squared: Float64 = gaussian.mahalanobis(np.where(np.isnan(given), mean, given))
         return np.sqrt(np.maximum(squared, 0.0))  # rounding can make a squared distance of 0 negative
 
     return distances

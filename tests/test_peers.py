@@ -111,6 +111,23 @@ def test_one_peer_is_a_gaussian() -> None:
     np.testing.assert_allclose(peers.fit(train.astype(np.float32))["Gaussian"](items), expected, rtol=1e-4)
 
 
+def test_a_missing_value_adds_no_distance_from_the_mean() -> None:
+    """A category is three columns that sum to 1. If it is missing, the distance is that of a row with the mean values."""
+    generator = np.random.default_rng(0)
+    train = np.concatenate([generator.normal(size=(400, 1)), np.eye(3)[generator.integers(3, size=400)]], axis=1)
+    train[:4, 1:] = train[4:9, 0] = np.nan
+    mean = np.nanmean(train, axis=0)
+    blank, unseen = np.asarray([0.5, np.nan, np.nan, np.nan]), np.asarray([0.5, 0, 0, 0])
+    usual = np.asarray([0.5, 1, 0, 0])
+    distance = peers.fit(train)["Gaussian"]
+    found = distance(np.stack([blank, np.concatenate([[0.5], mean[1:]]), usual, unseen]))
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] < found[2] < found[3] / 3
+    assert distance(np.full((1, 4), np.nan)) == pytest.approx(0, abs=1e-6)
+    train[:, 0] = np.nan
+    assert np.isfinite(peers.fit(train)["Gaussian"](train)).all()
+
+
 def test_a_gaussian_of_equal_rows_and_of_large_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal rows have no covariance, so that all distances are 0. Larger items than its limit have no Gaussian, and neither has one row."""
     same = np.ones((30, 2))
