@@ -20,6 +20,7 @@ from manifold import cli
 from manifold.runtime import codecs
 from manifold.runtime.engine import load
 from manifold.runtime.errors import ManifoldError
+from manifold.runtime.kinds import table as table_kind
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, scored_rows
 from manifold.runtime.scores.decisions import Rule
@@ -382,3 +383,16 @@ def test_arrays_that_are_no_rows_are_refused(service: TestClient, array: Array, 
     answer = service.post("/anomaly-score", content=as_npy(array), headers={"content-type": codecs.NPY})
     assert answer.status_code in (400, 422)
     assert said in answer.json()["error"]["message"]
+
+
+def test_a_preview_of_many_columns_shows_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {f"x{place}": np.linspace(-place, 1, 50) for place in range(9)}
+    spec = schema.fit(table, schema.ColumnSettings(kinds={"*": "vector"}))
+    drawn: list[str] = []
+    monkeypatch.setattr(table_kind, "PREVIEWED_COLUMNS", 3)
+    monkeypatch.setattr(
+        table_kind, "_plot", lambda axes, column, values: drawn.append(column.name) or axes.plot([0], label="x")
+    )
+    data = spec.encode(table, missing=False).data
+    assert spec.preview(data, data).startswith(b"\x89PNG")
+    assert drawn == ["x0", "x4", "x8"]

@@ -25,6 +25,7 @@ from manifold.runtime.tables.truth import Truth
 from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, number, spelling
 
 Row = dict[str, Any] | list[Any]
+PREVIEWED_COLUMNS = 60  # largest number of plots in a preview; laying out hundreds of them takes minutes
 ACROSS = 6  # plots in one line of a preview
 
 
@@ -340,7 +341,17 @@ class TableSpec(Kind):
         return text.getvalue().encode()
 
     def preview(self, made: Array, real: Array) -> bytes:
-        """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib."""
+        """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib.
+
+        Of more than PREVIEWED_COLUMNS columns, this number is shown, at equal distances.
+        """
+        if len(self.columns) > PREVIEWED_COLUMNS:
+            chosen = [
+                self.placed[at] for at in np.linspace(0, len(self.columns) - 1, PREVIEWED_COLUMNS).astype(int).tolist()
+            ]
+            few = TableSpec(columns=tuple(column for column, _ in chosen), missing=self.missing)
+            places = np.concatenate([np.arange(block.start, block.stop) for _, block in chosen])
+            return few.preview(made[:, places], real[:, places])
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
