@@ -58,7 +58,12 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 CHOSEN: dict[str, Any] = {"latent_dim": 5, "balance": 0.5, "floor": 0.2}  # the loader sets `quantile`
 DETECTORS = (("numeric", 5000), ("numeric", 20_000), ("range", 5000), ("range", 20_000), ("quantile", 5000))
-RULES = (f"fisher:{','.join(tabular_detector.NORMALS)}", "fisher:input_neighbours,mixture", "input_neighbours", "mixture")
+RULES = (
+    f"fisher:{','.join(tabular_detector.NORMALS)}",
+    "fisher:input_neighbours,mixture",
+    "input_neighbours",
+    "mixture",
+)
 DETECTOR_KIND, DETECTOR = "numeric", {"score": "input_neighbours"}  # chosen by choose-detector
 MOST_ATTACKS = 3000  # largest number of attacks of a family that `choose-detector` is tested on
 LEFT_OUT = (
