@@ -50,7 +50,7 @@ def test_rows_resolve_size_score_and_trim(table: Data) -> None:
     module = families.get("tabular_vae")
     plain, mixed = (module.resolve(module.Config.model_validate({"mixed": mixed}), table) for mixed in (False, True))
     assert (plain.latent_dim, plain.likelihood, plain.trim) == (4, "columns", 0)
-    assert (mixed.score, mixed.trim) == ("fisher:reconstruction,negative_elbo,latent_distance,input_neighbours", 0.2)
+    assert (mixed.score, mixed.trim) == ("fisher:negative_elbo,latent_distance,input_neighbours", 0.2)
     assert module.resolve(mixed, table) == mixed
 
 

@@ -49,7 +49,6 @@ from manifold.training.scores.placement import References, references
 Array = NDArray[np.float64]
 
 ITEMS = ("rows",)
-TRIM = 0.2  # trimmed share of training rows that may include anomalies, if `trim` is not given
 FITTED = 20_000  # largest number of training rows that the terms are fitted to
 CLIP = 10.0  # scaled values beyond this are moved to it before the fit, so that single values do not determine a covariance
 SAMPLE = 8  # rows of each sample of the term sampled_neighbours
@@ -66,7 +65,7 @@ class Config(ScoreOptions):
 
     references: int = Field(5000, ge=1)
     nearest: int = Field(0, ge=0)  # number of neighbours of the score; 0: one, or with `mixed` as many as `neighbours`
-    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means TRIM
+    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means a fifth
     trim: float = Field(0.0, ge=0, le=0.5)  # share of the training rows that is treated as anomalies and left out
     weigh: bool = True  # whether terms that find synthetic anomalies better have larger weights; never with `mixed`
 
@@ -91,7 +90,7 @@ def resolve(config: C, data: Data) -> C:
     return config.changed(
         score=score,
         nearest=config.nearest or (config.neighbours if config.mixed else 1),
-        trim=config.trim or (TRIM if config.mixed else 0.0),
+        trim=config.trim or (rules.TRIM if config.mixed else 0.0),
         weigh=config.weigh and not config.mixed and method == "fisher",
     )
 

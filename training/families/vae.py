@@ -425,7 +425,7 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
 
 def _neighbours(model: VAE, config: Config, where: Placement, items: InputSpec) -> Task:
     k = config.neighbours
-    module = NearestLatents(model, where, k) if where.inputs is None else NearestItems(model, where.held, k)
+    module = NearestLatents(model, where, k) if where.held is None else NearestItems(model, where.held, k)
     shape = (module.nearest.k, *items.shape)
     near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
     known = [TensorSpec(role="known", shape=shape)] if module.masked else []

@@ -49,15 +49,8 @@ class Placement:
     covariance: Tensor  # (L, L) covariance of the posterior means
     whitening: Tensor  # (L, L) whitens q(z) = E q(z | x), whose covariance also includes the mean posterior variance
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
-    inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
-    known: Tensor | None = None  # (N, D) 0 for missing values of references, 1 for others; None if none is missing
+    held: References | None  # the references themselves, if the artifact carries them
     edges: EdgeTerms | None = None  # the terms that describe images by their edges; None for other data
-
-    @property
-    def held(self) -> References:
-        """The references themselves. Raises AssertionError if the artifact does not carry them."""
-        assert self.inputs is not None
-        return References(self.inputs, self.known)
 
 
 def carries(spec: Kind) -> bool:
@@ -72,16 +65,14 @@ def place(
     z, variance = _aggregate(posterior, part, device)
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
-    latents = inputs = known = None
+    latents = held = None
     rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
     if options.references:
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
-        if carries(spec):
-            inputs, known = _inputs(torch.from_numpy(part.batch(rows).items), spec)
-    if options.stored == "float16":  # the precision of the weights
-        latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
+        latents = latents.half().float() if options.stored == "float16" else latents  # the precision of the weights
+        held = references(part, np.arange(len(part)), spec, options) if carries(spec) else None
     described = edges.fit(part, rows, options) if spec.pictures else None
-    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known, described)
+    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, held, described)
 
 
 def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torch.device) -> tuple[Tensor, Tensor]:

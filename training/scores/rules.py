@@ -11,8 +11,9 @@ from manifold.training.errors import TrainingError
 from manifold.training.scores.placement import carries
 
 METHODS = ("fisher", "min-p")
+TRIM = 0.2  # trimmed share of training items that may include anomalies, if `trim` is not given
 # for training items that may include anomalies; the figures for all defaults are in benchmarks/anomaly.py and benchmarks/adbench.py
-MIXED = "fisher:reconstruction,negative_elbo,latent_distance,input_neighbours"
+MIXED = "fisher:negative_elbo,latent_distance,input_neighbours"
 
 
 def default(spec: Kind, references: int, variational: bool) -> str:
