@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from sklearn.ensemble import IsolationForest as Forest
 from sklearn.metrics import roc_auc_score
 
@@ -176,6 +177,40 @@ def test_evidence_is_an_auroc_of_held_out_rows() -> None:
         [roc_auc_score(np.repeat([0, 1], 200), np.r_[held_out[:, 0], items[:, 0]]) for items in made.values()]
     )
     assert found == pytest.approx(float(expected), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [300, 1500])
+def test_agreement_is_the_mean_rank_correlation_on_held_out_rows(n: int) -> None:
+    """Two related terms agree, a random and a constant one do not. Rows are held out once, or all of them by folds."""
+    rows, usual = related(n), np.arange(n) % 5 > 0
+    places: list[int] = []
+
+    def fit(rest: Array, kept: Array) -> dict[str, evidence.Score]:
+        assert len(rest) == n * 4 // 5
+
+        def first(x: torch.Tensor) -> torch.Tensor:
+            places.append(len(x))
+            return x[:, 0]
+
+        assert {tuple(row) for row in kept} == {tuple(row) for row in rest} & {tuple(row) for row in rows[usual]}
+        return {
+            "first": first,
+            "second": lambda x: x[:, 1] ** 3,
+            "third": lambda x: x[:, 2],
+            "nothing": lambda x: torch.zeros(len(x)),
+        }
+
+    found = evidence.agreements(rows, usual, fit, seed=3)
+    assert sum(places) == (n if n < evidence.FEW else n // 5)
+    assert found["nothing"] == 0
+    held_out = np.random.default_rng(3).permutation(n)
+    held_out = held_out if n < evidence.FEW else held_out[::5]
+    related_rows = rows[held_out]
+    theirs = spearmanr(np.c_[related_rows[:, 0], related_rows[:, 1], related_rows[:, 2]]).statistic
+    assert found["first"] == pytest.approx((theirs[0, 1] + theirs[0, 2]) / 3, abs=1e-6)
+    assert found["third"] == pytest.approx((theirs[0, 2] + theirs[1, 2]) / 3, abs=1e-6)
+    weights = evidence.weights(found)
+    assert weights["nothing"] == pytest.approx(weights["third"]) and weights["first"] > weights["nothing"]
 
 
 def test_weights_multiply_the_log_survivals() -> None:

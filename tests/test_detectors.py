@@ -279,7 +279,7 @@ def test_a_detector_of_mixed_rows_is_exported(tmp_path: Path) -> None:
     train(run, data, device="cpu", quiet=True)
     model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
     combination = model.manifest.scoring and model.manifest.scoring.combination
-    assert combination and combination.terms == tabular_detector.MIXED and combination.weights is None
+    assert combination and combination.terms == tabular_detector.MIXED and combination.basis == "agreement"
     row = {name: values[0].item() for name, values in columns_of(1, 5).items()}
     usual, unseen = model.anomaly_score([row, {**row, "kind": "green"}])
     assert unseen.score > usual.score
@@ -290,7 +290,7 @@ def test_a_detector_of_mixed_rows_is_exported(tmp_path: Path) -> None:
     [
         ({}, ["input_neighbours", "mixture", "histograms"], True),
         ({"weigh": False}, ["input_neighbours", "mixture", "histograms"], False),
-        ({"mixed": True}, ["input_neighbours", "mixture", "histograms", "sampled_neighbours"], False),
+        ({"mixed": True}, ["input_neighbours", "mixture", "histograms", "sampled_neighbours"], True),
         ({"score": "denoiser"}, ["input_neighbours", "mixture", "histograms", "denoiser"], False),
         ({"score": "min-p:mixture,tails"}, ["input_neighbours", "mixture", "histograms", "tails"], False),
     ],
@@ -306,7 +306,7 @@ def test_few_rows_are_no_evidence() -> None:
     config = tabular_detector.resolve(tabular_detector.Config(), data)
     model = tabular_detector.build(config, data)
     tabular_detector.finish(model, config, data)
-    assert model.fitted.evidence is None
+    assert model.fitted.weights is None
     with torch.no_grad():
         scoring = tabular_detector.exports(model, config, data).scoring
     assert scoring is not None and scoring.combination is not None and scoring.combination.weights is None

@@ -63,23 +63,27 @@ class Combination(Record):
         description="fisher: the factor of each log-survival, in the order of the terms; absent if all are 1",
     )
     evidence: tuple[float, ...] | None = Field(
+        default=None, description="the number of each term that the weights were computed from, on training items"
+    )
+    basis: Literal["synthetic", "agreement"] | None = Field(
         default=None,
-        description="the mean AUROC of each term for synthetic anomalies among held-out training items, which the weights were computed from",
+        description="synthetic: the evidence is the mean AUROC for synthetic anomalies; agreement: it is the mean rank correlation with the other terms",
     )
 
     @property
     def said(self) -> str:
         """The sentence about how the terms are combined; empty for equal weights without evidence."""
-        if self.weights is None or self.evidence is None:
+        if self.weights is None or self.evidence is None or self.basis is None:
             return ""
         parts = [
-            f"{name} {weight:.2f} ({auroc:.2f})"
-            for weight, auroc, name in sorted(zip(self.weights, self.evidence, self.terms, strict=True), reverse=True)
+            f"{name} {weight:.2f} ({value:.2f})"
+            for weight, value, name in sorted(zip(self.weights, self.evidence, self.terms, strict=True), reverse=True)
         ]
-        return (
-            f"Weights of the terms: {', '.join(parts)}. A term that finds synthetic anomalies among held-out training items better (AUROC in "
-            "parentheses) has a larger weight."
-        )
+        why = {
+            "synthetic": "finds synthetic anomalies among held-out training items better (AUROC in parentheses)",
+            "agreement": "agrees more with the other terms on held-out training items (mean rank correlation in parentheses)",
+        }
+        return f"Weights of the terms: {', '.join(parts)}. A term that {why[self.basis]} has a larger weight."
 
     @model_validator(mode="after")
     def _check_weights(self) -> Combination:

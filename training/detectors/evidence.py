@@ -1,4 +1,8 @@
-"""Evidence for the weights of score terms: how well each finds synthetic anomalies among training rows that it was not fitted to.
+"""Evidence for the weights of score terms, from training rows that the terms were not fitted to.
+
+If the training rows are normal, it is how well each term finds synthetic anomalies among them. If they may include anomalies, it is how much each term
+agrees with the others: what most terms find anomalous is more likely to be an anomaly, and synthetic anomalies would be evidence against
+the right term.
 
 Each kind of synthetic anomaly is a training row that was disturbed: one column, a third of the columns or all columns have the values of other rows,
 numbers have noise, or all values are uniform. A term that does not see a kind of dependence between columns fails to find some of them.
@@ -7,6 +11,7 @@ numbers have noise, or all values are uniform. A term that does not see a kind o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +23,8 @@ Score = Callable[[Tensor], Tensor]  # rows (B, D) to a score (B,)
 
 ROWS = 5000  # largest number of rows
 FOLDS, FEW = 5, 1000  # number of folds with fewer than FEW rows; otherwise one fifth of the rows is held out once
-POWER = 2  # a weight is this power of the AUROC; larger powers left the combination below the median of its terms on more data sets
+POWER = 2  # a weight is this power of the evidence; larger powers of the AUROC left the combination below the median of its terms on more data sets
+LOWEST = 0.1  # least evidence, so that no term is ignored
 BATCH = 500  # rows that are scored at once
 
 
@@ -73,7 +79,29 @@ def aurocs(
     }
 
 
-def _parts(rows: Array) -> Iterator[tuple[Array, Array]]:
+def agreements(
+    rows: Array, usual: NDArray[np.bool_], fit: Callable[[Array, Array], Mapping[str, Score]], seed: int
+) -> dict[str, float]:
+    """Return the mean Spearman correlation of each term with the other terms on held-out rows.
+
+    `usual` marks the rows (N, D) that are not trimmed. `fit` gets all of the rows to fit to, and the usual ones among them.
+    """
+    from scipy.stats import rankdata
+
+    order = np.random.default_rng(seed).permutation(len(rows))[:ROWS]
+    found: dict[str, list[Array]] = {}
+    for rest, held_out in _parts(order):
+        for name, score in fit(rows[rest], rows[rest][usual[rest]]).items():
+            found.setdefault(name, []).append(scored(score, rows[held_out]))
+    ranks = np.stack([rankdata(np.concatenate(each)) for each in found.values()])
+    away = ranks - ranks.mean(1, keepdims=True)
+    sizes = np.sqrt((away * away).sum(1))
+    related = (away @ away.T) / np.maximum(np.outer(sizes, sizes), 1e-12)  # 0 for a constant term
+    others = (related.sum(1) - related.diagonal()) / max(len(found) - 1, 1)
+    return {name: float(value) for name, value in zip(found, others, strict=True)}
+
+
+def _parts(rows: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
     """Yield the rows to fit to, and those held out."""
     folds = min(FOLDS, len(rows))
     for fold in range(folds if len(rows) < FEW else 1):
@@ -85,9 +113,9 @@ def _auroc(measure: Callable[[Array, Array], float], usual: Sequence[Array], fou
     return measure(np.repeat([0.0, 1.0], len(values) // 2), values)
 
 
-def weights(aurocs: Mapping[str, float]) -> dict[str, float]:
-    """Return the weights of terms with these AUROCs: their squares, with mean 1."""
-    squares = {name: auroc**POWER for name, auroc in aurocs.items()}
+def weights(found: Mapping[str, float]) -> dict[str, float]:
+    """Return the weights of terms with this evidence: its squares, with mean 1. Evidence below LOWEST counts as LOWEST."""
+    squares = {name: max(value, LOWEST) ** POWER for name, value in found.items()}
     mean = sum(squares.values()) / len(squares)
     return {name: round(square / mean, 3) for name, square in squares.items()}
 

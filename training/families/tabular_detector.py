@@ -7,8 +7,8 @@ training rows that it was not fitted to, the larger its weight. A row is explain
 Further terms can be chosen with the option `score`: an isolation forest, the tails of single columns, and a network that estimates noise.
 
 `mixed` means that the training rows may include anomalies. The most anomalous fifth of the rows, by detectors that tolerate anomalies, is then
-left out before the terms are fitted, and nearest neighbours in small samples of all rows are a fourth term. The weights are then equal, because
-held-out rows that may include anomalies are no evidence.
+left out before the terms are fitted, and nearest neighbours in small samples of all rows are a fourth term. The weights then follow the agreement of
+a term with the others.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Config(ScoreOptions):
     nearest: int = Field(0, ge=0)  # number of neighbours of the score; 0: one, or with `mixed` as many as `neighbours`
     mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means a fifth
     trim: float = Field(0.0, ge=0, le=0.5)  # share of the training rows that is treated as anomalies and left out
-    weigh: bool = True  # whether terms that find synthetic anomalies better have larger weights; never with `mixed`
+    weigh: bool = True  # whether the terms have weights by evidence (training.detectors.evidence); only for fisher
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -91,7 +91,7 @@ def resolve(config: C, data: Data) -> C:
         score=score,
         nearest=config.nearest or (config.neighbours if config.mixed else 1),
         trim=config.trim or (rules.TRIM if config.mixed else 0.0),
-        weigh=config.weigh and not config.mixed and method == "fisher",
+        weigh=config.weigh and method == "fisher",
     )
 
 
@@ -109,7 +109,7 @@ class Fitted:
     terms: dict[str, nn.Module]
     mixture: mixture.Mixture
     held: References
-    evidence: dict[str, float] | None  # AUROC of each term of the score for synthetic anomalies
+    weights: rules.Weights | None  # those of the terms of the score; None if all are 1
 
 
 class Detector(nn.Module):
@@ -156,7 +156,7 @@ def _fit(model: Detector, config: Config, data: Data) -> None:
     terms = {name: _term(name, rows, usual, held.inputs, blocks, config) for name in _names(config)}
     found = terms["mixture"]
     assert isinstance(found, mixture.Mixture)
-    model.fitted = Fitted(terms, found, held, _evidence(usual, blocks, len(found.constants), config))
+    model.fitted = Fitted(terms, found, held, _weights(rows, kept, blocks, len(found.constants), config))
 
 
 def _term(
@@ -180,17 +180,27 @@ def _term(
             return Denoiser(usual, config.seed)
 
 
-def _evidence(rows: Array, blocks: Sequence[slice], components: int, config: Config) -> dict[str, float] | None:
-    """Return how well each term of the score finds synthetic anomalies among rows that it was not fitted to; None without weights."""
+def _weights(
+    rows: Array, kept: NDArray[np.int64], blocks: Sequence[slice], components: int, config: Config
+) -> rules.Weights | None:
+    """Return the weights of the terms of the score by evidence on rows (N, D) that the terms were not fitted to; None without weights.
+
+    `kept` are the indices of the rows that are not trimmed.
+    """
     _, chosen = rules.parsed(config.score, TERMS)
-    if not config.weigh or len(rows) < LEAST:
+    if not config.weigh or len(kept) < LEAST:
         return None
 
-    def fit(rest: Array) -> dict[str, evidence.Score]:
-        held = torch.from_numpy(rest[: config.references]).float()
-        return {name: _scores(_term(name, rest, rest, held, blocks, config, components)) for name in chosen}
+    def fit(rest: Array, usual: Array) -> dict[str, evidence.Score]:
+        held = torch.from_numpy(usual[: config.references]).float()
+        return {name: _scores(_term(name, rest, usual, held, blocks, config, components)) for name in chosen}
 
-    return evidence.aurocs(rows, blocks, fit, config.seed)
+    if config.mixed:
+        inside = np.isin(np.arange(len(rows)), kept)
+        found, basis = evidence.agreements(rows, inside, fit, config.seed), "agreement"
+    else:
+        found, basis = evidence.aurocs(rows[kept], blocks, lambda rest: fit(rest, rest), config.seed), "synthetic"
+    return rules.Weights(evidence.weights(found), found, basis)
 
 
 def _scores(term: nn.Module) -> evidence.Score:
@@ -264,7 +274,7 @@ def _terms(config: Config) -> list[Term]:
 def exports(model: Detector, config: Config, data: Data) -> Exports:
     """Return the tasks `score` and `neighbours`."""
     items = InputSpec(role="data", source="data", shape=model.spec.shape, missing=True)
-    listed, found = _terms(config), model.fitted.evidence
+    listed = _terms(config)
     scores = [
         *(TensorSpec(role=term.name) for term in listed),
         TensorSpec(role="surprise", shape=model.spec.nats_shape),
@@ -279,8 +289,6 @@ def exports(model: Detector, config: Config, data: Data) -> Exports:
             "score": Task(Score(model), [items], scores, max_rows=256),
             "neighbours": Task(module, [items], [*near, *known], max_rows=256),
         },
-        scoring=rules.scoring(
-            config.score, listed, None, "expected", found, None if found is None else evidence.weights(found)
-        ),
+        scoring=rules.scoring(config.score, listed, None, "expected", model.fitted.weights),
         description=f"Detector on {data.name}: nearest rows, mixture of {len(model.fitted.mixture.constants)} Gaussians, histograms.",
     )

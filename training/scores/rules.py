@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from manifold.runtime.errors import cut
 from manifold.runtime.kinds import Kind
@@ -14,6 +16,20 @@ METHODS = ("fisher", "min-p")
 TRIM = 0.2  # trimmed share of training items that may include anomalies, if `trim` is not given
 # for training items that may include anomalies; the figures for all defaults are in benchmarks/anomaly.py and benchmarks/adbench.py
 MIXED = "fisher:negative_elbo,latent_distance,input_neighbours"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of the terms of a combination by name, with the evidence for them and its basis, as in the manifest."""
+
+    weights: Mapping[str, float]
+    evidence: Mapping[str, float]
+    basis: str
+
+    def of(self, terms: Sequence[str]) -> dict[str, Any]:
+        """Return the entries of a manifest for these terms."""
+        weights = [self.weights[name] for name in terms]
+        return {"weights": weights, "evidence": [round(self.evidence[name], 4) for name in terms], "basis": self.basis}
 
 
 def default(spec: Kind, references: int, variational: bool) -> str:
@@ -45,13 +61,11 @@ def scoring(
     terms: Sequence[Term],
     latent: str | None,
     expected: str | None = None,
-    evidence: Mapping[str, float] | None = None,
-    weights: Mapping[str, float] | None = None,
+    weights: Weights | None = None,
 ) -> Scoring:
     """Return the scoring that a rule defines over these terms. Raises TrainingError for unknown terms.
 
-    `latent` is the name of the latent term, and `expected` of the output with expected values, if there are any. `weights` are the factors of the
-    terms of the rule, and `evidence` what they were computed from.
+    `latent` is the name of the latent term, and `expected` of the output with expected values, if there are any. `weights` are those of the terms of the rule.
     """
     method, chosen = parsed(rule, [term.name for term in terms])
     explained = {"surprise": "surprise", "latent": latent, "expected": expected}
@@ -61,8 +75,7 @@ def scoring(
         {
             "method": method,
             "terms": chosen,
-            "weights": None if weights is None else [weights[name] for name in chosen],
-            "evidence": None if evidence is None else [round(evidence[name], 4) for name in chosen],
+            **({} if weights is None else weights.of(chosen)),
         }
     )
     return Scoring(score=COMBINED, terms=tuple(terms), combination=combination, **explained)
