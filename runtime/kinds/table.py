@@ -343,7 +343,7 @@ class TableSpec(Kind):
     def preview(self, made: Array, real: Array) -> bytes:
         """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib.
 
-        Of more than PREVIEWED_COLUMNS columns, this number is shown, at equal distances.
+        If there are more than PREVIEWED_COLUMNS columns, this number of them is shown, at equal distances.
         """
         if len(self.columns) > PREVIEWED_COLUMNS:
             chosen = [
