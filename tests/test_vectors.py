@@ -390,9 +390,12 @@ def test_a_preview_of_many_columns_shows_some_of_them(monkeypatch: pytest.Monkey
     spec = schema.fit(table, schema.ColumnSettings(kinds={"*": "vector"}))
     drawn: list[str] = []
     monkeypatch.setattr(table_kind, "PREVIEWED_COLUMNS", 3)
-    monkeypatch.setattr(
-        table_kind, "_plot", lambda axes, column, values: drawn.append(column.name) or axes.plot([0], label="x")
-    )
+
+    def plot(axes: Any, column: NumericColumn, values: Any) -> None:
+        drawn.append(column.name)
+        axes.plot([0], label="x")
+
+    monkeypatch.setattr(table_kind, "_plot", plot)
     data = spec.encode(table, missing=False).data
     assert spec.preview(data, data).startswith(b"\x89PNG")
     assert drawn == ["x0", "x4", "x8"]
