@@ -391,7 +391,7 @@ def test_a_preview_of_many_columns_shows_some_of_them(monkeypatch: pytest.Monkey
     drawn: list[str] = []
     monkeypatch.setattr(table_kind, "PREVIEWED_COLUMNS", 3)
 
-    def plot(axes: Any, column: Any, values: Any) -> None:
+    def plot(axes: Any, column: NumericColumn, values: Any) -> None:
         drawn.append(column.name)
         axes.plot([0], label="x")
 

@@ -122,16 +122,16 @@ class Mixture(nn.Module):
         return -(joint.logsumexp(1) + shared)
 
     def _joint(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the logs of weight and density of the components, (B, K) without the part (B,) that all share, which is the second result.
+        """Return the logs of weight and density of the components, (B, K) without the part that all share, which is the second result.
 
-        The third is s = P (x - m), (B, K, D).
+        This part is (B,), or a single number. The third result is s = P (x - m), (B, K, D).
         """
         highest = self.constants.max()
         constants = self.constants - highest
         if self.narrow:
             away = x[:, None] - self.means
             pulls = torch.einsum("bkd,kde->bke", away, self.precisions)
-            return constants - 0.5 * (away * pulls).sum(2), highest.expand(x.shape[0]), pulls
+            return constants - 0.5 * (away * pulls).sum(2), highest, pulls
         away_from_centre = x - self.centre
         inside = away_from_centre @ self.directions  # (B, R)
         outside = away_from_centre - inside @ self.directions.T
