@@ -70,10 +70,16 @@ def detector(chosen: str, label: str | None, settings: Sequence[str], before: Ma
     if chosen != AUTO:
         return chosen, "as requested"
     plain, network = set(outlines.options(PLAIN)), set(outlines.options(NETWORK))
-    if own := [key for key in (text.partition("=")[0] for text in settings) if key in network - plain]:
-        return NETWORK, f"{own[0]} is an option of this network"
-    if before is not None and before.family == NETWORK:
-        return NETWORK, f"as version {before.version} of {before.name}; --detector {PLAIN} is faster and scores as well"
+    given = [text.partition("=")[0] for text in settings]
+    for family, own in ((NETWORK, network - plain), (PLAIN, plain - network)):
+        for key in given:
+            if key in own:
+                return family, f"{key} is an option of this family"
+    if before is not None and before.family in (NETWORK, "tabular_cvae"):
+        return (
+            NETWORK,
+            f"version {before.version} of {before.name} can sample and encode too; --detector {PLAIN} is faster and scores as well",
+        )
     return (
         PLAIN,
         f"it scores rows as well as a network, in seconds; --detector {NETWORK} trains a network, which can also sample, encode and fill in rows",

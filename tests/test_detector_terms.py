@@ -153,7 +153,7 @@ def test_a_term_that_does_not_see_a_dependence_has_less_weight(n: int) -> None:
     found = evidence.aurocs(related(n), SINGLE, fit, seed=0)
     assert found["nearest"] > found["histograms"] + 0.1 > 0.6
     assert found["nothing"] == 0.5
-    weights = evidence.weights(found)
+    weights = evidence.weights(found, 2)
     assert sum(weights.values()) == pytest.approx(3, abs=0.01)
     assert weights["nearest"] / weights["nothing"] == pytest.approx((found["nearest"] / 0.5) ** 2, rel=0.01)
 
@@ -209,7 +209,7 @@ def test_agreement_is_the_mean_rank_correlation_on_held_out_rows(n: int) -> None
     theirs = spearmanr(np.c_[related_rows[:, 0], related_rows[:, 1], related_rows[:, 2]]).statistic
     assert found["first"] == pytest.approx((theirs[0, 1] + theirs[0, 2]) / 3, abs=1e-6)
     assert found["third"] == pytest.approx((theirs[0, 2] + theirs[1, 2]) / 3, abs=1e-6)
-    weights = evidence.weights(found)
+    weights = evidence.weights(found, 1)
     assert weights["nothing"] == pytest.approx(weights["third"]) and weights["first"] > weights["nothing"]
 
 

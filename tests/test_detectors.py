@@ -24,6 +24,7 @@ from manifold.training.detectors import mixture, trimming
 from manifold.training.detectors.histograms import Histograms
 from manifold.training.detectors.mixture import Mixture
 from manifold.training.detectors.sampled import SampledNeighbours
+from manifold.training.errors import TrainingError
 from manifold.training.families import tabular_detector
 from manifold.training.train import train
 
@@ -310,3 +311,23 @@ def test_few_rows_are_no_evidence() -> None:
     with torch.no_grad():
         scoring = tabular_detector.exports(model, config, data).scoring
     assert scoring is not None and scoring.combination is not None and scoring.combination.weights is None
+
+
+def test_an_artifact_without_references_has_no_training_rows(tmp_path: Path) -> None:
+    """With `references=0` there are no terms of distances and no task `neighbours`; a score of distances is refused."""
+    data = data_of(300)
+    config = tabular_detector.Config(references=0)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", config)
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    assert set(model.manifest.tasks) == {"score"}
+    assert model.manifest.scoring is not None
+    assert [term.name for term in model.manifest.scoring.terms] == ["mixture", "histograms"]
+    row = {name: values[0].item() for name, values in columns_of(1, 5).items()}
+    (item,) = model.anomaly_score([row], explain=True)
+    assert item.explanation is not None and not item.explanation.get("neighbours")
+    for mixed in (False, True):
+        resolved = tabular_detector.resolve(tabular_detector.Config(references=0, mixed=mixed), data)
+        assert resolved.score == "fisher:mixture,histograms"
+    with pytest.raises(TrainingError, match="the terms are mixture, histograms, isolation_forest, tails, denoiser"):
+        tabular_detector.resolve(tabular_detector.Config(references=0, score="input_neighbours"), data)

@@ -19,12 +19,13 @@ from typer.testing import CliRunner
 from manifold import cli
 from manifold.runtime import codecs
 from manifold.runtime.engine import load
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import Malformed, ManifoldError, TooLarge
 from manifold.runtime.kinds import table as table_kind
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, scored_rows
 from manifold.runtime.scores.decisions import Rule
 from manifold.runtime.tables import columns, described, files, parquet
+from manifold.runtime.tables import vectors as npy_files
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.service.http.app import create_app
@@ -399,3 +400,59 @@ def test_a_preview_of_many_columns_shows_some_of_them(monkeypatch: pytest.Monkey
     data = spec.encode(table, missing=False).data
     assert spec.preview(data, data).startswith(b"\x89PNG")
     assert drawn == ["x0", "x4", "x8"]
+
+
+HEADERS = [
+    b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3",
+    b"(" * 300,
+    b"-" * 4000,
+    b"{[]: 1}",
+    b"{'descr': (), 'fortran_order': False, 'shape': (2, 3), }",
+    b"{'descr': 'f4,,', 'fortran_order': False, 'shape': (2, 3), }",
+    b"{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -2), }",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
+def test_damaged_headers_are_refused(header: bytes) -> None:
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 16
+    with pytest.raises(Malformed, match=r"numpy\.save"):
+        npy_files.NpyFile(io.BytesIO(content))
+
+
+def test_a_header_that_claims_gigabytes_is_not_read() -> None:
+    class Watched(io.BytesIO):
+        most = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.most = max(self.most, size or 0)
+            return super().read(size)
+
+    source = Watched(b"\x93NUMPY\x02\x00" + (2**31).to_bytes(4, "little") + b" " * 100_000)
+    with pytest.raises(Malformed, match="header is not readable"):
+        npy_files.NpyFile(source)
+    assert source.most <= npy_files.HEADER_BYTES
+
+
+def test_a_list_that_expands_without_bound_is_refused(tmp_path: Path) -> None:
+    """One row with many equal numbers is a small file; it is refused before the numbers are decoded."""
+    file = tmp_path / "bomb.parquet"
+    values = pyarrow.array(np.zeros(2**23, np.float32))
+    lists = pyarrow.ListArray.from_arrays(pyarrow.array([0, 2**23], pyarrow.int32()), values)
+    pyarrow.parquet.write_table(pyarrow.table({"vector": lists}), file, compression="zstd")
+    assert file.stat().st_size < 100_000
+    with file.open("rb") as source, pytest.raises(TooLarge, match="expands from"):
+        files.header(source, "parquet")
+
+
+def test_a_list_column_stands_only_for_numbers_of_a_vector(tmp_path: Path) -> None:
+    """A model of ordinary columns does not take a list in place of a missing column."""
+    table = {"price": np.linspace(0, 1, 40), "qty": np.arange(40.0), "shop": np.asarray(["a", "b"] * 20)}
+    spec = schema.fit(table, schema.ColumnSettings())
+    file = tmp_path / "rows.parquet"
+    lists = pyarrow.array([[0.5]] * 40, pyarrow.list_(pyarrow.float32()))
+    for missing in ("shop", "price"):
+        kept = {name: values for name, values in table.items() if name != missing}
+        pyarrow.parquet.write_table(pyarrow.table({**kept, "tags": lists}), file)
+        with file.open("rb") as source, pytest.raises(Malformed, match=f"lacks the column '{missing}'"):
+            list(files.chunks(source, "parquet", spec))

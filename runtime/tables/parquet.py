@@ -32,6 +32,7 @@ BATCH_BYTES = 32 * 2**20  # limit for the pages of text that a batch of rows nee
 LEAST_ROWS = 16  # smallest batch
 EMPTY_PAGES = 64  # limit for the pages of a column in a row group, in addition to its number of values
 VECTOR_BYTES = 2**30  # limit for the numbers of a list column in a row group
+EXPANSION = 32, 16 * 2**20  # limit for these numbers: so many times the bytes in the file, plus a number of bytes
 VALUE_BYTES = 64  # limit for a value of fixed length
 HEADER_STRUCTS = 64  # limit for the structs in the header of a page
 HEADER_BYTES = 512, 64 * 2**10  # bytes of a page header that are read at first, and at most
@@ -143,7 +144,7 @@ class File:
         at = chunk.data_page_offset
         if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
             at = first
-        end = at + chunk.total_compressed_size
+        begin, end = at, at + chunk.total_compressed_size
         if at < 0 or end > self.size:
             raise Malformed(f"file: column {shown(name)} is beyond the end of the file; {DAMAGED}", field="file")
         size = self._value_size(leaf)
@@ -161,6 +162,11 @@ class File:
             if values > chunk.num_values:
                 raise Malformed(
                     f"file: column {shown(name)} has more values than its row group states; {DAMAGED}", field="file"
+                )
+            if values * size > EXPANSION[0] * max(at - begin, 0) + EXPANSION[1]:
+                raise _too_large(
+                    f"column {shown(name)} expands from {at - begin} to {values * size} bytes; write the file again without compression and "
+                    "without a dictionary for this column"
                 )
             if values * size > VECTOR_BYTES:
                 raise _too_large(

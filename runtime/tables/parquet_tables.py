@@ -97,8 +97,14 @@ def _only_vector(fields: Any) -> str | None:
 
 
 def _vector_for(fields: Any, names: Sequence[str], spec: TableSpec) -> str | None:
-    """Return the column with vectors, if the file lacks columns of the model. Raises Malformed if several columns hold vectors."""
-    if set(spec.names) <= set(names):
+    """Return the column with vectors, if what the file lacks of the model can be one: all of its columns, or numbers called x0, x1, …
+
+    Raises Malformed if several columns hold vectors.
+    """
+    missing = [column for column in spec.columns if column.name not in names]
+    numbers = all(isinstance(column, NumericColumn) for column in missing)
+    numbered = [column.name for column in missing] == vectors.names(len(missing))
+    if not missing or not numbers or not (numbered or len(missing) == len(spec.columns)):
         return None
     found = [field.name for field in fields if vectors.is_list(field.type)]
     if len(found) > 1:

@@ -6,6 +6,7 @@ embeddings are; float16 is exact, and float64 is rounded. Pickled objects are ne
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import npz
 from manifold.runtime.errors import Malformed, TooLarge, cut, shown
 from manifold.runtime.tables.csv_files import MAX_COLUMNS
 
@@ -99,13 +101,14 @@ def _header(source: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     if begin != MAGIC:
         what = "an .npz archive; load the array from it and" if begin.startswith(b"PK") else "not a .npy file;"
         raise Malformed(f"file: is {what} {SAVE}", field="file")
+    head = io.BytesIO(source.read(HEADER_BYTES))  # limited, since a header may claim to have gigabytes
     try:
-        version = np.lib.format.read_magic(source)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, in_columns, dtype = read(source, max_header_size=HEADER_BYTES)
-    except (ValueError, EOFError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Malformed(f"file: cannot be read as npy: {cut(line, 200)}; {SAVE}", field="file") from None
+        shape, in_columns, dtype = npz.header(head)
+    except npz.Unreadable:
+        raise Malformed(f"file: cannot be read as npy: its header is not readable; {SAVE}", field="file") from None
+    source.seek(start + head.tell())
+    if min(shape, default=0) < 0:
+        raise Malformed(f"file: the array has the impossible shape {cut(str(shape))}; {SAVE}", field="file")
     if dtype.hasobject:
         raise Malformed(f"file: the array holds Python objects (pickles), which are never read; {SAVE}", field="file")
     if dtype.kind != "f" or dtype.itemsize > 8:

@@ -23,7 +23,8 @@ Score = Callable[[Tensor], Tensor]  # rows (B, D) to a score (B,)
 
 ROWS = 5000  # largest number of rows
 FOLDS, FEW = 5, 1000  # number of folds with fewer than FEW rows; otherwise one fifth of the rows is held out once
-POWER = 2  # a weight is this power of the evidence; larger powers of the AUROC left the combination below the median of its terms on more data sets
+# a weight is this power of the AUROC, or of the agreement; larger ones left the combination below the median of its terms on more data sets
+AUROC_POWER, AGREEMENT_POWER = 2, 1
 LOWEST = 0.1  # least evidence, so that no term is ignored
 BATCH = 500  # rows that are scored at once
 
@@ -113,11 +114,11 @@ def _auroc(measure: Callable[[Array, Array], float], usual: Sequence[Array], fou
     return measure(np.repeat([0.0, 1.0], len(values) // 2), values)
 
 
-def weights(found: Mapping[str, float]) -> dict[str, float]:
-    """Return the weights of terms with this evidence: its squares, with mean 1. Evidence below LOWEST counts as LOWEST."""
-    squares = {name: max(value, LOWEST) ** POWER for name, value in found.items()}
-    mean = sum(squares.values()) / len(squares)
-    return {name: round(square / mean, 3) for name, square in squares.items()}
+def weights(found: Mapping[str, float], power: int) -> dict[str, float]:
+    """Return the weights of terms with this evidence: a power of it, with mean 1. Evidence below LOWEST counts as LOWEST."""
+    powers = {name: max(value, LOWEST) ** power for name, value in found.items()}
+    mean = sum(powers.values()) / len(powers)
+    return {name: round(each / mean, 3) for name, each in powers.items()}
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ training rows that it was not fitted to, the larger its weight. A row is explain
 Further terms can be chosen with the option `score`: an isolation forest, the tails of single columns, and a network that estimates noise.
 
 `mixed` means that the training rows may include anomalies. The most anomalous fifth of the rows, by detectors that tolerate anomalies, is then
-left out before the terms are fitted, and nearest neighbours in small samples of all rows are a fourth term. The weights then follow the agreement of
-a term with the others.
+left out before neighbours and mixture are fitted, and nearest neighbours in small samples of all rows are a fourth term. The weights then
+follow the agreement of a term with the others.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ TERMS = (*MIXED, "isolation_forest", "tails", "denoiser")  # all that the option
 class Config(ScoreOptions):
     """The options of the family."""
 
-    references: int = Field(5000, ge=1)
+    references: int = Field(5000, ge=0)  # 0: none, so that the artifact has no training rows, and no term of distances
     nearest: int = Field(0, ge=0)  # number of neighbours of the score; 0: one, or with `mixed` as many as `neighbours`
     mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means a fifth
     trim: float = Field(0.0, ge=0, le=0.5)  # share of the training rows that is treated as anomalies and left out
@@ -85,8 +85,8 @@ def resolve(config: C, data: Data) -> C:
     Raises InvalidValue for data that is not a table, and TrainingError for a score of unknown terms.
     """
     TableSpec.of(data.spec, f"data: {data.name}")
-    score = config.score if config.score != "auto" else f"fisher:{','.join(MIXED if config.mixed else NORMALS)}"
-    method, _ = rules.parsed(score, TERMS)
+    score = config.score if config.score != "auto" else f"fisher:{','.join(_default(config))}"
+    method, _ = rules.parsed(score, [name for name in TERMS if config.references or name not in DISTANCES])
     return config.changed(
         score=score,
         nearest=config.nearest or (config.neighbours if config.mixed else 1),
@@ -95,10 +95,15 @@ def resolve(config: C, data: Data) -> C:
     )
 
 
+def _default(config: Config) -> list[str]:
+    """Return the terms of the default score."""
+    return [name for name in (MIXED if config.mixed else NORMALS) if config.references or name not in DISTANCES]
+
+
 def _names(config: Config) -> list[str]:
     """Return the terms of the artifact: the default ones, then others that the score names."""
     chosen = rules.parsed(config.score, TERMS)[1]
-    default = MIXED if config.mixed else NORMALS
+    default = _default(config)
     return [*default, *(name for name in chosen if name not in default)]
 
 
@@ -108,7 +113,7 @@ class Fitted:
 
     terms: dict[str, nn.Module]
     mixture: mixture.Mixture
-    held: References
+    held: References | None  # None if the artifact has no training rows
     weights: rules.Weights | None  # those of the terms of the score; None if all are 1
 
 
@@ -151,9 +156,10 @@ def _fit(model: Detector, config: Config, data: Data) -> None:
     rows: Array = model.likelihood.evidence(x).clamp(-CLIP, CLIP).double().numpy()
     blocks = list(model.spec.blocks())
     kept = trimming.usual(rows, blocks, config.trim, config.seed) if config.trim else np.arange(len(rows))
-    held = references(part, kept, model.spec, config)
+    held = references(part, kept, model.spec, config) if config.references else None
     usual = rows[kept]
-    terms = {name: _term(name, rows, usual, held.inputs, blocks, config) for name in _names(config)}
+    points = torch.empty(0, rows.shape[1]) if held is None else held.inputs
+    terms = {name: _term(name, rows, usual, points, blocks, config) for name in _names(config)}
     found = terms["mixture"]
     assert isinstance(found, mixture.Mixture)
     model.fitted = Fitted(terms, found, held, _weights(rows, kept, blocks, len(found.constants), config))
@@ -197,10 +203,10 @@ def _weights(
 
     if config.mixed:
         inside = np.isin(np.arange(len(rows)), kept)
-        found, basis = evidence.agreements(rows, inside, fit, config.seed), "agreement"
-    else:
-        found, basis = evidence.aurocs(rows[kept], blocks, lambda rest: fit(rest, rest), config.seed), "synthetic"
-    return rules.Weights(evidence.weights(found), found, basis)
+        found = evidence.agreements(rows, inside, fit, config.seed)
+        return rules.Weights(evidence.weights(found, evidence.AGREEMENT_POWER), found, "agreement")
+    found = evidence.aurocs(rows[kept], blocks, lambda rest: fit(rest, rest), config.seed)
+    return rules.Weights(evidence.weights(found, evidence.AUROC_POWER), found, "synthetic")
 
 
 def _scores(term: nn.Module) -> evidence.Score:
@@ -280,15 +286,15 @@ def exports(model: Detector, config: Config, data: Data) -> Exports:
         TensorSpec(role="surprise", shape=model.spec.nats_shape),
     ]
     scores.append(TensorSpec(role="expected", shape=model.spec.shape))
-    module = NearestItems(model, model.fitted.held, config.neighbours)
-    shape = (module.nearest.k, *items.shape)
-    near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
-    known = [TensorSpec(role="known", shape=shape)] if module.masked else []
+    tasks = {"score": Task(Score(model), [items], scores, max_rows=256)}
+    if model.fitted.held is not None:
+        module = NearestItems(model, model.fitted.held, config.neighbours)
+        shape = (module.nearest.k, *items.shape)
+        near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
+        known = [TensorSpec(role="known", shape=shape)] if module.masked else []
+        tasks["neighbours"] = Task(module, [items], [*near, *known], max_rows=256)
     return Exports(
-        {
-            "score": Task(Score(model), [items], scores, max_rows=256),
-            "neighbours": Task(module, [items], [*near, *known], max_rows=256),
-        },
+        tasks,
         scoring=rules.scoring(config.score, listed, None, "expected", model.fitted.weights),
-        description=f"Detector on {data.name}: nearest rows, mixture of {len(model.fitted.mixture.constants)} Gaussians, histograms.",
+        description=f"Detector on {data.name}: {', '.join(term.name.replace('_', ' ') for term in listed)}.",
     )

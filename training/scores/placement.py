@@ -18,7 +18,7 @@ from manifold.training.detectors.edges import EdgeTerms
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
-WIDE = 128  # rows with more values are stored in half precision, which changes a distance by less than a thousandth
+WIDE = 128  # rows with more values are stored in half precision, which halves the artifact
 BATCH = 5000  # number of items in a batch, or fewer if they are large
 
 # mean and log-variance (B, L); no log-variance if the encoder is deterministic
