@@ -77,7 +77,7 @@ class Combination(Record):
             return ""
         parts = [
             f"{name} {weight:.2f} ({value:.2f})"
-            for weight, value, name in sorted(zip(self.weights, self.evidence, self.terms, strict=True), reverse=True)
+            for weight, value, name in zip(self.weights, self.evidence, self.terms, strict=True)
         ]
         why = {
             "synthetic": "finds synthetic anomalies among held-out training items better (AUROC in parentheses)",
