@@ -49,10 +49,11 @@ def as_data(split: Split) -> Data:
     return from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=FOLDS if small else 0)
 
 
-def scores(split: Split, family: str) -> dict[str, Array]:
+def scores(split: Split, family: str, score: str) -> dict[str, Array]:
     """Return the score terms of the test rows, and the score that the artifact would give."""
     data = as_data(split)
-    by_name = in_memory.fit(family, data, mixed=split.kind == "mixed", seed=split.seed).score(data.inputs(data.test))
+    trained = in_memory.fit(family, data, mixed=split.kind == "mixed", seed=split.seed, score=score)
+    by_name = trained.score(data.inputs(data.test))
     ours = by_name.pop(COMBINED)
     return {**by_name, OURS: ours}
 
@@ -68,7 +69,7 @@ def run_all(options: argparse.Namespace) -> None:
                     if (split.name, split.kind, seed) in done:
                         continue
                     began = time.perf_counter()
-                    by_name = scores(split, options.family)
+                    by_name = scores(split, options.family, options.score)
                     seconds = round(time.perf_counter() - began, 2)
                     for name, values in by_name.items():
                         line = {
@@ -120,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--family", choices=FAMILIES, default=FAMILIES[0])
+    parser.add_argument("--score", default="auto", help="the option `score` of the family")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/adbench.jsonl"))
     parser.add_argument("--peers", type=Path)

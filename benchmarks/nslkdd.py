@@ -1,20 +1,22 @@
 """NSL-KDD: anomaly scores, classification into five classes, and recovery of missing columns, compared with other methods. The output is Markdown.
 
     python benchmarks/nslkdd.py choose      # on KDDTrain+ alone
+    python benchmarks/nslkdd.py choose-detector
     python benchmarks/nslkdd.py scores      # tested on KDDTest+
     python benchmarks/nslkdd.py classes
     python benchmarks/nslkdd.py recovery
 
 KDDTest+ has attacks that KDDTrain+ lacks, so every choice was made by leaving attacks out. For scores all attacks are left out: a model of normal
 connections is tested on each attack family of KDDTrain+. For classes some attacks of every family are left out in turn: the model must name the
-family of an attack that it has never seen. `scores` and `classes` are means of five seeds.
+family of an attack that it has never seen. `scores` and `classes` are means of five seeds; `--only NAME` selects methods.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import in_memory
@@ -30,10 +32,12 @@ from manifold.runtime import operations
 from manifold.runtime.conditions import ByClass
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.operations import Steps
+from manifold.runtime.scores.tails import Tail
 from manifold.training import datasets
 from manifold.training.data import Arrays, Data, remote, schema, tables
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.datasets import nslkdd
+from manifold.training.families import tabular_detector
 
 Array = NDArray[Any]
 SEEDS = range(5)
@@ -53,6 +57,15 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     )
 }  # fmt: skip
 CHOSEN: dict[str, Any] = {"latent_dim": 5, "balance": 0.5, "floor": 0.2}  # the loader sets `quantile`
+DETECTORS = (("numeric", 5000), ("numeric", 20_000), ("range", 5000), ("range", 20_000), ("quantile", 5000))
+RULES = (
+    f"fisher:{','.join(tabular_detector.NORMALS)}",
+    "fisher:input_neighbours,mixture",
+    "input_neighbours",
+    "mixture",
+)
+DETECTOR_KIND, DETECTOR = "numeric", {"score": "input_neighbours"}  # chosen by choose-detector
+MOST_ATTACKS = 3000  # largest number of attacks of a family that `choose-detector` is tested on
 LEFT_OUT = (
     ("smurf", "back", "satan", "warezclient", "buffer_overflow"), ("teardrop", "ipsweep", "guess_passwd", "rootkit", "land"),
     ("neptune", "nmap", "warezmaster", "loadmodule"), ("pod", "portsweep", "imap", "ftp_write", "multihop", "perl", "phf", "spy"),
@@ -65,8 +78,7 @@ LEAST_ROWS = 8  # smallest number of rows for which the recall of an attack coun
 
 def choose() -> None:
     """Print the figures on which the choices are based."""
-    table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
-    kinds = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
+    table, attacks, kinds = _training_file()
     print(
         "Scores, trained on 50 000 normal rows of KDDTrain+, tested on its other normal rows and its attacks; means of three seeds\n"
     )
@@ -86,10 +98,53 @@ def choose() -> None:
         print(f"| {name} | {figure:.4f} | {normal:.3f} | {families} |", flush=True)
 
 
-def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -> list[tuple[float, float]]:
-    """Return AUROC and recall at 1% of each attack family."""
+def choose_detector() -> None:
+    """Print the figures on which the kind of numbers, the number of references and the score of tabular_detector are based."""
+    table, _, kinds = _training_file()
+    random = np.random.default_rng(1)
+    of_family = [random.permutation(np.flatnonzero(kinds == family))[:MOST_ATTACKS] for family in ATTACKS]
+    strange = np.concatenate(of_family)
+    ends = np.cumsum([len(rows) for rows in of_family])[:-1]
+    print(
+        "tabular_detector, trained on 50 000 normal rows of KDDTrain+, tested on its other normal rows and its attacks; means of three seeds\n"
+    )
+    print(
+        "| kind of numbers | references | score | AUROC, mean over families | AUROC by family |\n|---|---|---|---|---|"
+    )
+    for kind, references in DETECTORS:
+        data = _normal_rows(table, kinds, strange, _kinds(kind))
+        assert data.anomalies is not None
+        figures: dict[str, list[list[float]]] = {rule: [] for rule in RULES}
+        for seed in range(3):
+            trained = in_memory.fit("tabular_detector", data, seed=seed, references=references)
+            usual, other = (_by_rule(trained, Arrays.of(part).items) for part in (data.test, data.anomalies))
+            for rule in RULES:
+                figures[rule].append([_against(usual[rule], each, 0)[0] for each in np.split(other[rule], ends)])
+        for rule, rows in figures.items():
+            means = np.mean(rows, axis=0)
+            families = ", ".join(f"{family} {auroc:.3f}" for family, auroc in zip(ATTACKS, means, strict=True))
+            print(
+                f"| {kind} | {references} | {rule} | {means.mean():.4f} ± {np.mean(rows, axis=1).std():.4f} | {families} |",
+                flush=True,
+            )
+
+
+def _by_rule(trained: in_memory.Trained, items: Array) -> dict[str, Array]:
+    """Return the score (n,) by each of RULES, from the terms of one model."""
+    terms = trained.score(items)
+    nats = {name: Tail.fit(values)(terms[name]) for name, values in trained.calibration.items()}
+    return {rule: np.sum([nats[name] for name in rule.removeprefix("fisher:").split(",")], axis=0) for rule in RULES}
+
+
+def _training_file() -> tuple[dict[str, Array], Array, Array]:
+    """Return the columns of KDDTrain+, and the attack and the class of each row."""
+    table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
+    return table, attacks, np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
+
+
+def _normal_rows(table: dict[str, Array], kinds: Array, strange: Array, settings: ColumnSettings) -> Data:
+    """Return the normal rows of KDDTrain+ in three parts, and the attacks with the indices `strange`."""
     normal = np.random.default_rng(0).permutation(np.flatnonzero(kinds == "normal"))
-    strange = np.flatnonzero(kinds != "normal")
     cuts = {
         "train": normal[:50_000],
         "calibration": normal[50_000:58_000],
@@ -97,7 +152,13 @@ def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -
         "anomalies": strange,
     }
     parts = {part: tables.take(table, rows) for part, rows in cuts.items()}
-    data = tables.from_parts("nslkdd-choice", parts, {}, nslkdd.KINDS)
+    return tables.from_parts("nslkdd-choice", parts, {}, settings)
+
+
+def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return AUROC and recall at 1% of each attack family."""
+    strange = np.flatnonzero(kinds != "normal")
+    data = _normal_rows(table, kinds, strange, nslkdd.KINDS)
     assert data.anomalies is not None
     ranks = in_memory.fit("tabular_vae", data, **changes).rank
     usual, other, line = (
@@ -118,6 +179,13 @@ def _left_out(
     table: dict[str, Array], attacks: Array, kinds: Array, fold: int, kind: str, changes: dict[str, Any]
 ) -> tuple[float, float]:
     """Return the result of one fold, and the recall of its normal rows."""
+    data, families = _fold(table, attacks, kinds, fold, kind)
+    trained = in_memory.fit("tabular_cvae", data, **changes)
+    return _recalls(classified(trained, data) == data.test.labels, families, attacks, fold)
+
+
+def _fold(table: dict[str, Array], attacks: Array, kinds: Array, fold: int, kind: str) -> tuple[Data, Array]:
+    """Return the data of a fold, and the attack of each of its test rows."""
     generator = np.random.default_rng(fold)
     held = np.isin(attacks, LEFT_OUT[fold])
     normal = generator.permutation(np.flatnonzero(kinds == "normal"))[:3000]
@@ -129,10 +197,11 @@ def _left_out(
         "calibration": tables.take(labelled, rest[-2000:]),
         "test": tables.take(labelled, judged),
     }
-    data = tables.from_parts("nslkdd-choice", parts, {}, _kinds(kind), "label")
-    trained = in_memory.fit("tabular_cvae", data, **changes)
-    right = classified(trained, data) == data.test.labels
-    families = attacks[judged]
+    return tables.from_parts("nslkdd-choice", parts, {}, _kinds(kind), "label"), attacks[judged]
+
+
+def _recalls(right: Array, families: Array, attacks: Array, fold: int) -> tuple[float, float]:
+    """Return half the recall of normal rows plus half the mean recall of the fold's attacks, and the recall of normal rows."""
     recall = [right[families == name].mean() for name in LEFT_OUT[fold] if (attacks == name).sum() >= LEAST_ROWS]
     normal_recall = float(right[families == "normal"].mean())
     return float(0.5 * normal_recall + 0.5 * np.mean(recall)), normal_recall
@@ -145,46 +214,66 @@ def _kinds(kind: str) -> ColumnSettings:
 # --- on KDDTest+ --------------------------------------------------------------------------------------------------------------
 
 
-def scores() -> None:
-    """Print results of three scores on the rows of KDDTest+: ours, an isolation forest, nearest neighbours."""
-    data = datasets.load("nslkdd")
-    assert data.anomalies is not None
-    usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items
-    table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
-    known = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
-    others = schema.encode(tables.take(table, known != "normal"), TableSpec.of(data.spec, data.name))
+def scores(only: Sequence[str]) -> None:
+    """Print results of anomaly scores on the rows of KDDTest+: ours, an isolation forest, nearest neighbours."""
+    data, numeric = datasets.load("nslkdd"), nslkdd.load(_kinds(DETECTOR_KIND))
+    table, _, kinds = _training_file()
+    attacks, families = tables.take(table, kinds != "normal"), kinds[kinds != "normal"]
     figures: dict[str, list[tuple[float, ...]]] = {}
     by_seed = []
     for seed in SEEDS:
-        forest = IsolationForest(random_state=seed).fit(Arrays.of(data.train).items)
-        chosen = np.random.default_rng(seed).permutation(len(data.train))[:10_000]
-        nearest = NearestNeighbors(n_neighbors=5).fit(Arrays.of(data.train).items[chosen])
-        for name, ranks in (
-            ("tabular_vae", in_memory.fit("tabular_vae", data, seed=seed).rank),
-            ("isolation forest", lambda items, forest=forest: -forest.score_samples(items)),
-            (
-                "nearest neighbours (5 of 10 000)",
-                lambda items, nearest=nearest: nearest.kneighbors(items)[0].mean(axis=1),
-            ),
-        ):
-            held_out = ranks(Arrays.of(data.calibration).items)
-            line = float(np.quantile(held_out, 0.99))
-            figures.setdefault(name, []).append(_figures(ranks(usual), ranks(strange), line))
+        for name, (held, fit) in _scorers(data, numeric, seed).items():
+            if only and name not in only:
+                continue
+            assert held.anomalies is not None
+            ranks = fit()
+            calibration, usual, strange = (
+                ranks(Arrays.of(part).items) for part in (held.calibration, held.test, held.anomalies)
+            )
+            line = float(np.quantile(calibration, 0.99))
+            figures.setdefault(name, []).append(_figures(usual, strange, line))
             if name == "tabular_vae":
-                seen = ranks(others)
-                families = [_against(held_out, seen[known[known != "normal"] == family], line)[0] for family in ATTACKS]
-                by_seed.append((float(np.mean(families)), *figures[name][-1][:2]))
+                seen = ranks(schema.encode(attacks, TableSpec.of(data.spec, data.name)))
+                each = [_against(calibration, seen[families == family], line)[0] for family in ATTACKS]
+                by_seed.append((float(np.mean(each)), *figures[name][-1][:2]))
     print(
-        f"KDDTest+: {len(usual)} normal rows, {len(strange)} attacks; the threshold for 1% is set on {len(data.calibration)} normal rows of KDDTrain+\n"
+        f"KDDTest+: {len(data.test)} normal rows, {len(data.anomalies or ())} attacks; "
+        f"the threshold for 1% is set on {len(data.calibration)} normal rows of KDDTrain+\n"
     )
     print("| method | AUROC | average precision | recall | measured false alarms |\n|---|---|---|---|---|")
     for name, rows in figures.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | " + " | ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(mean, spread, strict=True)) + " |")
-    print(
-        "\nBy seed, AUROC on the attack families of KDDTrain+ (the shipped model was chosen by it), and AUROC and average precision on KDDTest+:"
-    )
-    print("; ".join(f"{seed}: {' '.join(f'{value:.4f}' for value in row)}" for seed, row in enumerate(by_seed)))
+    if by_seed:
+        print(
+            "\nBy seed, AUROC on the attack families of KDDTrain+ (the shipped model was chosen by it), and AUROC and average precision on KDDTest+:"
+        )
+        print("; ".join(f"{seed}: {' '.join(f'{value:.4f}' for value in row)}" for seed, row in enumerate(by_seed)))
+
+
+def _scorers(data: Data, numeric: Data, seed: int) -> dict[str, tuple[Data, Callable[[], Callable[[Array], Array]]]]:
+    """Return methods by name: the data, and a function that fits the method and returns its score."""
+    items = Arrays.of(data.train).items
+
+    def forest() -> Callable[[Array], Array]:
+        model = IsolationForest(random_state=seed).fit(items)
+        return lambda rows: -model.score_samples(rows)
+
+    def nearest() -> Callable[[Array], Array]:
+        chosen = np.random.default_rng(seed).permutation(len(items))[:10_000]
+        model = NearestNeighbors(n_neighbors=5).fit(items[chosen])
+        return lambda rows: model.kneighbors(rows)[0].mean(axis=1)
+
+    return {
+        "tabular_detector": (numeric, lambda: in_memory.fit("tabular_detector", numeric, seed=seed).rank),
+        "tabular_detector, chosen": (
+            numeric,
+            lambda: in_memory.fit("tabular_detector", numeric, seed=seed, **DETECTOR).rank,
+        ),
+        "tabular_vae": (data, lambda: in_memory.fit("tabular_vae", data, seed=seed).rank),
+        "isolation forest": (data, forest),
+        "nearest neighbours (5 of 10 000)": (data, nearest),
+    }
 
 
 def _figures(usual: Array, strange: Array, line: float) -> tuple[float, ...]:
@@ -203,17 +292,20 @@ def classified(trained: in_memory.Trained, data: Data) -> Array:
     return best
 
 
-def classes() -> None:
-    """Print results of four classifiers on the five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
+def classes(only: Sequence[str]) -> None:
+    """Print results of classifiers on the five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
     data = datasets.load("nslkdd-classes")
     truth = data.test.labels
     runs: dict[str, list[tuple[float, float, float]]] = {}
     for seed in SEEDS:
         for name, predict in _classifiers(data, seed):
+            if only and name not in only:
+                continue
             began = time.perf_counter()
             guess = predict()
             figures = float(accuracy_score(truth, guess)), float(f1_score(truth, guess, average="weighted"))
             runs.setdefault(name, []).append((*figures, time.perf_counter() - began))
+            print(f"{name}, seed {seed}: accuracy {figures[0]:.4f}", file=sys.stderr, flush=True)
     print(f"KDDTest+: {len(truth)} rows, five classes, {len(SEEDS)} seeds\n")
     print("| method | accuracy | weighted F1 | seconds |\n|---|---|---|---|")
     for name, rows in runs.items():
@@ -295,11 +387,19 @@ def recovery() -> None:
 
 def main() -> None:
     """Print one of the benchmarks."""
-    parts = {"choose": choose, "scores": scores, "classes": classes, "recovery": recovery}
+    alone = {"choose": choose, "choose-detector": choose_detector, "recovery": recovery}
+    compared = {"scores": scores, "classes": classes}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=parts)
+    parser.add_argument("part", choices=(*alone, *compared))
+    parser.add_argument(
+        "--only", action="append", default=[], help="a method of `scores` or `classes`; can be repeated"
+    )
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    parts[parser.parse_args().part]()
+    if options.part in alone:
+        alone[options.part]()
+    else:
+        compared[options.part](options.only)
 
 
 if __name__ == "__main__":

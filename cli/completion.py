@@ -55,11 +55,21 @@ def class_names(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def changes(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return KEY= for the options of the family on the command line whose names begin with `incomplete`."""
-    fitted = "tabular_cvae" if ctx.params.get("label") else "tabular_vae"
-    family = fitted if ctx.info_name == "fit" else _argument(ctx, "family")
+    family = _fitted(ctx) if ctx.info_name == "fit" else _argument(ctx, "family")
     return _beginning(
         incomplete, (f"{key}=" for key in outlines.options(family)) if family in outlines.families() else ()
     )
+
+
+def _fitted(ctx: typer.Context) -> str:
+    """Return the family with all options that `manifold fit` may use: that of --label or --detector, else the network."""
+    chosen = str(ctx.params.get("detector") or early.AUTO)
+    return "tabular_cvae" if ctx.params.get("label") else "tabular_vae" if chosen == early.AUTO else chosen
+
+
+def detectors(incomplete: str) -> list[str]:
+    """Return the values of --detector that begin with `incomplete`."""
+    return _beginning(incomplete, early.DETECTORS)
 
 
 def endpoints(incomplete: str) -> list[str]:

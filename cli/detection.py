@@ -1,4 +1,4 @@
-"""The printed figures of an anomaly detector: a table of recall and ranking, and sentences on the measured false positive rates."""
+"""The printed figures of an anomaly detector: a table of recall and ranking, measured false positive rates, and the agreement with its peers."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ FEW_ANOMALIES = 100  # below this number, the interval of the recall is stated
 FEW_NORMAL = 1000  # below this number, 1% of the rows are fewer than ten
 
 
-def summary(judgement: Judgement, scoring: Scoring, noun: str) -> list[str]:
-    """Return the lines that describe a detector. `noun` is the name of the items, such as rows."""
-    return [*_table(judgement, scoring, noun), *_certainty(judgement, scoring, noun), *_rates(judgement, noun)]
+def summary(judgement: Judgement, scoring: Scoring, noun: str, *, paged: bool = False) -> list[str]:
+    """Return the lines that describe a detector. `noun` is the name of the items, such as rows. `paged`: there can be a report page of them."""
+    return [
+        *([scoring.combination.said] if scoring.combination is not None and scoring.combination.said else []),
+        *_table(judgement, scoring, noun),
+        *_certainty(judgement, scoring, noun),
+        *_rates(judgement, noun),
+        *_agreement(judgement, noun, paged=paged),
+    ]
 
 
 def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
     """Yield the table: the score of the model, the baselines, then the other terms. There is none if no anomalies are known."""
-    from manifold.evaluation.anomaly import BASELINES
+    from manifold.evaluation.peers import NAMES
     from manifold.runtime.manifest import COMBINED
 
     if not judgement.terms:
@@ -33,7 +39,7 @@ def _table(judgement: Judgement, scoring: Scoring, noun: str) -> Iterator[str]:
     own = "combined score of the model" if scoring.score == COMBINED else f"score of the model ({scoring.score})"
     rows = [("", "AUROC", "average precision", "recall at 1% FPR" if normal else "recall at 1% flagged")]
     rows.append(_line(own, judgement.terms[scoring.score]))
-    rows += [_line(f"baseline: {BASELINES.get(name, name)}", numbers) for name, numbers in judgement.peers.items()]
+    rows += [_line(f"baseline: {NAMES.get(name, name)}", numbers) for name, numbers in judgement.peers.items()]
     combined = scoring.combination.terms if scoring.score == COMBINED and scoring.combination is not None else ()
     parts = {name: numbers for name, numbers in judgement.terms.items() if name in combined}
     unused = {name: numbers for name, numbers in judgement.terms.items() if name not in (*parts, scoring.score)}
@@ -110,6 +116,32 @@ def _exchangeable(judgement: Judgement, noun: str) -> Iterator[str]:
             f"Scores of these {noun} and of the calibration {noun}: Kolmogorov-Smirnov distance {compared.statistic:.3f}, p = {compared.p_value:.2g}. "
             f"A p-value near 0 means that they are not exchangeable."
         )
+
+
+def _agreement(judgement: Judgement, noun: str, *, paged: bool) -> Iterator[str]:
+    """Yield the rank correlations with the peers, what they mean, and how many items only one detector ranks high."""
+    from manifold.evaluation import agreement
+    from manifold.evaluation.peers import NAMES
+
+    found = judgement.agreement
+    if found is None:
+        return
+    names = {name: NAMES.get(name, name) for name in found.ranks}
+    rows = [("detectors", "rank correlation", f"among the {found.top} highest of both")]
+    rows += [
+        (f"{names[a]}, {names[b]}", "undefined" if value is None else f"{value:.3f}", str(found.shared(a, b)))
+        for (a, b), value in found.correlations.items()
+    ]
+    also = ", including the known anomalies" if judgement.anomalies else ""
+    yield f"Agreement with detectors that were fitted to the same training {noun}, on {found.n} {judgement.named(noun)}{also}:"
+    yield aligned(rows, right=(1, 2))
+    yield agreement.meaning(noun)
+    yield from agreement.doubts(found, noun, NAMES)
+    if found.lists:
+        sizes = ", ".join(f"{names[name]} {size}" for name, size in found.sizes.items())
+        listed = " The report page lists them." if paged and any(found.sizes.values()) else ""
+        yield f"Number of {noun} that only one detector ranks high: {sizes}.{listed}"
+        yield agreement.rule(found, noun)
 
 
 def _each(measured: Sequence[Mapping[str, Any]]) -> str:

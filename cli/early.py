@@ -8,9 +8,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from manifold.runtime.errors import InvalidValue, near, shown
 
+if TYPE_CHECKING:
+    from manifold.runtime.manifest import Manifest
+
+TABLES = (".csv", ".parquet", ".npy")  # the suffixes of files of rows
 DEVICES = ("auto", "cpu", "cuda")
 ENDPOINTS = ("sample", "encode", "reconstruct", "interpolate", "anomaly-score", "classify", "impute")
 
@@ -42,6 +47,45 @@ def check_recipe(family: str, preset: str, settings: Sequence[str]) -> None:
     outlines.check_settings(family, settings)
 
 
+AUTO = "auto"
+PLAIN, NETWORK = "tabular_detector", "tabular_vae"
+DETECTORS = (AUTO, PLAIN, NETWORK)  # the values of --detector
+
+
+def detector(chosen: str, label: str | None, settings: Sequence[str], before: Manifest | None) -> tuple[str, str]:
+    """Return the family that `manifold fit` uses, and the reason. `settings` are the KEY=VALUE of --set.
+
+    `before` is the latest version of the model, if there is one. Raises InvalidValue for an unknown detector, and for one that cannot classify with --label.
+    """
+    from manifold.training import outlines
+
+    check_choice("detector", chosen, DETECTORS)
+    if label is not None:
+        if chosen not in (AUTO, NETWORK):
+            raise InvalidValue(
+                f"--detector {chosen}: with --label the model is a tabular_cvae, which classifies; remove one of both",
+                field="detector",
+            )
+        return "tabular_cvae", "--label makes the model conditional, so that it can classify"
+    if chosen != AUTO:
+        return chosen, "as requested"
+    plain, network = set(outlines.options(PLAIN)), set(outlines.options(NETWORK))
+    given = [text.partition("=")[0] for text in settings]
+    for family, own in ((NETWORK, network - plain), (PLAIN, plain - network)):
+        for key in given:
+            if key in own:
+                return family, f"{key} is an option of this family"
+    if before is not None and before.family in (NETWORK, "tabular_cvae"):
+        return (
+            NETWORK,
+            f"version {before.version} of {before.name} can sample and encode too; --detector {PLAIN} is faster and scores as well",
+        )
+    return (
+        PLAIN,
+        f"it scores rows as well as a network, in seconds; --detector {NETWORK} trains a network, which can also sample, encode and fill in rows",
+    )
+
+
 def check_data(name: str, option: str = "data") -> None:
     """Raise an error for a name that is neither that of a data set, nor a folder, nor a file of a table that exists."""
     from manifold.training import outlines
@@ -50,13 +94,13 @@ def check_data(name: str, option: str = "data") -> None:
     folder = name.partition("?")[0]  # options of a folder follow its path
     if outlines.data_set(name) is not None or Path(folder).is_dir():
         return
-    if Path(name).suffix.lower() in (".csv", ".parquet"):
+    if Path(name).suffix.lower() in TABLES:
         check_file(Path(name))
         return
     valid = list(outlines.data_sets())
     raise TrainingError(
-        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv or .parquet file or of a folder "
-        "of images",
+        f"{option}: unknown data set {shown(name)}{near(name, valid)}; valid are {', '.join(valid)}, or the path of a .csv, .parquet or .npy file or "
+        "of a folder of images",
         field=option.lstrip("-"),
         valid=valid,
     )
@@ -79,12 +123,13 @@ def check_file(path: Path) -> None:
         names = [each.name for each in path.parent.iterdir() if each.is_file()] if path.parent.is_dir() else []
         raise InvalidValue(f"{path}: No such file or directory{near(path.name, names)}; check the path", field="file")
     if path.is_dir():
-        raise InvalidValue(f"{path}: is a folder; give a .csv or .parquet file", field="file")
-    if path.suffix.lower() not in (".csv", ".parquet"):
+        raise InvalidValue(f"{path}: is a folder; give a .csv, .parquet or .npy file", field="file")
+    if path.suffix.lower() not in TABLES:
         raise InvalidValue(
-            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file and give that file",
+            f"{path}: the suffix {shown(path.suffix)} is not that of a table; save the table as a .csv or .parquet file, or vectors as a .npy "
+            "file, and give that file",
             field="file",
-            valid=["csv", "parquet"],
+            valid=["csv", "parquet", "npy"],
         )
 
 

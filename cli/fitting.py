@@ -26,7 +26,8 @@ def fit(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="Table to learn from: a .csv or .parquet file of rows that are (mostly) normal."
+            metavar="FILE",
+            help="Table or vectors to learn from: a .csv, .parquet or .npy file of rows that are (mostly) normal.",
         ),
     ],
     name: Annotated[str, typer.Option(help="Name of the model to publish.")],
@@ -61,7 +62,7 @@ def fit(
         typer.Option(
             "--column",
             metavar="NAME=KIND",
-            help="Kind of a column: numeric, range, quantile, categorical or ignore. Repeat it for more.",
+            help="Kind of a column: numeric, range, quantile, vector, categorical or ignore. Repeat it for more.",
         ),
     ] = None,
     missing: Annotated[
@@ -79,6 +80,14 @@ def fit(
             help="The rows may contain anomalies: the most anomalous fifth (or --set trim=SHARE) is not learned from.",
         ),
     ] = False,
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="How rows are scored: tabular_detector (nearest rows, a mixture of Gaussians and histograms, in seconds), tabular_vae (a network, "
+            "which can also sample, encode and fill in rows), or auto. With --label it is tabular_cvae.",
+            autocompletion=completion.detectors,
+        ),
+    ] = early.AUTO,
     preset: Preset = "cpu",
     settings: Changes = None,
     html: Annotated[Path | None, typer.Option(help="Page with the report. By default NAME.html.")] = None,
@@ -88,18 +97,19 @@ def fit(
 ) -> None:
     """Fit an anomaly detector to a table.
 
-    The model is trained, calibrated, published and evaluated in one step; the report is a page. docs/reference/tables.md describes how values
-    and kinds of columns are read.
+    The model is trained, calibrated, published and evaluated in one step; the report is a page. It compares the model with an isolation forest,
+    nearest neighbours and a Mahalanobis distance, also without known anomalies. docs/reference/tables.md describes how values and kinds of columns
+    are read.
     """
     html = html or Path(f"{name}.html")
     outlines.check_name(name)
     check_writable(html)
     check_folder(models)
-    family = "tabular_cvae" if label else "tabular_vae"
 
     from manifold.runtime import lineage
     from manifold.runtime.kinds.table import TableSpec
 
+    family, why = early.detector(detector, label, settings or [], lineage.latest(models / name))
     lineage.check(models, name, family, TableSpec.noun, file.stem)
     folder = run or Path("runs") / name
     _check_new(folder, name, models, chosen=run is not None)
@@ -123,6 +133,7 @@ def fit(
 
     config = configuration(families.get(family), preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
+    typer.echo(f"detector: {family}: {why}")
     data = tables.of_file(file, stated, label, roles)
     for note in data.notes:
         typer.echo(note, err=True)
@@ -156,7 +167,7 @@ def judge(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set, .csv or .parquet file, or folder of images. By default the data that the model was trained on; a file is "
+            help="Data set, .csv, .parquet or .npy file, or folder of images. By default the data that the model was trained on; a file is "
             "expected in the current folder.",
             autocompletion=completion.data_names,
         ),
@@ -180,7 +191,9 @@ def judge(
 ) -> None:
     """Evaluate the anomaly score of a model.
 
-    The figures are the measured false alarm rates and the anomalies found, compared with an isolation forest and nearest neighbours.
+    The figures are the measured false alarm rates, the anomalies found, and the agreement with other detectors that are fitted to the same training
+    items: an isolation forest, nearest neighbours and a Mahalanobis distance. The agreement needs no known anomalies. The page lists the rows that
+    only one detector ranks high.
     """
     check_writable(html)
     manifest = manifest_of(model, models)
@@ -203,7 +216,7 @@ def judge(
 def _tell(judgement: Judgement, manifest: Manifest) -> None:
     """Print the figures of the detector, and warnings on stderr."""
     assert manifest.scoring is not None
-    for line in detection.summary(judgement, manifest.scoring, manifest.spec.noun):
+    for line in detection.summary(judgement, manifest.scoring, manifest.spec.noun, paged=manifest.spec.in_files):
         typer.echo(line)
     for warning in judgement.warnings:
         typer.echo(f"note: {warning}", err=True)

@@ -25,7 +25,9 @@ LISTED = 5  # number of rows that are printed
 
 
 def score(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Table to score: a .csv or .parquet file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Table or vectors to score: a .csv, .parquet or .npy file.")
+    ],
     model: Annotated[
         str,
         typer.Option(
@@ -163,7 +165,7 @@ def _progress(began: float) -> Callable[[Total], None]:
 def calibrate(
     model: ModelName,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Normal data: a .csv or .parquet file, or a folder of images.")
+        Path, typer.Argument(metavar="FILE", help="Normal data: a .csv, .parquet or .npy file, or a folder of images.")
     ],
     truth: Annotated[
         str | None,

@@ -30,7 +30,7 @@ def train(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set by name, a .csv or .parquet file, or a folder of images.", autocompletion=completion.data_names
+            help="Data set by name, a .csv, .parquet or .npy file, or a folder of images.", autocompletion=completion.data_names
         ),
     ] = None,
     preset: Preset = "cpu",
@@ -218,7 +218,7 @@ def add_page(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set, .csv or .parquet file, or folder of images. By default the data that the model was trained on.",
+            help="Data set, .csv, .parquet or .npy file, or folder of images. By default the data that the model was trained on.",
             autocompletion=completion.data_names,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""The evaluation of a model as an anomaly detector: measured false positive rates, detected anomalies, and two baselines.
+"""The evaluation of a model as an anomaly detector: measured false positive rates, detected anomalies, and a comparison with peers.
 
 All figures are measured on items that were not used in training. A false positive is a flagged item that is known to be normal. For
 unlabelled items only the flagged share is stated. evaluation.rates compares the rates with the requested ones. If anomalies are known, there are
@@ -9,23 +9,26 @@ four figures:
 - Recall at the threshold that flags 1% of the other evaluated items (`found_at_1%`).
 - Recall at the threshold that was calibrated for 1% beforehand (`flagged_at_1%`).
 
-The two baselines (peers) are fitted to the same training items: an isolation forest (Liu, Ting and Zhou, 2008) and the mean distance to the
-five nearest training items, in encoded columns or in pixels. There is a warning if a baseline has a higher AUROC than the model. Image data
-sets contain no known anomalies, so the images of another data set are used.
+evaluation.peers fits the peers to the same training items. evaluation.agreement compares their ranks of all evaluated items with those of the
+model, which needs no labels. If anomalies are known, the peers are baselines: there is a warning if one has a higher AUROC than the model. Image
+data sets contain no known anomalies, so the images of another data set are used.
 
-Items are read in batches. One batch, and the training items for the baselines (at most FITTED items and FITTED_VALUES values), are in memory.
+Items are read in batches. One batch, and the training items for the peers, are in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.evaluation import rates
+from manifold.evaluation import agreement, peers, rates
+from manifold.evaluation.agreement import Agreement
+from manifold.evaluation.judged_items import InputItems, JudgedItems
+from manifold.evaluation.peers import Peer
 from manifold.evaluation.report import rounded
 from manifold.runtime import imaging, repository
 from manifold.runtime import manifest as manifests
@@ -38,63 +41,9 @@ from manifold.runtime.scores.measured import RATE, RECORDED
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
-Peer = Callable[[Array], Float64]  # returns the scores (n,) of items
 
 CHANCE = 0.5  # AUROC of random scores
-NEIGHBOURS = 5
-BASELINES = {
-    "IForest": "isolation forest",
-    "input kNN": "nearest neighbours",
-}  # names in texts, by the names in manifests
-REFERENCES = 10_000  # largest number of training items for the nearest neighbours
-FITTED = 60_000  # largest number of training items for the forest
-FITTED_VALUES = 2**28  # largest number of values in these items: 1 GiB as float32
-SCORED = 2048  # number of items in a batch
-SCORED_VALUES = 2**24  # largest number of values in a batch, unless one item has more
-
-
-class InputItems(Protocol):
-    """A sequence of items as model inputs, such as an array (n, *shape). An implementation may read them on demand."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
-        """Return the items of a slice, or at these indices."""
-        ...
-
-
-class JudgedItems:
-    """The items on which a model is evaluated: held-out items, then known anomalies."""
-
-    def __init__(self, test: InputItems, anomalies: InputItems | None = None) -> None:
-        self.test, self.anomalies = test, test[:0] if anomalies is None else anomalies
-
-    def __len__(self) -> int:
-        return len(self.test) + len(self.anomalies)
-
-    def items(self, start: int, stop: int) -> Array:
-        """Return the items start .. stop - 1."""
-        n = len(self.test)
-        pieces = [
-            part[first:last]
-            for part, first, last in (
-                (self.test, start, min(stop, n)),
-                (self.anomalies, max(start - n, 0), min(stop, len(self)) - n),
-            )
-            if first < last
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-
-    def batches(self) -> Iterator[Array]:
-        """Yield all items in order."""
-        size = _size(self.test, SCORED, SCORED_VALUES)
-        for start in range(0, len(self), size):
-            yield self.items(start, start + size)
-
-
-def _size(items: InputItems, most: int, values: int) -> int:
-    """Return the number of items to read at once: `most`, or fewer if they would exceed `values` values, but at least 1."""
-    return max(1, min(most, values // max(1, items[:1].size)))
+CORRELATION = "rank_correlation_"  # such a figure is named after the peer
 
 
 @dataclass
@@ -110,6 +59,7 @@ class Judgement:
     anomalies: int = 0
     unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the figures of `rates` for other items
     scores: Float64 | None = None  # scores of all evaluated items, known anomalies last
+    agreement: Agreement | None = None  # the comparison with the scores of the peers; None without training items
     warnings: list[str] = field(default_factory=list)
     shift: str = (
         ""  # the reason why the held-out items and the calibration items are not exchangeable; empty if they are
@@ -138,7 +88,7 @@ def judge(
     shift: str = "",
     numbers: NDArray[np.int64] | None = None,
 ) -> Judgement:
-    """Evaluate a model as a detector on held-out items and known anomalies. Without training items there are no baselines.
+    """Evaluate a model as a detector on held-out items and known anomalies. Without training items there are no peers.
 
     `normal` (n,) marks the held-out items that are known to be normal. By default these are all if anomalies are given, and none otherwise.
     `shift` is the reason why the held-out items and the calibration items are not exchangeable.
@@ -153,14 +103,14 @@ def judge(
         )
     judged = JudgedItems(test, anomalies)
     normal = np.full(len(test), anomalies is not None) if normal is None else normal
-    peers = _peers(train) if len(judged.anomalies) and len(train) else {}
-    by_term, by_peer = _scores(judged, lambda items: model.score(items).terms, peers)
+    by_term, by_peer = _scores(judged, lambda items: model.score(items).terms, peers.fit(train))
     placed = calibrated.place(by_term)
     scores = placed[scoring.score]
     p = calibrated.p_values(scoring.score, scores)[: len(test)]
     judgement = Judgement(
         rates.measure(calibrated, scoring.score, p[normal]), normal=normal, anomalies=len(judged.anomalies), scores=scores,
         unlabelled=rates.measure(calibrated, scoring.score, p[~normal]), shift=shift,
+        agreement=agreement.compare(scores, by_peer) if by_peer else None,
     )  # fmt: skip
     compared = normal if normal.any() else ~normal
     own_scores = scores[: len(test)][compared]
@@ -196,17 +146,17 @@ def _weak(judgement: Judgement, score: str) -> Iterator[str]:
         )
     for name, numbers in judgement.peers.items():
         if numbers["auroc"] > max(own, CHANCE):
-            yield f"the baseline {BASELINES.get(name, name)} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
+            yield f"the baseline {peers.NAMES.get(name, name)} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
 
 
 def _scores(
-    judged: JudgedItems, terms: Callable[[Array], Mapping[str, Float64]], peers: Mapping[str, Peer]
+    judged: JudgedItems, terms: Callable[[Array], Mapping[str, Float64]], fitted_peers: Mapping[str, Peer]
 ) -> tuple[dict[str, Float64], dict[str, Float64]]:
-    """Return the terms of all evaluated items and the scores of the baselines, (n,) by name. Each item is read once."""
+    """Return the terms of all evaluated items and the scores of the peers, (n,) by name. Each item is read once."""
     by_term, by_peer = [], []
     for items in judged.batches():
         by_term.append(terms(items))
-        by_peer.append({name: peer(items) for name, peer in peers.items()})
+        by_peer.append({name: peer(items) for name, peer in fitted_peers.items()})
     return _joined(by_term), _joined(by_peer)
 
 
@@ -224,36 +174,6 @@ def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
         "average_precision": rounded(float(average_precision_score(labels, scores))),
         "found_at_1%": rounded(float((scores[labels] > line).mean())),
     }
-
-
-def _peers(train: InputItems) -> dict[str, Peer]:
-    """Return the baselines by name, fitted to a random selection of the training items."""
-    from sklearn.ensemble import IsolationForest
-    from sklearn.neighbors import NearestNeighbors
-
-    chosen = np.random.Generator(np.random.Philox(0)).permutation(len(train))
-    rows = _flat(train, chosen[: _size(train, FITTED, FITTED_VALUES)])
-    forest = IsolationForest(random_state=0).fit(rows)
-    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows))).fit(rows[:REFERENCES])
-    return {
-        "IForest": lambda items: -forest.score_samples(_row(items)),
-        "input kNN": lambda items: nearest.kneighbors(_row(items))[0].mean(axis=1),
-    }
-
-
-def _flat(items: InputItems, indices: NDArray[np.int64]) -> Array:
-    """Return the items at these indices as rows (n, D). The items are read in batches."""
-    one = items[:1]
-    rows = np.empty((len(indices), one.size), one.dtype)
-    size = _size(items, SCORED, SCORED_VALUES)
-    for start in range(0, len(indices), size):
-        rows[start : start + size] = _row(items[indices[start : start + size]])
-    return rows
-
-
-def _row(items: Array) -> Array:
-    """Return items as rows (n, D). Missing values become 0."""
-    return np.nan_to_num(items.reshape(len(items), -1), nan=0.0)
 
 
 def fitted(items: Array, spec: ImageSpec) -> Array:
@@ -304,5 +224,25 @@ def record(model: Model, judgement: Judgement, against: str | None = None) -> Ma
         for name, value in judgement.terms[manifest.scoring.score].items():
             others = {other: numbers[name] for other, numbers in beside.items() if name in numbers}
             new.append(Metric(name=name, value=value, protocol={**common, "beside": others}))
+    if judgement.agreement is not None:
+        new += _correlations(judgement.agreement, common)
     kept = [metric for metric in manifest.metrics if metric.protocol.get("by") != RECORDED]
     return repository.save_metrics(model.folder, (*kept, *new))
+
+
+def correlation_name(peer: str) -> str:
+    """Return the name in manifests of the rank correlation with a peer."""
+    return CORRELATION + peers.NAMES[peer].lower().replace(" ", "_")
+
+
+def _correlations(found: Agreement, common: Mapping[str, Any]) -> Iterator[Metric]:
+    """Yield the rank correlation with each peer. There is none with a detector whose scores are all equal."""
+    for peer in found.peers:
+        value = found.correlations[agreement.OWN, peer]
+        if value is not None:
+            high = {"ranked_high": found.top, "both_rank_high": found.shared(agreement.OWN, peer)}
+            yield Metric(
+                name=correlation_name(peer),
+                value=rounded(value),
+                protocol={**common, "n": found.n, "peer": peer, **high},
+            )

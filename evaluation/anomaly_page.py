@@ -1,30 +1,30 @@
-"""The report page of a detector of rows: columns, measured false positive rates, detected anomalies, and the top rows with reasons."""
+"""The report page of a detector of rows: measured false positive rates, detected anomalies, the top rows with reasons, a comparison with other
+detectors, and the columns."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.evaluation import file_rows, rates
-from manifold.evaluation.anomaly import BASELINES, Float64, InputItems, JudgedItems, Judgement
-from manifold.evaluation.file_rows import FileRow, JudgedFile
+from manifold.evaluation import agreement, peers, rates
+from manifold.evaluation.agreement import Agreement
+from manifold.evaluation.anomaly import Float64, Judgement
+from manifold.evaluation.file_rows import JudgedFile
+from manifold.evaluation.judged_items import InputItems, JudgedItems
 from manifold.evaluation.page import page, plot, table
+from manifold.evaluation.shown_rows import Column, ShownRows
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import cut
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.repository import replacing
-from manifold.runtime.scores import reasons
-from manifold.runtime.tables import described, rows
-from manifold.runtime.tables.schema import NumericColumn
+from manifold.runtime.tables import described
 
 SHOWN = 10  # number of rows in a list
-LEAST_SHARE = 0.01  # smallest share of a column that is listed as a reason
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
@@ -56,6 +56,8 @@ def to_html(
     spec = TableSpec.of(manifest.spec, f"model: {manifest.name}")
     assert scoring is not None and judgement.scores is not None
     parts = [f"<h1>{html.escape(manifest.name)} {manifest.version}</h1><p>{html.escape(manifest.description)}</p>"]
+    if scoring.combination is not None and scoring.combination.said:
+        parts.append(f"<p>{html.escape(scoring.combination.said)}</p>")
     parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in judgement.warnings]
     parts += _rates(model, judgement)
     if judgement.terms:
@@ -68,16 +70,20 @@ def to_html(
                 (f"{name} (this model's score)" if name == scoring.score else name, numbers)
                 for name, numbers in judgement.terms.items()
             ),
-            *((f"baseline: {BASELINES.get(name, name)}", numbers) for name, numbers in judgement.peers.items()),
+            *((f"baseline: {_named(name)}", numbers) for name, numbers in judgement.peers.items()),
         ]
         columns = ("AUROC", "average precision", f"recall at 1% {rate}", "recall at the calibrated threshold for 1%")
         parts.append(table(("score", *(f"{column} (higher is better)" for column in columns)), [
             (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
         ]))  # fmt: skip
     parts.append(_histogram(judgement))
-    parts.append(
-        "<h2>The most anomalous rows</h2>" + _most_anomalous(model, spec, judgement, JudgedItems(test, anomalies), file)
-    )
+    top, compared = _most_anomalous(judgement), judgement.agreement
+    only = {name: compared.only(name)[:SHOWN] for name in compared.ranks} if compared else {}
+    listed = np.unique(np.concatenate([*top.values(), *only.values()]))
+    shown = ShownRows(model, spec, JudgedItems(test, anomalies), file, listed.tolist())
+    parts += ["<h2>The most anomalous rows</h2>", *_lists(judgement, top, shown)]
+    if compared is not None:
+        parts += _agreement(judgement, compared, only, shown)
     parts.append(
         "<h2>Columns</h2>"
         + table(("column", "kind", "values", "changes that the model cannot detect"), _columns(manifest, spec))
@@ -148,13 +154,10 @@ def _columns(manifest: Manifest, spec: TableSpec) -> list[tuple[str, str, str, s
     ]
 
 
-def _most_anomalous(
-    model: Model, spec: TableSpec, judgement: Judgement, judged: JudgedItems, file: JudgedFile | None
-) -> str:
-    """Return three lists: known anomalies, rows known to be normal, and unlabelled rows."""
+def _most_anomalous(judgement: Judgement) -> dict[str, NDArray[np.int64]]:
+    """Return the places of the rows with the highest scores: of known anomalies, of rows known to be normal, and of unlabelled rows."""
     assert judgement.scores is not None
-    normal = judgement.normal
-    known = np.ones(len(judged) - judgement.n, bool)
+    normal, known = judgement.normal, np.ones(judgement.anomalies, bool)
     groups = {
         "Known anomalies": np.concatenate([np.zeros(judgement.n, bool), known]),
         "Rows known to be normal": np.concatenate([normal, ~known]),
@@ -164,72 +167,60 @@ def _most_anomalous(
     for name, mask in groups.items():
         places = np.flatnonzero(mask)
         chosen[name] = places[np.argsort(-judgement.scores[places], kind="stable")[:SHOWN]]
-    numbers = {} if file is None else {place: int(file.numbers[place]) for place in np.concatenate([*chosen.values()])}
-    rows_of = {} if file is None else file_rows.read(file.path, spec, set(numbers.values()))
-    shown = [
-        f"<h3>{name}</h3>" + _list(model, spec, judgement.scores, judged, places, [rows_of.get(numbers.get(place, 0)) for place in places], numbers)
-        for name, places in chosen.items() if len(places)
-    ]  # fmt: skip
-    return "".join(shown)
+    return {name: places for name, places in chosen.items() if len(places)}
 
 
-def _list(
-    model: Model, spec: TableSpec, all_scores: Float64, judged: JudgedItems, places: NDArray[np.int64],
-    of_file: Sequence[FileRow | None], numbers: Mapping[int, int],
-) -> str:  # fmt: skip
-    """Return a table of rows with their scores, their numbers in the file, the reasons, and all values."""
-    items = np.concatenate([judged.items(place, place + 1) for place in places.tolist()])
-    scores = model.score(items)
-    decoded = _decoded(items, spec)
-    given = [row if read is None else read.given for row, read in zip(decoded, of_file, strict=True)]
-    cells = [row if read is None else read.cells for row, read in zip(decoded, of_file, strict=True)]
-    because = ["" for _ in places]
-    if scores.surprise is not None:
-        why = model.runner.drive(reasons.find(model.manifest, items, scores, model.calibrated))
-        because = [_because(reason, row) for reason, row in zip(spec.explain(why, given), cells, strict=True)]
-    head = [
-        "score",
-        *(["row"] if numbers else []),
-        *(["id"] if spec.id else []),
-        *spec.carried.passed,
-        "reasons",
-        "all values",
-    ]
-    lines = []
-    for place, row, reason in zip(places.tolist(), cells, because, strict=True):
-        copied = [_cell(row.get(name)) for name in ([spec.id] if spec.id else []) + list(spec.carried.passed)]
-        number = [str(numbers[place])] if numbers else []
-        values = ", ".join(f"{name} = {_cell(row.get(name))}" for name in spec.names)
-        texts = [f"{all_scores[place]:.2f}", *number, *copied, reason]
-        opened = f"<details><summary>show</summary>{html.escape(values)}</details>"
-        lines.append("".join(f"<td>{html.escape(text)}</td>" for text in texts) + f"<td>{opened}</td>")
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return f"<table><tr>{heads}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+def _lists(judgement: Judgement, top: Mapping[str, NDArray[np.int64]], shown: ShownRows) -> Iterator[str]:
+    """Yield a table of the rows with the highest scores for each group."""
+    assert judgement.scores is not None
+    for name, places in top.items():
+        scores = ("score", [f"{score:.2f}" for score in judgement.scores[places]])
+        yield f"<h3>{name}</h3>" + shown.table(places.tolist(), [scores])
 
 
-def _decoded(items: NDArray[Any], spec: TableSpec) -> list[dict[str, Any]]:
-    """Return model inputs as rows, with None for a missing value and for a category that did not occur in training."""
-    decoded = rows.decode(np.nan_to_num(items, nan=0.0), spec, held=False)
-    for row, item in zip(decoded, items, strict=True):
-        for column, block in spec.placed:
-            if np.isnan(item[block.start]) or (not isinstance(column, NumericColumn) and not item[block].any()):
-                row[column.name] = None
-    return decoded
-
-
-def _because(reason: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Return the three columns with the largest excess, each with its value in the file and the expected value."""
-    columns = ", ".join(
-        f"{column['column']} = {_cell(row.get(column['column']))}, expected {_cell(column['expected'])} ({column['share']:.0%})"
-        for column in reason["columns"][:3]
-        if column["excess"] > 0 and column["share"] >= LEAST_SHARE
+def _agreement(
+    judgement: Judgement, found: Agreement, only: Mapping[str, NDArray[np.int64]], shown: ShownRows
+) -> Iterator[str]:
+    """Yield the comparison with other detectors: rank correlations, and the rows that only one detector ranks high."""
+    names = [_named(peer) for peer in found.peers]
+    rows = f"{found.n} {judgement.named('rows')}{', including the known anomalies' if judgement.anomalies else ''}"
+    yield (
+        f"<h2>Comparison with other detectors</h2><p>These detectors were fitted to the same training rows: {', '.join(names)}. Each ranks the {rows}.</p>"
     )
-    return columns or "an unusual position in latent space"
+    yield f"<p>{html.escape(agreement.meaning('rows'))}</p>"
+    yield table(("detectors", "rank correlation", f"among the {found.top} highest of both"), [
+        (f"{_named(a)}, {_named(b)}", "undefined" if value is None else f"{value:.3f}", f"{found.shared(a, b)} rows")
+        for (a, b), value in found.correlations.items()
+    ])  # fmt: skip
+    yield "".join(f"<p>{html.escape(said)}</p>" for said in agreement.doubts(found, "rows", peers.NAMES))
+    if not found.lists:
+        return
+    said = f"{agreement.rule(found, 'rows')} {agreement.ADVICE}"
+    yield f"<h3>Rows that only one detector ranks high</h3><p>{html.escape(said)}</p>"
+    for name, places in only.items():
+        size = found.sizes[name]
+        if not size:
+            yield f"<p>Only {_named(name)}: no row.</p>"
+            continue
+        cut = f"; the first {SHOWN} are shown" if size > SHOWN else ""
+        yield f"<h4>Only {_named(name)}: {size} of {found.n} rows{cut}</h4>"
+        ranks = [(f"rank: {_named(each)}", [str(rank) for rank in found.ranks[each][places]]) for each in found.ranks]
+        yield shown.table(places.tolist(), [*ranks, *_labels(judgement, places)], explained=name == agreement.OWN)
 
 
-def _cell(value: Any) -> str:
-    """Return a cell of a file unchanged but shortened, and a computed number with four digits."""
-    return "(none)" if value is None else f"{value:.4g}" if isinstance(value, float) else cut(str(value))
+def _labels(judgement: Judgement, places: NDArray[np.int64]) -> list[Column]:
+    """Return the column that says what is known about rows; none if nothing is known about any row."""
+    if not judgement.anomalies and not judgement.normal.any():
+        return []
+    names = np.concatenate(
+        [np.where(judgement.normal, "normal", "unlabelled"), np.full(judgement.anomalies, "anomaly")]
+    )
+    return [("known", names[places].tolist())]
+
+
+def _named(name: str) -> str:
+    """Return the name of the model or of a peer in texts."""
+    return peers.NAMES.get(name, name)
 
 
 def _histogram(judgement: Judgement) -> str:
@@ -241,7 +232,8 @@ def _histogram(judgement: Judgement) -> str:
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    edges = np.linspace(judgement.scores.min(), np.quantile(judgement.scores, 0.995), 60)
+    low, high = judgement.scores.min(), np.quantile(judgement.scores, 0.995)
+    edges = np.linspace(low, high if high > low else low + 1, 60)  # equal scores have one bar
     held_out = judgement.scores[: judgement.n]
     parts: Mapping[str, Float64] = {
         "known to be normal": held_out[judgement.normal],

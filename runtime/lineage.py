@@ -24,7 +24,7 @@ def check(root: Path, name: str, family: str | None, items: Kind | str, data: st
     `items` is the spec of its items, or only their noun (images, rows) before the data are read. `data` is the name of its data set, which is
     compared for shipped models; None if it is not known.
     """
-    before, shipped = _latest(root / name), name in published.versions(root)
+    before, shipped = latest(root / name), name in published.versions(root)
     if before is None:
         if shipped:
             _refuse(
@@ -70,8 +70,8 @@ def _free(root: Path, name: str) -> str:
     return next(each for each in candidates if each not in taken and not (root / each).exists())
 
 
-def _latest(folder: Path) -> Manifest | None:
-    """Return the manifest of the latest version that can be read; None if there is none."""
+def latest(folder: Path) -> Manifest | None:
+    """Return the manifest of the latest version of an artifact that can be read; None if there is none."""
     for version in reversed(repository.versions(folder)):
         try:
             return manifests.read(folder / str(version))

@@ -21,10 +21,10 @@ import pytest
 from scipy import stats
 
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import files, rows
+from manifold.runtime.tables import chunk, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import datasets, runs
-from manifold.training.data import Arrays, Data, fingerprints, reading, schema, tables
+from manifold.training.data import Arrays, Data, fingerprints, moments, reading, schema, tables
 from manifold.training.data import idx as idx_files
 from manifold.training.data.remote import Remote
 from manifold.training.datasets import binarized_mnist, cifar10, mnist
@@ -113,7 +113,7 @@ def test_the_schema_is_fitted_on_training_rows() -> None:
     spec = schema.fit(table, schema.ColumnSettings({"price": 2}))
     price = spec.columns[0]
     assert isinstance(price, NumericColumn)
-    assert price.transform == "log1p" if schema._skewness(table["price"]) > 2 else "identity"
+    assert price.transform == "log1p" if moments.skewness(table["price"]) > 2 else "identity"
     kind, paid = spec.columns[2], spec.columns[3]
     assert isinstance(kind, CategoricalColumn)
     assert isinstance(paid, CategoricalColumn)
@@ -276,7 +276,7 @@ def test_durations_and_long_texts_are_no_categories() -> None:
 def test_a_small_file_of_many_rows_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_CELLS", 1000)
+    monkeypatch.setattr(chunk, "MAX_CELLS", 1000)
     for name, column in (("rows", pa.nulls(1001)), ("items", pa.array([[None] * 1001], pa.list_(pa.int32())))):
         pa.parquet.write_table(pa.table({"a": column}), tmp_path / f"{name}.parquet")
         with pytest.raises(DataError, match="has 1001 cells; the limit is 1000"):

@@ -24,6 +24,7 @@ from manifold.training.detectors import mixture, trimming
 from manifold.training.detectors.histograms import Histograms
 from manifold.training.detectors.mixture import Mixture
 from manifold.training.detectors.sampled import SampledNeighbours
+from manifold.training.errors import TrainingError
 from manifold.training.families import tabular_detector
 from manifold.training.train import train
 
@@ -83,6 +84,35 @@ def test_a_mixture_equals_its_definition() -> None:
             for _, m, c in parts_of(found)
         ]
         assert np.allclose(expected[:, inside], np.einsum("kn,knd->nd", weights, np.stack(means)), atol=1e-3)
+
+
+def test_a_wide_mixture_equals_one_with_full_covariances() -> None:
+    """The form in the space of principal components has the densities of the covariances that it stands for."""
+    random = np.random.default_rng(0)
+    size, inside, variance = 9, 3, 0.5
+    directions = np.linalg.qr(random.normal(size=(size, inside)))[0]
+    centre, means = random.normal(size=size), random.normal(size=(2, inside))
+    roots = random.normal(size=(2, inside, inside))
+    covariances = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(inside)
+    weights, blocks = np.asarray([0.3, 0.7]), [slice(0, 1), slice(1, 4), *(slice(i, i + 1) for i in range(4, 9))]
+    wide = Mixture(weights, means, covariances, blocks, mixture.Basis(centre, directions, variance))
+    outside = variance * (np.eye(size) - directions @ directions.T)
+    full = Mixture(weights, centre + means @ directions.T, directions @ covariances @ directions.T + outside, blocks)
+    x = torch.from_numpy(random.normal(size=(40, size)) * 2).float()
+    for own, expected in zip(wide(x), full(x), strict=True):
+        assert torch.allclose(own, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_wide_rows_are_fitted() -> None:
+    """Rows of 300 values in a space of few dimensions: rows outside this space are anomalous."""
+    random = np.random.default_rng(0)
+    basis = random.normal(size=(5, 300))
+    rows = random.normal(size=(600, 5)) @ basis + 0.1 * random.normal(size=(600, 300))
+    found = mixture.fit(rows[:500], [slice(i, i + 1) for i in range(300)], 0)
+    other = rows[500:] + 0.6 * random.normal(size=(100, 300))
+    nats, columns, expected = found(torch.from_numpy(np.r_[rows[500:], other]).float())
+    assert nats[:100].max() < nats[100:].min()
+    assert columns.shape == (200, 300) and (expected[:100] - torch.from_numpy(rows[500:]).float()).abs().mean() < 0.2
 
 
 def test_the_density_of_a_mixture_sums_to_one() -> None:
@@ -214,3 +244,90 @@ def test_mixed_rows_are_trimmed() -> None:
         aurocs[mixed] = roc_auc_score(np.r_[np.ones(50), np.zeros(250)], made["mixture"])
     assert aurocs[True] > 0.98, aurocs
     assert aurocs[True] > aurocs[False] + 0.01, aurocs
+
+
+def test_all_terms_are_exported_with_weights_by_evidence(tmp_path: Path) -> None:
+    """Every term is an output of the graph, which export compares with torch. The weights follow the evidence."""
+    data = data_of(600)
+    rule = f"fisher:{','.join(tabular_detector.TERMS)}"
+    config = tabular_detector.Config(score=rule, references=200)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", config)
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    scoring = model.manifest.scoring
+    assert scoring is not None and scoring.combination is not None
+    combination = scoring.combination
+    assert set(combination.terms) == {term.name for term in scoring.terms} == set(tabular_detector.TERMS)
+    assert combination.weights is not None and combination.evidence is not None
+    assert sum(combination.weights) == pytest.approx(len(combination.terms), abs=0.01)
+    assert np.allclose(
+        np.square(combination.evidence) / np.square(combination.evidence).mean(), combination.weights, atol=2e-3
+    )
+    of = dict(zip(combination.terms, combination.evidence, strict=True))
+    assert of["mixture"] > of["histograms"]  # only one of them sees that columns depend on each other
+    items = data.inputs(data.test)[:100]
+    far = items.copy()
+    far[:, 0] += 10  # the first column is a number
+    for name in tabular_detector.TERMS:
+        usual, away = (model.score(each).terms[name] for each in (items, far))
+        assert np.isfinite(usual).all() and np.isfinite(away).all()
+        assert usual.mean() < away.mean(), name
+
+
+def test_a_detector_of_mixed_rows_is_exported(tmp_path: Path) -> None:
+    data = data_of(400, mixed=20)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", tabular_detector.Config(mixed=True))
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    combination = model.manifest.scoring and model.manifest.scoring.combination
+    assert combination and combination.terms == tabular_detector.MIXED and combination.basis == "agreement"
+    row = {name: values[0].item() for name, values in columns_of(1, 5).items()}
+    usual, unseen = model.anomaly_score([row, {**row, "kind": "green"}])
+    assert unseen.score > usual.score
+
+
+@pytest.mark.parametrize(
+    ("changes", "terms", "weighed"),
+    [
+        ({}, ["input_neighbours", "mixture", "histograms"], True),
+        ({"weigh": False}, ["input_neighbours", "mixture", "histograms"], False),
+        ({"mixed": True}, ["input_neighbours", "mixture", "histograms", "sampled_neighbours"], True),
+        ({"score": "denoiser"}, ["input_neighbours", "mixture", "histograms", "denoiser"], False),
+        ({"score": "min-p:mixture,tails"}, ["input_neighbours", "mixture", "histograms", "tails"], False),
+    ],
+)
+def test_the_score_decides_which_terms_there_are(changes: dict[str, Any], terms: list[str], weighed: bool) -> None:
+    config = tabular_detector.resolve(tabular_detector.Config(**changes), data_of(100))
+    assert tabular_detector._names(config) == terms
+    assert config.weigh == weighed
+
+
+def test_few_rows_are_no_evidence() -> None:
+    data = data_of(19)
+    config = tabular_detector.resolve(tabular_detector.Config(), data)
+    model = tabular_detector.build(config, data)
+    tabular_detector.finish(model, config, data)
+    assert model.fitted.weights is None
+    with torch.no_grad():
+        scoring = tabular_detector.exports(model, config, data).scoring
+    assert scoring is not None and scoring.combination is not None and scoring.combination.weights is None
+
+
+def test_an_artifact_without_references_has_no_training_rows(tmp_path: Path) -> None:
+    """With `references=0` there are no terms of distances and no task `neighbours`; a score of distances is refused."""
+    data = data_of(300)
+    config = tabular_detector.Config(references=0)
+    run = runs.TrainingRun(tmp_path / "run", "tabular_detector", "made", "cpu", config)
+    train(run, data, device="cpu", quiet=True)
+    model = load(export.export(run, "made", tmp_path / "models", data=data), device="cpu")
+    assert set(model.manifest.tasks) == {"score"}
+    assert model.manifest.scoring is not None
+    assert [term.name for term in model.manifest.scoring.terms] == ["mixture", "histograms"]
+    row = {name: values[0].item() for name, values in columns_of(1, 5).items()}
+    (item,) = model.anomaly_score([row], explain=True)
+    assert item.explanation is not None and not item.explanation.get("neighbours")
+    for mixed in (False, True):
+        resolved = tabular_detector.resolve(tabular_detector.Config(references=0, mixed=mixed), data)
+        assert resolved.score == "fisher:mixture,histograms"
+    with pytest.raises(TrainingError, match="the terms are mixture, histograms, isolation_forest, tails, denoiser"):
+        tabular_detector.resolve(tabular_detector.Config(references=0, score="input_neighbours"), data)

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from manifold import cli
 from manifold.cli import completion, early, reference, service
 from manifold.evaluation import resize
+from manifold.runtime import lineage
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.graphs import backends
 from manifold.service.core import use_cases
 from manifold.service.settings import Settings
@@ -290,3 +292,34 @@ def test_every_option_with_known_values_completes_them() -> None:
         for name, hint in typing.get_type_hints(function, include_extras=True).items():
             if name in named:
                 assert typing.get_args(hint)[1].autocompletion is not None, (function.__name__, name)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "label", "settings", "before", "family", "reason"),
+    [
+        ("auto", None, [], None, "tabular_detector", "in seconds"),
+        ("auto", None, ["trim=0.05"], None, "tabular_detector", "in seconds"),
+        ("auto", None, ["trim=0.05", "latent_dim=3"], None, "tabular_vae", "latent_dim is an option"),
+        ("auto", None, [], "transactions-vae", "tabular_vae", "can sample and encode"),
+        ("auto", None, [], "nslkdd-cvae", "tabular_vae", "can sample and encode"),
+        ("auto", None, ["weigh=false"], "transactions-vae", "tabular_detector", "weigh is an option"),
+        ("auto", "kind", [], None, "tabular_cvae", "classify"),
+        ("tabular_vae", "kind", [], None, "tabular_cvae", "classify"),
+        ("tabular_vae", None, [], None, "tabular_vae", "as requested"),
+        ("tabular_detector", None, [], "transactions-vae", "tabular_detector", "as requested"),
+    ],
+)
+def test_fit_chooses_a_detector_and_says_why(
+    chosen: str, label: str | None, settings: list[str], before: str | None, family: str, reason: str
+) -> None:
+    held = None if before is None else lineage.latest(SHIPPED / before)
+    made, why = early.detector(chosen, label, settings, held)
+    assert made == family
+    assert reason in why
+
+
+def test_a_detector_that_cannot_classify_is_refused_with_a_label() -> None:
+    with pytest.raises(InvalidValue, match="remove one of both"):
+        early.detector("tabular_detector", "kind", [], None)
+    with pytest.raises(InvalidValue, match="valid are auto, tabular_detector, tabular_vae"):
+        early.detector("forest", None, [], None)

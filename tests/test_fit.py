@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.evaluation import anomaly
+from manifold.evaluation import anomaly, peers
 from manifold.runtime import checks, manifest
 from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
@@ -109,10 +109,15 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
         "False positive rates",
         "Known anomalies",
         "The most anomalous rows",
+        "Comparison with other detectors",
         "Columns",
     ]
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
-    assert [head[0] for head in heads] == ["requested rate", "score", "score", "score", "column"]
+    lists = [head for head in heads if head[0] == "rank: this model"]
+    assert all(head[3:6] == ["rank: Mahalanobis distance", "known", "row"] for head in lists)
+    assert [head[0] for head in heads if head not in lists] == [
+        "requested rate", "score", "score", "score", "detectors", "column",
+    ]  # fmt: skip
     assert heads[1] == [
         "score",
         "AUROC (higher is better)",
@@ -271,77 +276,12 @@ def test_figures_of_a_perfect_and_of_a_reversed_score() -> None:
     assert found == {"auroc": 0.0, "average_precision": 0.01, "found_at_1%": 0.0}
 
 
-@pytest.mark.parametrize("better", ["IForest", "input kNN"])
-def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model puts one anomaly above all rows and one below. One peer puts both above all rows, the other one neither."""
-    rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
-    perfect = np.concatenate([np.zeros(100), np.ones(2)])
-    peers: dict[str, anomaly.Peer] = {"IForest": lambda items: -perfect, "input kNN": lambda items: -perfect}
-    peers[better] = lambda items: perfect
-    monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
-    found = anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange)
-    assert found.terms["a"]["auroc"] == 0.5
-    assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
-        name: float(name == better) for name in peers
-    }
-    assert found.warnings == [
-        f"the baseline {anomaly.BASELINES[better]} is better here: its AUROC is 1.000, this model's is 0.500"
-    ]
-
-
-def test_a_score_below_chance_is_a_warning_and_no_peer_that_is_not_usable_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    rows, strange = np.arange(100.0)[:, None], np.asarray([[-1.0], [-2.0]])
-    low = np.concatenate([np.arange(100.0), np.asarray([40.0, 40.0])])
-    monkeypatch.setattr(anomaly, "_peers", lambda train: {"IForest": lambda items: low})
-    (warning,) = anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange).warnings
-    assert warning.startswith("the AUROC 0.000 is below 0.5")
-    assert "no important column is left out" in warning
-
-
-def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
-    peers = dict.fromkeys(("IForest", "input kNN"), lambda items: items[:, 0])
-    monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
-    assert anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange).warnings == []
-
-
 def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[1000.0], [999.0], [600.0], [3.0]])
-    monkeypatch.setattr(anomaly, "_peers", lambda train: {})
+    monkeypatch.setattr(peers, "fit", lambda train: {})
     found = anomaly.judge(scorer(np.linspace(0, 100, 500)), rows, rows, strange)
     assert found.terms["a"]["flagged_at_1%"] == 0.75
     assert (found.n, found.anomalies) == (100, 4)
-
-
-def test_peers_are_a_forest_and_the_mean_distance_to_five_neighbours() -> None:
-    train = np.concatenate([np.zeros((3, 2)), np.full((4, 2), 3.0)])
-    train[:, 1] = np.nan  # the column is missing in every item, and counts as 0
-    found = anomaly._peers(train)["input kNN"](np.asarray([[0.0, np.nan], [13.0, 0.0], [3.0, 4.0]]))
-    assert found.tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
-    usual = np.random.default_rng(0).normal(size=(200, 2))
-    forest = anomaly._peers(usual)["IForest"](np.asarray([[0.0, 0.0], [6.0, 6.0]]))
-    assert forest[1] > forest[0] + 0.2
-
-
-def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held-out items and anomalies may share a batch. For larger items batches are smaller and peers are fitted on fewer items."""
-    generator = np.random.Generator(np.random.Philox(0))
-    train, test, known = (generator.normal(place, 1, (n, 3)) for n, place in ((600, 0), (301, 0), (40, 2)))
-
-    def judged() -> anomaly.Judgement:
-        return anomaly.judge(scorer(np.linspace(0, 100, 500)), train, test, known)
-
-    whole = judged()
-    monkeypatch.setattr(anomaly, "SCORED_VALUES", 3 * 50)
-    assert [len(items) for items in anomaly.JudgedItems(test, known).batches()] == [50] * 6 + [41]
-    parts = judged()
-    assert (parts.peers, parts.terms, parts.rates) == (whole.peers, whole.terms, whole.rates)
-    assert whole.scores is not None and parts.scores is not None
-    assert np.array_equal(parts.scores, whole.scores)
-    monkeypatch.setattr(anomaly, "FITTED_VALUES", 3 * 100)
-    assert judged().peers != whole.peers
 
 
 def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
@@ -450,6 +390,10 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
         "judge", "small", "--data", "digits", "--against", "shapes", "--record", "--models", tmp_path / "models"
     )
     assert "baseline: isolation forest" in output
+    assert re.search(r"this model, isolation forest +-?[01]\.\d{3}", output)
+    plain = run("judge", "small", "--data", "digits", "--models", tmp_path / "models")
+    assert re.search(r"this model, nearest neighbours +-?[01]\.\d{3}", plain)
+    assert "Number of images that only one detector ranks high: this model" in plain and "page" not in plain
     recorded = {metric.name: metric for metric in load(published, device="cpu").manifest.metrics}
     assert recorded["auroc"].protocol["against"] == "shapes"
     assert {"IForest", "input kNN", "squared_error"} <= set(recorded["auroc"].protocol["beside"])

@@ -15,7 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from manifold.evaluation import anomaly, anomaly_page, file_rows
+from manifold.evaluation import agreement, anomaly, file_rows, peers, shown_rows
 from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError
 from manifold.runtime.kinds.table import TableSpec
@@ -23,6 +23,7 @@ from manifold.runtime.scores import measured
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.runtime.tables.truth import Truth
 from manifold.training import export as exporting
+from manifold.training import judging
 from manifold.training.data import Arrays, tables
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.tables import Roles
@@ -144,6 +145,8 @@ def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> N
         "Flagged among unlabelled rows",
         "The most anomalous rows",
         "Unlabelled rows",
+        "Comparison with other detectors",
+        "Rows that only one detector ranks high",
         "Columns",
     ]
     assert "false alarm" not in page.lower() and "false positive" not in page.lower()
@@ -151,6 +154,39 @@ def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> N
     metrics = {metric.name for metric in load(folder / "models/blind", device="cpu").manifest.metrics}
     assert "flagged_unlabelled_at_0.05" in metrics
     assert not [name for name in metrics if name.startswith("false_positive")]
+
+
+@pytest.mark.parametrize("name", ["mine", "blind"])
+def test_rows_that_only_one_detector_ranks_high_are_those_of_the_file(
+    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its ranks, its number, id and copied column, and its values; what is known is stated if there are labels."""
+    monkeypatch.setattr(agreement, "FAR", 1)  # so that there are some
+    model = load(folder / "models" / name, device="cpu")
+    data = tables.of_model(model, folder / "rows.csv")
+    found = judging.judge(model, data, html=tmp_path / "page.html").agreement
+    assert found is not None and data.rows is not None and sum(found.sizes.values()) > 0
+    numbers, table = np.concatenate([data.rows.test, data.rows.anomalies]), written(tmp_path / "again.csv")
+    page = (tmp_path / "page.html").read_text()
+    for detector, only in ((each, found.only(each)[:10]) for each in found.ranks):
+        title = f"Only {peers.NAMES.get(detector, detector)}: {found.sizes[detector]} of {found.n} rows"
+        shown = cells(page.replace("h4>", "h3>"), title) if len(only) else []
+        for place, row in zip(only, shown, strict=True):
+            at = int(numbers[place]) - 1
+            expected = [*(str(ranks[place]) for ranks in found.ranks.values())]
+            if name == "mine":
+                known = {"": "unlabelled", "worm": "anomaly"}.get(table["label"][at], "normal")
+                expected += [known, str(at + 1), str(FIRST + at), table["shop"][at]]
+            else:
+                expected.append(str(at + 1))
+            assert row[: len(expected)] == expected
+            assert f"a = {table['a'][at]}, b = {table['b'][at]}" in row[-1]
+    said = (folder / f"{name}.txt").read_text()
+    recorded = {metric.name: metric.value for metric in model.manifest.metrics}
+    for each, peer in peers.NAMES.items():
+        value = found.correlations["this model", each]
+        assert value is not None and re.search(rf"this model, {peer} +{value:.3f}", said)
+        assert recorded[anomaly.correlation_name(each)] == pytest.approx(value, rel=1e-5)
 
 
 def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -230,8 +266,11 @@ def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
     assert "note: new.csv: 1 rows could not be read and are left out (row 801: a: 'much' is not a number" in said
     assert "note: new.csv is not the file to which mine was fitted: all its rows are evaluated" in said
     assert re.search(r"combined score of the model +(0\.9|1\.0)", said)
-    assert "baseline" not in said
-    assert len(cells((tmp_path / "new.html").read_text(), "Known anomalies")) == 10
+    assert "baseline" not in said and "rank correlation" not in said
+    assert "There is no comparison with other detectors, because they are fitted to the training rows" in said
+    page = (tmp_path / "new.html").read_text()
+    assert len(cells(page, "Known anomalies")) == 10
+    assert "Comparison with other detectors" not in page and "There is no comparison with other detectors" in page
 
 
 def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None:
@@ -285,7 +324,7 @@ def test_rows_without_a_file_show_what_is_missing_as_missing() -> None:
     assert isinstance(spec, TableSpec)
     item = np.zeros((2, *spec.shape), np.float32)
     item[0, [block.start for column, block in spec.placed if column.name == "weight"]] = np.nan
-    first, second = anomaly_page._decoded(item, spec)
+    first, second = shown_rows.decode(item, spec)
     assert (first["weight"], first["kind"]) == (None, None)
     assert second["weight"] == pytest.approx(70, abs=3)
 
@@ -397,7 +436,7 @@ def test_models_that_clip_numbers_are_judged_by_data_that_compresses_them() -> N
 
 def test_false_alarms_are_counted_of_normal_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten of twenty unlabelled rows are far away; the normal rows are like the calibration rows."""
-    monkeypatch.setattr(anomaly, "_peers", lambda train: {})
+    monkeypatch.setattr(peers, "fit", lambda train: {})
     normal, unlabelled = np.arange(100.0), np.concatenate([np.arange(10.0), np.full(10, 900.0)])
     test, known = np.concatenate([normal, unlabelled])[:, None], np.full((5, 1), 800.0)
     marks = np.arange(120) < 100

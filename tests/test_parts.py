@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from manifold.evaluation import anomaly, images
+from manifold.evaluation import images, judged_items
 from manifold.evaluation.session import Session, SessionOptions
 from manifold.runtime.engine import load
 from manifold.training import batches as batches_module
@@ -107,7 +107,7 @@ def test_no_command_asks_for_more_than_a_bounded_batch(
 ) -> None:
     """Training, export, judge and evaluate keep to the bounds of large items, and the metrics are those of arrays."""
     bound = 128  # items of 64 values; the batch size of training and of the evaluator
-    for module, name in ((parts_module, "VALUES"), (anomaly, "SCORED_VALUES"), (images, "VALUES")):
+    for module, name in ((parts_module, "VALUES"), (judged_items, "SCORED_VALUES"), (images, "VALUES")):
         monkeypatch.setattr(module, name, 64 * bound)
     inverted = dataclasses.replace(
         digits, test=Arrays(255 - Arrays.of(digits.train).items[:1000], digits.train.labels[:1000])

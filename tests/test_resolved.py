@@ -30,8 +30,8 @@ from tests.shared import export
 @pytest.mark.parametrize(
     ("family", "options", "depends"),
     [
-        ("vae", {}, {"likelihood": "bernoulli", "score": "fisher:squared_error,latent_neighbours"}),
-        ("cvae", {"references": 0}, {"likelihood": "bernoulli", "score": "negative_elbo"}),
+        ("vae", {}, {"likelihood": "bernoulli", "score": "fisher:squared_error,edge_neighbours,edge_mixture"}),
+        ("cvae", {"references": 0}, {"likelihood": "bernoulli", "score": "fisher:squared_error,edge_mixture"}),
         ("pixelcnn", {}, {"levels": 4, "conditional": True}),
         ("vqvae", {}, {"likelihood": "bernoulli", "conditional": True}),
         ("gan", {"lr": 1e-3}, {"discriminator_lr": 1e-3}),
@@ -50,14 +50,14 @@ def test_rows_resolve_size_score_and_trim(table: Data) -> None:
     module = families.get("tabular_vae")
     plain, mixed = (module.resolve(module.Config.model_validate({"mixed": mixed}), table) for mixed in (False, True))
     assert (plain.latent_dim, plain.likelihood, plain.trim) == (4, "columns", 0)
-    assert (mixed.score, mixed.trim) == ("fisher:reconstruction,negative_elbo,latent_distance,input_neighbours", 0.2)
+    assert (mixed.score, mixed.trim) == ("fisher:negative_elbo,latent_distance,input_neighbours", 0.2)
     assert module.resolve(mixed, table) == mixed
 
 
 def test_what_is_saved_and_exported_is_resolved(tmp_path: Path, digits: Data) -> None:
     run = tiny_run(tmp_path / "run", "vae", digits, references=50)
     saved = json.loads((run.folder / runs.CONFIG).read_text())["config"]
-    assert (saved["likelihood"], saved["score"]) == ("bernoulli", "fisher:squared_error,latent_neighbours")
+    assert (saved["likelihood"], saved["score"]) == ("bernoulli", "fisher:squared_error,edge_neighbours,edge_mixture")
     folder = export(run, "m", tmp_path / "models", data=digits, backend="torchscript")
     assert manifest.read(folder / manifest.FILE).provenance["config"] == saved
 

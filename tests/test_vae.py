@@ -181,14 +181,14 @@ def test_references_say_which_of_their_values_are_missing(table: Data) -> None:
     train = Arrays.of(table.train)
     items = np.nan_to_num(train.items)
     with torch.no_grad():
-        assert vae.placement(model, model.config, dataclasses.replace(train, items=items)).known is None
+        whole = vae.placement(model, model.config, dataclasses.replace(train, items=items))
         items[::2, 0] = np.nan
         place = vae.placement(model, model.config, dataclasses.replace(train, items=items))
-    assert place.known is not None
-    assert place.inputs is not None
-    assert 5 < int((place.known == 0).sum()) < 25
-    assert (place.known[:, 1:] == 1).all()
-    assert torch.isfinite(place.inputs).all()
+    assert whole.held is not None and whole.held.known is None
+    assert place.held is not None and place.held.known is not None
+    assert 5 < int((place.held.known == 0).sum()) < 25
+    assert (place.held.known[:, 1:] == 1).all()
+    assert torch.isfinite(place.held.inputs).all()
 
 
 def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
@@ -264,10 +264,15 @@ def test_the_default_score_depends_on_the_data_and_its_references(digits: Data, 
     def score(data: Data, **changes: Any) -> str:
         return vae.resolve(vae.Config.model_validate(changes), data).score
 
-    assert score(digits) == "fisher:squared_error,latent_neighbours"
+    assert score(digits) == "fisher:squared_error,edge_neighbours,edge_mixture"
     assert score(table) == "fisher:reconstruction,latent_neighbours,input_neighbours"
-    assert score(digits, references=0) == "negative_elbo"
-    assert score(digits, references=0, variational=False) == "reconstruction"
+    assert (
+        score(digits, references=0)
+        == score(digits, references=0, variational=False)
+        == "fisher:squared_error,edge_mixture"
+    )
+    assert score(table, references=0) == "negative_elbo"
+    assert score(table, references=0, variational=False) == "reconstruction"
     assert score(digits, score="kl") == "kl"
 
 

@@ -208,6 +208,10 @@ class Kind(Record):
         """Read the item in a field with a single item. Raises RequestError."""
         return self.read([given], how, field)
 
+    def rows_of(self, array: Array, field: str) -> list[Any] | None:
+        """Return a body that is an array as the items of a request, for a kind whose items have such a form; None for others. Raises InvalidValue."""
+        return None
+
     def read_array(self, array: Array, field: str) -> Items:
         """Read the items of a body that is an array of numbers. Raises InvalidValue."""
         raise InvalidValue(

@@ -25,6 +25,7 @@ from manifold.runtime.tables.truth import Truth
 from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, number, spelling
 
 Row = dict[str, Any] | list[Any]
+PREVIEWED_COLUMNS = 60  # largest number of plots in a preview; laying out hundreds of them takes minutes
 ACROSS = 6  # plots in one line of a preview
 
 
@@ -169,6 +170,12 @@ class TableSpec(Kind):
         """The notation of the table: texts that stand for a missing value, and the decimal separator."""
         return Notation.of(MISSING if self.missing is None else self.missing, self.decimal or ".")
 
+    @cached_property
+    def run(self) -> tuple[NumericColumn, ...]:
+        """The columns, if all are numeric and have no transform, as those of vectors; otherwise none."""
+        plain = [each for each in self.columns if isinstance(each, NumericColumn) and each.transform == "identity"]
+        return tuple(plain) if len(plain) == len(self.columns) else ()
+
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the columns."""
@@ -226,11 +233,18 @@ class TableSpec(Kind):
         data, warnings = rows.encode(given, self, unknown=how.unknown, missing=how.missing, field=field)
         return Items(data, (), tuple(map(tuple, warnings)))
 
-    def read_array(self, array: Array, field: str) -> Items:
-        """Raise InvalidValue: rows cannot be sent in encoded form."""
-        raise InvalidValue(
-            f"{field}: rows are not read from an array of numbers; send {self.needed}", field="rows", valid=self.names
-        )
+    def rows_of(self, array: Array, field: str) -> list[Any]:
+        """Return an array of numbers (n, columns), or (columns,) for one row, as rows with their values in column order. NaN is a missing value."""
+        given = array[None] if array.ndim == 1 else array
+        if given.ndim != 2 or given.shape[1] != len(self.columns) or not len(given):
+            raise InvalidValue(
+                f"{field}: the shape is {cut(str(list(array.shape)))}; send [n, {len(self.columns)}]: one number for each column, in their order",
+                field=field,
+            )
+        if given.dtype.kind not in "iuf":
+            raise InvalidValue(f"{field}: an array of {given.dtype}; send numbers", field=field)
+        rows_of_numbers: list[Any] = given.tolist()
+        return rows_of_numbers
 
     @property
     def needed(self) -> str:
@@ -327,7 +341,17 @@ class TableSpec(Kind):
         return text.getvalue().encode()
 
     def preview(self, made: Array, real: Array) -> bytes:
-        """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib."""
+        """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib.
+
+        If there are more than PREVIEWED_COLUMNS columns, this number of them is shown, at equal distances.
+        """
+        if len(self.columns) > PREVIEWED_COLUMNS:
+            chosen = [
+                self.placed[at] for at in np.linspace(0, len(self.columns) - 1, PREVIEWED_COLUMNS).astype(int).tolist()
+            ]
+            few = TableSpec(columns=tuple(column for column, _ in chosen), missing=self.missing)
+            places = np.concatenate([np.arange(block.start, block.stop) for _, block in chosen])
+            return few.preview(made[:, places], real[:, places])
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,41 @@ class Combination(Record):
 
     method: Literal["fisher", "min-p"] = "fisher"
     terms: tuple[str, ...] = Field(min_length=1)
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None,
+        description="fisher: the factor of each log-survival, in the order of the terms; absent if all are 1",
+    )
+    evidence: tuple[float, ...] | None = Field(
+        default=None, description="the number of each term that the weights were computed from, on training items"
+    )
+    basis: Literal["synthetic", "agreement"] | None = Field(
+        default=None,
+        description="synthetic: the evidence is the mean AUROC for synthetic anomalies; agreement: it is the mean rank correlation with the other terms",
+    )
+
+    @property
+    def said(self) -> str:
+        """The sentence about how the terms are combined; empty for equal weights without evidence."""
+        if self.weights is None or self.evidence is None or self.basis is None:
+            return ""
+        parts = [
+            f"{name} {weight:.2f} ({value:.2f})"
+            for weight, value, name in zip(self.weights, self.evidence, self.terms, strict=True)
+        ]
+        why = {
+            "synthetic": "finds synthetic anomalies among held-out training items better (AUROC in parentheses)",
+            "agreement": "agrees more with the other terms on held-out training items (mean rank correlation in parentheses)",
+        }
+        return f"Weights of the terms: {', '.join(parts)}. A term that {why[self.basis]} has a larger weight."
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Combination:
+        for name, values in (("weights", self.weights), ("evidence", self.evidence)):
+            if values is not None and len(values) != len(self.terms):
+                raise ValueError(f"{name}: {len(values)} numbers for {len(self.terms)} terms; give one for each term")
+        if self.weights is not None and self.method != "fisher":
+            raise ValueError(f"weights: the method {self.method} has none; use the method fisher, or remove them")
+        return self
 
 
 class Calibration(Record):

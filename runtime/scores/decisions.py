@@ -160,11 +160,13 @@ class Discoveries:
     def __init__(self, n: int, rate: float) -> None:
         self.n, self.rate = n, rate  # number of calibration items; false discovery rate
         self._counts = np.zeros(n + 1, np.int64)  # number of rows with the p-value (i + 1) / (n + 1)
+        self._limit: float | None = None  # `limit`, once it is computed for these rows
 
     def add(self, p_values: Float64) -> Discoveries:
         """Add the p-values (n,) of rows."""
         places = np.rint(p_values * (self.n + 1)).astype(np.int64) - 1
         self._counts += np.bincount(places, minlength=self.n + 1)
+        self._limit = None
         return self
 
     @property
@@ -175,10 +177,12 @@ class Discoveries:
     @property
     def limit(self) -> float:
         """The largest p-value that is flagged; 0 if no row is."""
-        ranks = np.arange(1, self.n + 2)
-        meets = ranks * self.rows <= self.rate * np.cumsum(self._counts) * (self.n + 1) * (1 + 1e-12)
-        found = np.flatnonzero(meets & (self._counts > 0))
-        return float(ranks[found[-1]] / (self.n + 1)) if len(found) else 0.0
+        if self._limit is None:
+            ranks = np.arange(1, self.n + 2)
+            meets = ranks * self.rows <= self.rate * np.cumsum(self._counts) * (self.n + 1) * (1 + 1e-12)
+            found = np.flatnonzero(meets & (self._counts > 0))
+            self._limit = float(ranks[found[-1]] / (self.n + 1)) if len(found) else 0.0
+        return self._limit
 
     @property
     def note(self) -> str | None:

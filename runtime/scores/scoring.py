@@ -122,8 +122,10 @@ class Calibrated:
 
 
 def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:
-    """Combine terms (n,) into nats (n,): the sum of their log-survivals, or the largest."""
+    """Combine terms (n,) into nats (n,): the weighted sum of their log-survivals, or the largest."""
     nats = np.stack([tails[name](terms[name]) for name in combination.terms])
+    if combination.weights is not None:
+        nats *= np.asarray(combination.weights)[:, None]
     combined: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
     return combined
 

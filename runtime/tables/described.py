@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from manifold.runtime.errors import cut
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 WHOLE = 10**15  # smaller whole numbers are written with all digits
 SHOWN = 8  # number of categories that are listed
+MANY = 20  # number of adjacent columns of numbers that are described together, if their names are numbered
+NUMBERED = re.compile(r"(.*?)(0|[1-9]\d{0,8})")
 TRANSFORMS = {"identity": "", "log1p": ", log(1 + v)", "quantile": ", by quantiles"}
 
 
@@ -34,7 +38,7 @@ class Description:
 
 def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | None = None) -> list[Description]:
     """Return a description of each column of a table; columns that are left out come last. `label` is the column of the classes, if any."""
-    kept = [_numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns]
+    kept = [_together(run) for run in _runs(spec.columns)]
     left_out = [
         Description(name or "(no name)", "left out", reason, "its values do not influence the score")
         for name, reason in spec.ignored.items()
@@ -46,6 +50,29 @@ def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | Non
         else []
     )
     return kept + of_label + left_out
+
+
+def _runs(columns: Sequence[NumericColumn | CategoricalColumn]) -> Iterator[list[NumericColumn | CategoricalColumn]]:
+    """Yield the columns. At least MANY adjacent columns of numbers whose names are numbered, such as x0 to x383, are yielded together."""
+
+    def series(at: int) -> tuple[str, int] | int:
+        """Return a key that is equal for columns of the same series, and different for all others."""
+        found = NUMBERED.fullmatch(columns[at].name)
+        return (found[1], int(found[2]) - at) if found and isinstance(columns[at], NumericColumn) else at
+
+    for _, group in groupby(range(len(columns)), series):
+        run = [columns[at] for at in group]
+        yield from [run] if len(run) >= MANY else ([column] for column in run)
+
+
+def _together(run: Sequence[NumericColumn | CategoricalColumn]) -> Description:
+    first = run[0]
+    if len(run) == 1:
+        return _numeric(first) if isinstance(first, NumericColumn) else _categorical(first)
+    numbers = [column for column in run if isinstance(column, NumericColumn)]
+    low, high = min(column.minimum for column in numbers), max(column.maximum for column in numbers)
+    values = f"{len(run)} columns, {_written(low)} to {_written(high)}"
+    return Description(f"{first.name} … {run[-1].name}", "numeric", values, "")
 
 
 def _listed(values: Sequence[str]) -> str:

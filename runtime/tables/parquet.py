@@ -31,6 +31,8 @@ OPEN_BYTES = (
 BATCH_BYTES = 32 * 2**20  # limit for the pages of text that a batch of rows needs
 LEAST_ROWS = 16  # smallest batch
 EMPTY_PAGES = 64  # limit for the pages of a column in a row group, in addition to its number of values
+VECTOR_BYTES = 2**30  # limit for the numbers of a list column in a row group
+EXPANSION = 32, 16 * 2**20  # limit for these numbers: so many times the bytes in the file, plus a number of bytes
 VALUE_BYTES = 64  # limit for a value of fixed length
 HEADER_STRUCTS = 64  # limit for the structs in the header of a page
 HEADER_BYTES = 512, 64 * 2**10  # bytes of a page header that are read at first, and at most
@@ -69,12 +71,22 @@ class Pages:
 
 
 class File:
-    """A Parquet file whose columns `names` (None for all) can be read in bounded memory. `cell` is the largest expected cell in bytes."""
+    """A Parquet file whose columns `names` (None for all) can be read in bounded memory. `cell` is the largest expected cell in bytes.
 
-    def __init__(self, source: IO[bytes], names: Sequence[str] | None, cell: int) -> None:
+    `vector` is a further column to read, of lists of numbers, with the expected length of a list. Rows do not bound the memory for lists, so the
+    numbers of a row group are limited.
+    """
+
+    def __init__(
+        self, source: IO[bytes], names: Sequence[str] | None, cell: int, vector: tuple[str, int] | None = None
+    ) -> None:
         from pyarrow import parquet
 
         self.source, self.cell = source, cell
+        self.vector = None if vector is None else vector[0]
+        if vector is not None:
+            names = [*(names or []), vector[0]]
+            self.cell = max(cell, VALUE_BYTES * vector[1])
         self.size = source.seek(0, os.SEEK_END)
         metadata = _metadata(source, self.size)
         leaves = [metadata.schema.column(at) for at in range(metadata.num_columns)]
@@ -132,7 +144,7 @@ class File:
         at = chunk.data_page_offset
         if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
             at = first
-        end = at + chunk.total_compressed_size
+        begin, end = at, at + chunk.total_compressed_size
         if at < 0 or end > self.size:
             raise Malformed(f"file: column {shown(name)} is beyond the end of the file; {DAMAGED}", field="file")
         size = self._value_size(leaf)
@@ -146,6 +158,21 @@ class File:
                     f"file: a page of column {shown(name)} is beyond the end of the file; {DAMAGED}", field="file"
                 )
             values += _add(pages, header, chunk.physical_type, size, name)
+        if self.vector is not None and _top(name) == self.vector:
+            if values > chunk.num_values:
+                raise Malformed(
+                    f"file: column {shown(name)} has more values than its row group states; {DAMAGED}", field="file"
+                )
+            if values * size > EXPANSION[0] * max(at - begin, 0) + EXPANSION[1]:
+                raise _too_large(
+                    f"column {shown(name)} expands from {at - begin} to {values * size} bytes; write the file again without compression and "
+                    "without a dictionary for this column"
+                )
+            if values * size > VECTOR_BYTES:
+                raise _too_large(
+                    f"column {shown(name)} has {values} numbers in a row group (limit {VECTOR_BYTES} bytes); write the file again with fewer rows in a "
+                    "row group"
+                )
         pages.repeated = pages.dictionary if name in self.written_out else 0
         return pages
 

@@ -59,6 +59,12 @@ class Reader:
             for option in OPTIONS:
                 if option in request.model_fields_set:
                     raise operations.no_effect(manifest, option, "reads numbers, which are not resized")
+            if spec.in_files:
+                self.limit(len(uploads.array) if uploads.array.ndim > 1 else 1, field)
+            rows = await aside(functools.partial(spec.rows_of, uploads.array, "body"), uploads.work)
+            if rows is not None:
+                setattr(request, field, rows)  # as if they had been sent in this field
+                return await self._read(spec, rows, self._how(request, unknown, missing), uploads.work)
             read = await aside(functools.partial(spec.read_array, uploads.array, "body"), uploads.work)
             self.limit(len(read.data), field)
             return read

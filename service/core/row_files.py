@@ -25,7 +25,7 @@ from manifold.service.core.use_cases.anomaly_score import ScoreRequest, rule_of,
 from manifold.service.models.entries import Entry
 from manifold.service.telemetry.metrics import Metrics
 
-KINDS = ("csv", "parquet")
+KINDS = ("csv", "parquet", "npy")
 ROWS = 2048  # rows of one run: another request waits for at most that many
 IN_MEMORY = 8 * 2**20  # bytes of a file that stay in memory; a larger file is spooled to the temporary folder
 

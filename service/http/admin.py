@@ -104,7 +104,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
 
     @app.post(
         "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=[ADMINISTRATION], summary="Calibrate a model on normal rows",
-        description="Calibrate a model of rows on a file of normal rows (CSV or Parquet), and publish it as the next version.",
+        description="Calibrate a model of rows on a file of normal rows (CSV, Parquet or npy), and publish it as the next version.",
         response_description="The new version.", openapi_extra={"requestBody": BODY, "parameters": QUERY, **also(*BODY_STATUSES, 404, 409)},
     )  # fmt: skip
     async def calibrate(name: str, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from manifold.runtime import codecs
 from manifold.runtime.errors import UnsupportedMedia, cut
 from manifold.service.core import row_files
 from manifold.service.core.handling import Handling
@@ -17,12 +18,17 @@ from manifold.service.telemetry.metrics import Metrics
 MEDIA_TYPES = {
     "text/csv": "csv", "application/csv": "csv",
     "application/vnd.apache.parquet": "parquet", "application/x-parquet": "parquet", "application/parquet": "parquet",
+    codecs.NPY: "npy",
 }  # fmt: skip
 
 
 def kind_of(request: Incoming) -> str | None:
-    """Return csv or parquet if the body is a file of rows, otherwise None."""
-    return MEDIA_TYPES.get(request.content_type or "")
+    """Return csv, parquet or npy if the body is a file of rows, otherwise None.
+
+    A .npy body is an array of items, and is a file of vectors only if the client accepts the response to a file, which is NDJSON.
+    """
+    kind = MEDIA_TYPES.get(request.content_type or "")
+    return None if kind == "npy" and NDJSON not in (request.header(b"accept") or "") else kind
 
 
 async def respond(request: Incoming, kind: str, handling: Handling, metrics: Metrics, settings: Settings) -> Reply:

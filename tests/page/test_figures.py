@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import unrolled
-from manifold.evaluation import cells
+from manifold.evaluation import anomaly, cells, peers
 from manifold.runtime.manifest import figures
 from manifold.service.http.pages import assets
 from manifold.training.datasets import ring
@@ -80,6 +80,18 @@ def test_every_figure_has_a_name_a_meaning_and_its_direction(shown: dict[str, li
             assert figure["better"] or name.startswith(("false_positive_rate_at_", "flagged_unlabelled_at_")), name
     for name in UNDIRECTED & seen.keys():
         assert seen[name]["better"] is None
+
+
+@needs_node
+def test_rank_correlations_name_the_peer_and_have_no_direction() -> None:
+    metrics = [{"name": anomaly.correlation_name(name), "value": 0.71234, "protocol": {}} for name in peers.NAMES]
+    (found,) = shown_figures([metrics])
+    assert [(each["title"], each["better"], each["text"]) for each in found] == [
+        ("Rank correlation with an isolation forest", None, "0.7123"),
+        ("Rank correlation with nearest neighbours", None, "0.7123"),
+        ("Rank correlation with the Mahalanobis distance", None, "0.7123"),
+    ]
+    assert all("Spearman" in each["words"][1] for each in found)
 
 
 def test_detected_anomalies_are_better_if_there_are_more(shown: dict[str, list[dict[str, Any]]]) -> None:

@@ -1,4 +1,4 @@
-"""The reading of whole CSV and Parquet files as columns, with the same reader as in scoring."""
+"""The reading of whole CSV, Parquet and .npy files as columns, with the same reader as in scoring."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from manifold.runtime.tables.values import Notation
 from manifold.training.errors import DataError
 
 SUFFIXES = tuple(f".{name}" for name in FORMATS)
+LISTED_SUFFIXES = ", ".join(SUFFIXES[:-1]) + f" or {SUFFIXES[-1]}"
 
 
 def read(
@@ -20,13 +21,13 @@ def read(
     notation: Notation | None = None,
     written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
 ) -> FileTable:
-    """Read a whole .csv or .parquet file. The arguments are those of files.read. Raises DataError if it is unreadable or has no rows."""
+    """Read a whole .csv, .parquet or .npy file. The arguments are those of files.read. Raises DataError if it is unreadable or has no rows."""
     with _named(path), path.open("rb") as source:
         return files.read(source, files.format_of(path), notation, written)
 
 
 def names(path: Path) -> list[str]:
-    """Return the names of the columns of a .csv or .parquet file, from its header. Raises DataError if it is unreadable."""
+    """Return the names of the columns of a .csv, .parquet or .npy file, from its header. Raises DataError if it is unreadable."""
     with _named(path), path.open("rb") as source:
         return files.header(source, files.format_of(path))
 

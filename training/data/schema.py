@@ -5,6 +5,7 @@ The schema is fitted to the training rows only and stored in the manifest. docs/
 - Columns with two values, texts and booleans are categories.
 - Other numbers are numeric. Non-negative skewed ones (skewness above 2) are transformed by log(1 + v). They are standardised by mean and
   standard deviation; numbers beyond ten deviations are compressed by a logarithm. A given kind can select scaling by the range or a quantile transform instead.
+- The numbers of vectors (training.data.vector_columns) share one scale.
 - A column with a single value is a category without alternatives.
 - Identifiers (texts that rarely repeat), dates, times and columns without values are left out. The manifest lists them with the reason.
 - Missing values are ignored, in the schema and in the likelihood.
@@ -18,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +42,8 @@ from manifold.runtime.tables.values import (
     trimmed,
     truth,
 )
+from manifold.training.data import moments, vector_columns
+from manifold.training.data.vector_columns import VECTOR
 from manifold.training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
@@ -57,7 +61,6 @@ CHANCE = 1e-6  # if random numbers would all differ with a lower probability, th
 SLIGHTEST = float(np.finfo(np.float64).tiny)  # smallest scale of a column
 KNOTS = 101  # number of knots of a quantile transform
 LARGEST = 1e300  # largest absolute value of a column's numbers
-POWERS = 1e-100, 1e100  # range of absolute values whose third powers fit into a float64
 SAME = 1e-12  # relative deviation below which numbers differ only by rounding
 ROUNDING = 1e-6  # relative scale of such numbers; the resolution of float32 is 6e-8
 IDENTIFIER, MIXED = "is an identifier", "has numbers, but other texts"  # reasons start with these
@@ -65,7 +68,7 @@ SIGNED = "has numbers with signs or in another notation"  # and with this
 HINTED = 10_000  # number of values of a column that are checked for hints
 WRITTEN = Notation.of((), "."), Notation.of((), ",")
 SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # currency and per cent signs next to numbers
-KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
+KINDS = ("numeric", "range", "quantile", VECTOR, "categorical", "ignore")
 OTHERS = "*"  # stands for all numeric columns whose kind is not given by name
 
 
@@ -79,6 +82,7 @@ class ColumnSettings:
     missing: tuple[str, ...] = MISSING  # texts that mean a missing value
     decimal: Literal[".", ","] = "."  # decimal separator in texts
     left_out: Mapping[str, str] = field(default_factory=dict)  # columns that are left out, with the reason
+    vectors: tuple[str, ...] = ()  # columns that are the numbers of a vector; their kind is `vector` if none is given
 
     def __post_init__(self) -> None:
         for name, kind in self.kinds.items():
@@ -88,6 +92,11 @@ class ColumnSettings:
                     field=name,
                     valid=list(KINDS),
                 )
+
+    @cached_property
+    def of_vectors(self) -> frozenset[str]:
+        """The columns of `vectors` without a given kind; none if there is a kind for all numbers."""
+        return frozenset() if OTHERS in self.kinds else frozenset(self.vectors) - set(self.kinds)
 
     @property
     def notation(self) -> Notation:
@@ -106,11 +115,11 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
             valid=list(table),
         )
     kept: list[NumericColumn | CategoricalColumn] = []
-    ignored = dict(stated.left_out)
+    ignored, of_vectors = dict(stated.left_out), list[str]()
     for name, values in table.items():
         if name in ignored:
             continue
-        column = _fit_column(name, values, stated)
+        column = _fit_column(name, values, stated, of_vectors)
         if isinstance(column, str):
             ignored[name] = column
         else:
@@ -120,16 +129,26 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
         raise TrainingError(
             f"data: no column is left to learn from ({reasons}); add columns with numbers or categories"
         )
-    constant = [column for column in kept if isinstance(column, CategoricalColumn) and column.width == 1]
+    kept = vector_columns.with_one_scale(kept, of_vectors)
+    constant = {column.name: value for column in kept if (value := _constant(column)) is not None}
     if len(constant) == len(kept):
-        each = ", ".join(f"{cut(column.name)} is always {cut(column.categories[0])}" for column in constant[:LISTED])
+        each = ", ".join(f"{cut(name)} is always {cut(value)}" for name, value in list(constant.items())[:LISTED])
         raise TrainingError(f"data: all columns are constant ({each}); at least one needs two different values")
     return TableSpec(columns=tuple(kept), ignored=ignored, missing=stated.missing, decimal=stated.decimal)
 
 
-def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColumn | CategoricalColumn | str:
-    """Return the column, or the reason why it is left out."""
-    kind, notation = stated.kinds.get(name), stated.notation
+def _constant(column: NumericColumn | CategoricalColumn) -> str | None:
+    """Return the value of a column that is constant, as text; None for other columns."""
+    if isinstance(column, CategoricalColumn):
+        return column.categories[0] if column.width == 1 else None
+    return spelling(column.minimum) if column.minimum == column.maximum else None
+
+
+def _fit_column(
+    name: str, values: Array, stated: ColumnSettings, of_vectors: list[str]
+) -> NumericColumn | CategoricalColumn | str:
+    """Return the column, or the reason why it is left out. The name of a number of a vector is added to `of_vectors`."""
+    kind, notation = stated.kinds.get(name, VECTOR if name in stated.of_vectors else None), stated.notation
     if kind == "ignore":
         return "left out on request"
     if _is_nested(values):
@@ -152,6 +171,9 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
             f"column {shown(name)}: it has no finite number (a value is {said}); remove --column {cut(name)}={kind}",
             field=name,
         )
+    if kind == VECTOR:
+        of_vectors.append(name)
+        return vector_columns.column(name, numbers[finite])
     # a single number, or whole numbers that are equal as floating-point numbers
     if numbers[finite].min() == numbers[finite].max():
         return _categorical(name, present[finite], notation, np.zeros(int(finite.sum()), bool))
@@ -276,7 +298,7 @@ def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnS
     transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         transform = _quantiles(numbers)
-    elif kind == "numeric" and numbers.min() >= 0 and _skewness(numbers) > 2:
+    elif kind == "numeric" and numbers.min() >= 0 and moments.skewness(numbers) > 2:
         transform = {"transform": "log1p"}
     plain: dict[str, Any] = {
         "name": name,
@@ -286,7 +308,7 @@ def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnS
         "maximum": float(numbers.max()),
     }
     transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **transform}))
-    centre, scale = _mean_and_deviation(transformed)
+    centre, scale = moments.mean_and_deviation(transformed)
     size = float(np.abs(transformed).max())
     rounding = scale <= max(SAME * size, SLIGHTEST)
     if rounding:
@@ -308,7 +330,7 @@ def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str,
     """
     found = {}
     for name, values in table.items():
-        if name in stated.kinds or _is_nested(values):
+        if name in stated.kinds or name in stated.of_vectors or _is_nested(values):
             continue
         if NO_NAME.fullmatch(name):
             found[name] = files.UNNAMED
@@ -389,8 +411,9 @@ def _quantiles(numbers: Array) -> dict[str, Any]:
     normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
     scores = np.bincount(place, normal) / np.bincount(place)
+    slope = 1 / max(moments.mean_and_deviation(numbers)[1], SLIGHTEST)
     return {
-        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": 1 / max(_mean_and_deviation(numbers)[1], SLIGHTEST),
+        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": slope,
     }  # fmt: skip
 
 
@@ -403,24 +426,6 @@ def _natural(category: str) -> tuple[int, float, str]:
     """Return a sort key that puts numbers in numeric order before words."""
     found = number(category, DEFAULT)
     return (1, 0.0, category) if found is None else (0, found, category)
-
-
-def _unit(values: Array) -> float:
-    """Return the divisor of numbers before powers are computed: 1, or their largest absolute value if the powers would not fit into float64."""
-    size = float(np.abs(values).max())
-    return 1.0 if POWERS[0] <= size <= POWERS[1] or not size else size
-
-
-def _mean_and_deviation(values: Array) -> tuple[float, float]:
-    unit = _unit(values)
-    scaled = values if unit == 1 else values / unit
-    return float(scaled.mean()) * unit, float(scaled.std()) * unit
-
-
-def _skewness(values: Array) -> float:
-    values = values / _unit(values)
-    centred = values - values.mean()
-    return float((centred**3).mean() / max(float((centred**2).mean()) ** 1.5, 1e-300))
 
 
 def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:

@@ -58,9 +58,9 @@ def of_file(
     *,
     split: str = BY_BLOCKS,
 ) -> Data:
-    """Load and split the table in a .csv or .parquet file. The arguments are those of from_table. Raises DataError if it is unreadable."""
+    """Load and split the table in a .csv, .parquet or .npy file. The arguments are those of from_table. Raises DataError if it is unreadable."""
     if path.suffix.lower() not in reading.SUFFIXES:
-        raise TrainingError(f"{path}: it is not a table; give a {' or '.join(reading.SUFFIXES)} file", field="file")
+        raise TrainingError(f"{path}: it is not a table; give a {reading.LISTED_SUFFIXES} file", field="file")
     stated = stated or ColumnSettings()
     missing = None if stated.missing == MISSING else list(stated.missing)
     options = {"label": label, "kinds": dict(stated.kinds), "missing": missing}
@@ -77,7 +77,7 @@ def of_file(
         stated.notation,
         lambda names: () if told is None else [truth.parse(told, list(names)).column],
     )
-    stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
+    stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out, vectors=whole.vectors)
     protocol["rows"] = max([*whole.numbers[-1:].tolist(), *whole.bad], default=0)
     data = from_table(
         path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers, split=split
@@ -277,7 +277,8 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
         shift = f"all rows of {path.name} are evaluated, and the calibration rows come from another file"
         notes.append(
             f"{path.name} is not the file to which {manifest.name} was fitted: all its rows are evaluated. Rows that the model was trained on are "
-            "not recognised in another file; remove them, as they make the figures too good"
+            "not recognised in another file; remove them, as they make the figures too good. There is no comparison with other detectors, because they "
+            "are fitted to the training rows"
         )
     judged = FileRows(
         path,
@@ -297,28 +298,30 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
 def check_again(data: Data, spec: TableSpec, path: Path) -> None:
     """Read the fitted file again as scoring reads it, with the published `spec`, and compare the rows. Raises DataError for a difference."""
     whole = reading.read(path, spec.notation)
-    learned = spec.encode(whole.columns, missing=True)
-    bad = {**whole.bad, **{int(whole.numbers[at]): reason for at, reason in learned.bad.items()}}
     place_of = {number: place for place, number in enumerate(whole.numbers.tolist())}
     with path.open("rb") as source:
         for chunk in spec.chunks(source, files.format_of(path), files.CHUNK_ROWS):
             scored = spec.encode(chunk.table, missing=True)
             invalid = {**chunk.bad, **{int(chunk.numbers[at]): reason for at, reason in scored.bad.items()}}
+            both = np.asarray([number for number in chunk.numbers.tolist() if number in place_of], np.int64)
+            learned = _encoded_at(whole.columns, spec, [place_of[number] for number in both.tolist()])
+            bad = {**whole.bad, **{int(both[at]): reason for at, reason in learned.bad.items()}}
             here = {number: bad[number] for number in (*chunk.numbers.tolist(), *chunk.bad) if number in bad}
             for number in invalid.keys() ^ here.keys():
                 raise DataError(
                     f"{path}: row {number} is invalid only for {'scoring' if number in invalid else 'training'} ({(invalid | here)[number]}); {FAULT}"
                 )
-            rows = [at for at, number in enumerate(chunk.numbers.tolist()) if number not in invalid]
-            places = [place_of[number] for number in chunk.numbers[rows].tolist()]
-            _compare(spec, learned.data[places], scored.data[rows], chunk.numbers[rows])
+            valid = ~np.isin(both, list(invalid))
+            rows = np.searchsorted(chunk.numbers, both[valid])
+            _compare(spec, learned.data[valid], scored.data[rows], both[valid])
     if data.rows is not None:
-        _compare(
-            spec,
-            Arrays.of(data.test).items,
-            learned.data[[place_of[at] for at in data.rows.test.tolist()]],
-            data.rows.test,
-        )
+        tested = _encoded_at(whole.columns, spec, [place_of[at] for at in data.rows.test.tolist()])
+        _compare(spec, Arrays.of(data.test).items, tested.data, data.rows.test)
+
+
+def _encoded_at(table: Table, spec: TableSpec, places: list[int]) -> EncodedTable:
+    """Encode the rows of a table at these places."""
+    return spec.encode({name: table[name][places] for name in spec.names}, missing=True)
 
 
 def _compare(spec: TableSpec, learned: Array, scored: Array, numbers: NDArray[np.int64]) -> None:

@@ -31,7 +31,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Data:
-    """Load the data set with this name, the table in this file (.csv or .parquet), or the images in this folder.
+    """Load the data set with this name, the table in this file (.csv, .parquet or .npy), or the images in this folder.
 
     The options of a folder follow its path (see training.data.folder). Raises TrainingError for an unknown name and for an incomplete file of a
     data set, and DataError for a file that is missing, truncated or altered.
@@ -45,7 +45,7 @@ def load(name: str) -> Data:
     if Path(name).suffix.lower() in reading.SUFFIXES:
         return tables.of_file(Path(name))
     raise TrainingError(
-        f"data: unknown data set {shown(name)}; valid are {', '.join(names())}, or the path of a .csv or .parquet file or of a folder of images",
+        f"data: unknown data set {shown(name)}; valid are {', '.join(names())}, or the path of a .csv, .parquet or .npy file or of a folder of images",
         valid=names(),
     )
 

@@ -60,7 +60,7 @@ KIND_OF = {"normal": "normal", **{attack: kind for kind, attacks in ATTACKS.item
 KINDS = ColumnSettings(kinds={**dict.fromkeys((*CATEGORIES, *FEW), "categorical"), OTHERS: "range"})
 
 
-def load() -> Data:
+def load(columns: ColumnSettings = KINDS) -> Data:
     """Load the data set: normal rows of KDDTrain+ for training and calibration, normal rows of KDDTest+ for testing, its attacks as anomalies."""
     (train, kinds), (test, test_kinds) = (connections(remote) for remote in FILES)
     normal = np.flatnonzero(kinds == "normal")
@@ -71,7 +71,7 @@ def load() -> Data:
         "test": tables.take(test, test_kinds == "normal"),
         "anomalies": tables.take(test, test_kinds != "normal"),
     }
-    return tables.from_parts(NAME, parts, PROTOCOL, KINDS, licence=LICENCE, shift=SHIFT)
+    return tables.from_parts(NAME, parts, PROTOCOL, columns, licence=LICENCE, shift=SHIFT)
 
 
 def connections(remote: Remote) -> tuple[dict[str, Array], Array]:

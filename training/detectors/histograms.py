@@ -28,10 +28,10 @@ class Histograms(nn.Module):
         self.bins = int(min(max(np.sqrt(n), BINS[0]), BINS[1]))
         lows, highs = rows.min(0), rows.max(0)
         widths = np.where(highs > lows, (highs - lows) / self.bins, 1.0)
-        places = np.clip(np.floor((rows - lows) / widths), 0, self.bins - 1).astype(np.int64)
         counts = np.zeros((size, self.bins + 2))
-        for column in range(size):
-            counts[column, 1:-1] = np.bincount(places[:, column], minlength=self.bins)
+        for column in range(size):  # one column at a time, since an array of all places would be as large as the rows
+            places = np.clip(np.floor((rows[:, column] - lows[column]) / widths[column]), 0, self.bins - 1)
+            counts[column, 1:-1] = np.bincount(places.astype(np.int64), minlength=self.bins)
         share = (counts + PRIOR) / (n + PRIOR * (self.bins + 2))
         self.register_buffer("lows", torch.from_numpy(lows).float())
         self.register_buffer("widths", torch.from_numpy(widths).float())

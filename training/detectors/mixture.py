@@ -3,12 +3,16 @@
 For a component with mean m and precision P, and for the block b of encoded values of a column (all others are called r),
 x_b given x_r is Gaussian with precision P_bb and mean x_b - P_bb^-1 s_b, where s = P (x - m). So the density of a column given the others
 follows from s alone: log N(x_b | x_r) = (log det P_bb - s_b' P_bb^-1 s_b - |b| log 2 pi) / 2, and N(x_r) = N(x) / N(x_b | x_r).
+
+Rows of more than WIDE values would need too large covariances. Their components differ in the space of the first principal components only,
+and all have the same variance in every other direction (a mixture over the latent of probabilistic PCA; Tipping and Bishop, 1999).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,6 +27,16 @@ FLOOR = 0.01  # added to variances, in scaled units: a narrower component would 
 ROWS = 5000  # largest number of rows that the mixture is fitted to
 HELD_OUT = 0.2  # share of these rows that the number of components is chosen by
 STEPS = 30  # most steps of expectation maximisation
+WIDE, BASIS = 128, 64  # values of a row above which principal components are used, and their number
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The space of the principal components."""
+
+    centre: Array  # (D,)
+    directions: Array  # (D, R), orthonormal
+    variance: float  # in every direction outside the space
 
 
 class Mixture(nn.Module):
@@ -33,68 +47,155 @@ class Mixture(nn.Module):
 
     means: Tensor
     precisions: Tensor
-    within: Tensor
     constants: Tensor
     of_blocks: Tensor
     members: Tensor
+    single: Tensor
+    centre: Tensor
+    directions: Tensor
 
-    def __init__(self, weights: Array, means: Array, covariances: Array, blocks: Sequence[slice]) -> None:
-        """Initialise from weights (K,), means (K, D) and covariances (K, D, D)."""
+    def __init__(
+        self, weights: Array, means: Array, covariances: Array, blocks: Sequence[slice], basis: Basis | None = None
+    ) -> None:
+        """Initialise from weights (K,), means (K, D) and covariances (K, D, D); with a basis they are those in its space, of R values."""
         super().__init__()
-        size = means.shape[1]
-        precisions = np.linalg.inv(covariances)
-        within, of_blocks = np.zeros_like(precisions), np.zeros((len(means), len(blocks)))
-        members = np.zeros((size, len(blocks)))
+        precisions: Array = np.asarray(np.linalg.inv(covariances), np.float64)
+        inside = means.shape[1]
+        size = inside if basis is None else len(basis.centre)
+        self.variance = 1.0 if basis is None else basis.variance
+        self.narrow = basis is None
+        whole = 0.5 * (
+            np.linalg.slogdet(precisions)[1] - (size - inside) * math.log(self.variance) - size * math.log(2 * math.pi)
+        )
+        of_blocks, members = np.zeros((len(means), len(blocks))), np.zeros((size, len(blocks)))
+        single = np.zeros((len(means), size))  # P_bb^-1 of the columns with one value
+        self.several: list[
+            tuple[slice, str]
+        ] = []  # the blocks of several values, and the names of the buffers with their P_bb^-1
         for place, block in enumerate(blocks):
-            inner = precisions[:, block, block]
-            within[:, block, block] = np.linalg.inv(inner)
+            inner = _inner(precisions, block, basis)
             width = inner.shape[1]
             of_blocks[:, place] = 0.5 * (np.linalg.slogdet(inner)[1] - width * math.log(2 * math.pi))
             members[block, place] = 1
-        constants = np.log(weights) + 0.5 * (np.linalg.slogdet(precisions)[1] - size * math.log(2 * math.pi))
-        held = {
-            "means": means, "precisions": precisions, "within": within, "constants": constants, "of_blocks": of_blocks,
-            "members": members,
-        }  # fmt: skip
-        for name, values in held.items():
-            self.register_buffer(name, torch.from_numpy(np.asarray(values)).float())
+            if width == 1:
+                single[:, block] = 1 / inner[:, 0]
+            else:
+                self.several.append((block, f"inverse{place}"))
+                self._hold(f"inverse{place}", np.asarray(np.linalg.inv(inner), np.float64))
+        self._hold("means", means)
+        self._hold("precisions", precisions)
+        self._hold("constants", np.log(weights) + whole)
+        self._hold("of_blocks", of_blocks)
+        self.plain = len(blocks) == size  # each column is one value, so that sums over its values change nothing
+        if not self.plain:
+            self._hold("members", members)
+        self._hold("single", single)
+        if basis is not None:
+            self._hold("centre", basis.centre)
+            self._hold("directions", basis.directions)
+
+    def _hold(self, name: str, values: Array) -> None:
+        self.register_buffer(name, torch.from_numpy(np.asarray(values)).float())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        away = x[:, None] - self.means  # (B, K, D)
-        pulls = torch.einsum("bkd,kde->bke", away, self.precisions)
-        shifts = torch.einsum("bkd,kde->bke", pulls, self.within)
-        joint = self.constants - 0.5 * (away * pulls).sum(2)  # (B, K), log of weight and density
-        given = self.of_blocks - 0.5 * (pulls * shifts) @ self.members  # (B, K, C), log N(x_b | x_r)
-        rest = joint[:, :, None] - given  # log of weight and density of the other columns
-        whole, others = joint.logsumexp(1), rest.logsumexp(1)
-        shares = (
-            rest - others[:, None]
-        ).exp() @ self.members.T  # (B, K, D), weights of the components given the other columns
-        return -whole, others - whole[:, None], x - (shares * shifts).sum(1)
+        joint, shared, pulls = self._joint(x)
+        shifts = pulls * self.single  # (B, K, D), P_bb^-1 s_b
+        for block, name in self.several:
+            within = torch.einsum("bkd,kde->bke", pulls[:, :, block], getattr(self, name))
+            shifts = torch.cat([shifts[:, :, : block.start], within, shifts[:, :, block.stop :]], 2)
+        squares = pulls * shifts
+        given = self.of_blocks - 0.5 * (
+            squares if self.plain else squares @ self.members
+        )  # (B, K, C), log N(x_b | x_r)
+        # the logs of densities are large numbers for wide rows, and their differences are exact only without the part that all components share
+        whole = joint.logsumexp(1)
+        rest = (joint - whole[:, None])[:, :, None] - given
+        others = rest.logsumexp(1)
+        shares = (rest - others[:, None]).exp()  # (B, K, C), weights of the components given the other columns
+        if not self.plain:
+            shares = shares @ self.members.T  # (B, K, D)
+        return -(whole + shared), others, x - (shares * shifts).sum(1)
+
+    def nats(self, x: Tensor) -> Tensor:
+        """Return the nats of rows (B, D) alone, (B,)."""
+        joint, shared, _ = self._joint(x)
+        return -(joint.logsumexp(1) + shared)
+
+    def _joint(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the logs of weight and density of the components, (B, K) without the part that all share, which is the second result.
+
+        This part is (B,), or a single number. The third result is s = P (x - m), (B, K, D).
+        """
+        highest = self.constants.max()
+        constants = self.constants - highest
+        if self.narrow:
+            away = x[:, None] - self.means
+            pulls = torch.einsum("bkd,kde->bke", away, self.precisions)
+            return constants - 0.5 * (away * pulls).sum(2), highest, pulls
+        away_from_centre = x - self.centre
+        inside = away_from_centre @ self.directions  # (B, R)
+        outside = away_from_centre - inside @ self.directions.T
+        away = inside[:, None] - self.means
+        pulls = torch.einsum("bkr,krs->bks", away, self.precisions)
+        shared = highest - 0.5 * (outside * outside).sum(1) / self.variance
+        return (
+            constants - 0.5 * (away * pulls).sum(2),
+            shared,
+            pulls @ self.directions.T + outside[:, None] / self.variance,
+        )
 
 
-def fit(rows: Array, blocks: Sequence[slice], seed: int, *, robust: bool = False) -> Mixture:
-    """Fit a mixture to rows (N, D). The number of components is chosen by the mean nats of held-out rows, or by their median if `robust`."""
+def _inner(precisions: Array, block: slice, basis: Basis | None) -> Array:
+    """Return P_bb (K, b, b) of a block of values, for precisions in the space of the basis if there is one."""
+    if basis is None:
+        inner: Array = precisions[:, block, block]
+        return inner
+    rows = basis.directions[block]
+    return np.asarray(rows @ precisions @ rows.T + (np.eye(len(rows)) - rows @ rows.T) / basis.variance)
+
+
+def fit(rows: Array, blocks: Sequence[slice], seed: int, *, robust: bool = False, components: int = 0) -> Mixture:
+    """Fit a mixture to rows (N, D).
+
+    If `components` is 0, their number is chosen by the mean nats of held-out rows, or by their median if `robust`.
+    """
     random = np.random.default_rng(seed)
     rows = rows[random.permutation(len(rows))[:ROWS]]
-    held_out, rest = np.split(rows, [max(1, int(HELD_OUT * len(rows)))])
+    basis = _principal(rows, seed) if rows.shape[1] > WIDE else None
+    inside = rows if basis is None else (rows - basis.centre) @ basis.directions
+    if components:
+        return Mixture(*_fitted(inside, min(components, len(inside)), seed), blocks, basis)
+    held_out, rest = np.split(inside, [max(1, int(HELD_OUT * len(inside)))])
+    singles = [slice(place, place + 1) for place in range(inside.shape[1])]
     found: dict[int, float] = {}
     for n in COMPONENTS:
         if n > 1 and len(rest) < PER_COMPONENT * n:
             break
         with torch.no_grad():
-            nats = _fitted(rest, n, blocks, seed)(torch.from_numpy(held_out).float())[0].double().numpy()
+            nats = Mixture(*_fitted(rest, n, seed), singles)(torch.from_numpy(held_out).float())[0].double().numpy()
         found[n] = float(np.median(nats) if robust else nats.mean())
-    return _fitted(rows, min(found, key=lambda n: found[n]), blocks, seed)
+    return Mixture(*_fitted(inside, min(found, key=lambda n: found[n]), seed), blocks, basis)
 
 
-def _fitted(rows: Array, n: int, blocks: Sequence[slice], seed: int) -> Mixture:
+def _principal(rows: Array, seed: int) -> Basis:
+    """Return the space of the first principal components of rows (N, D), and the mean variance outside it."""
+    from sklearn.decomposition import PCA
+
+    size = rows.shape[1]
+    n = min(BASIS, len(rows) - 1, size - 1)
+    found = PCA(n, svd_solver="randomized", random_state=seed).fit(rows)
+    outside = (rows.var(0).sum() - found.explained_variance_.sum()) / (size - n)
+    return Basis(found.mean_, found.components_.T, max(float(outside), 0.0) + FLOOR)
+
+
+def _fitted(rows: Array, n: int, seed: int) -> tuple[Array, Array, Array]:
+    """Return weights, means and covariances of a mixture of n Gaussians."""
     if n == 1:  # shrunk towards a sphere as far as the number of rows demands (Ledoit and Wolf, 2004)
         from sklearn.covariance import LedoitWolf
 
         found = LedoitWolf().fit(rows)
         covariance = found.covariance_ + FLOOR * np.eye(rows.shape[1])
-        return Mixture(np.ones(1), found.location_[None], covariance[None], blocks)
+        return np.ones(1), found.location_[None], covariance[None]
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -103,4 +204,4 @@ def _fitted(rows: Array, n: int, blocks: Sequence[slice], seed: int) -> Mixture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # few steps suffice for scores
         mixture = GaussianMixture(n, reg_covar=FLOOR, random_state=seed, max_iter=STEPS).fit(rows)
-    return Mixture(mixture.weights_, mixture.means_, mixture.covariances_, blocks)
+    return mixture.weights_, mixture.means_, mixture.covariances_

@@ -33,9 +33,11 @@ class SampledNeighbours(nn.Module):
         chosen = np.concatenate([random.permutation(len(rows))[: self.size] for _ in range(samples)])
         self.register_buffer("points", torch.from_numpy(rows[chosen]).float())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Return the distances. `added` (B,) is added to their squares."""
         half = 0.5 * (self.points * self.points).sum(1)
-        order = (half - x @ self.points.T).view(len(x), -1, self.size).argmin(2)  # (B, S), the place in each sample
+        order = (half - x @ self.points.T).view(x.shape[0], -1, self.size).argmin(2)  # (B, S), the place in each sample
         first = torch.arange(order.shape[1], device=x.device) * self.size
         differences = x[:, None] - self.points[order + first]  # (B, S, D)
-        return (differences * differences).sum(2).sqrt().mean(1)
+        squared = (differences * differences).sum(2)
+        return (squared if added is None else squared + added[:, None]).sqrt().mean(1)

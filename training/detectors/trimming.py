@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from manifold.training.detectors import mixture
+from manifold.training.detectors.forest import IsolationForest
 from manifold.training.detectors.histograms import Histograms
 from manifold.training.detectors.sampled import SampledNeighbours
 
 Array = NDArray[np.float64]
 
 SIZES = (8, 32)  # rows of the samples of nearest neighbours
-TREES = 200
 BATCH = 2000  # rows that are scored at once
 
 
@@ -27,15 +27,13 @@ def usual(rows: Array, blocks: Sequence[slice], share: float, seed: int) -> NDAr
     (Fisher, 1932): nearest neighbours in samples of 8 and of 32 rows, histograms, an isolation forest (Liu, Ting and Zhou, 2008) and a mixture of
     Gaussians.
     """
-    from sklearn.ensemble import IsolationForest
-
-    forest = IsolationForest(n_estimators=TREES, random_state=seed).fit(rows)
     modules = [
+        IsolationForest(rows, seed),
         *(SampledNeighbours(rows, size, seed) for size in SIZES),
         Histograms(rows),
         mixture.fit(rows, blocks, seed, robust=True),
     ]
-    scores = [-forest.score_samples(rows), *(_scores(module, rows) for module in modules)]
+    scores = [_scores(module, rows) for module in modules]
     nats = sum(-np.log(1 - (rankdata(each) - 0.5) / len(rows)) for each in scores)
     kept = np.argsort(nats, kind="stable")[: len(rows) - int(share * len(rows))]
     return np.sort(kept)

@@ -1,16 +1,19 @@
-"""Anomaly scores of table rows without a network. It answers the question of `tabular_vae` in seconds: "How anomalous is this row?"
+"""Anomaly scores of table rows without a generative model. It answers the question of `tabular_vae` in seconds: "How anomalous is this row?"
 
 The score combines three terms that are fitted to the training rows: the distance to the nearest of them, the nats of a mixture of Gaussians
 with full covariances, and the nats of histograms of single columns. Each is good on other data; their sum of log-survivals (Fisher, 1932) is at
-least as good as their median on almost all data (benchmarks/adbench.py). A row is explained by the nats of each column given the others,
-under the mixture.
+least as good as their median on almost all data (benchmarks/adbench.py). The terms have weights: the better a term finds synthetic anomalies among
+training rows that it was not fitted to, the larger its weight. A row is explained by the nats of each column given the others, under the mixture.
+Further terms can be chosen with the option `score`: an isolation forest, the tails of single columns, and a network that estimates noise.
 
 `mixed` means that the training rows may include anomalies. The most anomalous fifth of the rows, by detectors that tolerate anomalies, is then
-left out before the terms are fitted, and nearest neighbours in small samples of all rows are a fourth term.
+left out before neighbours and mixture are fitted, and nearest neighbours in small samples of all rows are a fourth term. The weights then
+follow the agreement of a term with the others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,9 +31,12 @@ from manifold.training import likelihoods
 from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.data.parts import scattered
-from manifold.training.detectors import mixture, trimming
+from manifold.training.detectors import evidence, mixture, trimming
+from manifold.training.detectors.denoiser import LEVELS, Denoiser
+from manifold.training.detectors.forest import IsolationForest
 from manifold.training.detectors.histograms import Histograms
 from manifold.training.detectors.sampled import SampledNeighbours
+from manifold.training.detectors.tails import Tails
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.layers import per_item
 from manifold.training.phases import Phase
@@ -40,22 +46,28 @@ from manifold.training.scores.neighbours import Neighbours
 from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import References, references
 
+Array = NDArray[np.float64]
+
 ITEMS = ("rows",)
-TRIM = 0.2  # trimmed share of training rows that may include anomalies, if `trim` is not given
 FITTED = 20_000  # largest number of training rows that the terms are fitted to
 CLIP = 10.0  # scaled values beyond this are moved to it before the fit, so that single values do not determine a covariance
 SAMPLE = 8  # rows of each sample of the term sampled_neighbours
-NORMALS = "fisher:input_neighbours,mixture,histograms"
-MIXED = f"{NORMALS},sampled_neighbours"
+NORMALS = ("input_neighbours", "mixture", "histograms")
+MIXED = (*NORMALS, "sampled_neighbours")
+LEAST = 20  # least number of rows for evidence
+DISTANCES = ("input_neighbours", "sampled_neighbours")  # an unseen value is added to the squares of these terms
+NATS = ("mixture", "histograms", "tails")  # and to these, as nats
+TERMS = (*MIXED, "isolation_forest", "tails", "denoiser")  # all that the option `score` can name
 
 
 class Config(ScoreOptions):
     """The options of the family."""
 
-    references: int = Field(5000, ge=1)
+    references: int = Field(5000, ge=0)  # 0: none, so that the artifact has no training rows, and no term of distances
     nearest: int = Field(0, ge=0)  # number of neighbours of the score; 0: one, or with `mixed` as many as `neighbours`
-    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means TRIM
+    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means a fifth
     trim: float = Field(0.0, ge=0, le=0.5)  # share of the training rows that is treated as anomalies and left out
+    weigh: bool = True  # whether the terms have weights by evidence (training.detectors.evidence); only for fisher
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -68,22 +80,41 @@ C = TypeVar("C", bound=Config)
 
 
 def resolve(config: C, data: Data) -> C:
-    """Return the config with the score and the options that depend on `mixed`. Raises InvalidValue for data that is not a table."""
+    """Return the config with the score and the options that depend on `mixed`.
+
+    Raises InvalidValue for data that is not a table, and TrainingError for a score of unknown terms.
+    """
     TableSpec.of(data.spec, f"data: {data.name}")
-    score = config.score if config.score != "auto" else MIXED if config.mixed else NORMALS
-    nearest = config.nearest or (config.neighbours if config.mixed else 1)
-    return config.changed(score=score, nearest=nearest, trim=config.trim or (TRIM if config.mixed else 0.0))
+    score = config.score if config.score != "auto" else f"fisher:{','.join(_default(config))}"
+    method, _ = rules.parsed(score, [name for name in TERMS if config.references or name not in DISTANCES])
+    return config.changed(
+        score=score,
+        nearest=config.nearest or (config.neighbours if config.mixed else 1),
+        trim=config.trim or (rules.TRIM if config.mixed else 0.0),
+        weigh=config.weigh and method == "fisher",
+    )
+
+
+def _default(config: Config) -> list[str]:
+    """Return the terms of the default score."""
+    return [name for name in (MIXED if config.mixed else NORMALS) if config.references or name not in DISTANCES]
+
+
+def _names(config: Config) -> list[str]:
+    """Return the terms of the artifact: the default ones, then others that the score names."""
+    chosen = rules.parsed(config.score, TERMS)[1]
+    default = _default(config)
+    return [*default, *(name for name in chosen if name not in default)]
 
 
 @dataclass(frozen=True)
 class Fitted:
     """The fitted terms, which depend on the training rows and the config alone."""
 
-    nearest: Neighbours
+    terms: dict[str, nn.Module]
     mixture: mixture.Mixture
-    histograms: Histograms
-    sampled: SampledNeighbours | None  # only for rows that may include anomalies
-    held: References
+    held: References | None  # None if the artifact has no training rows
+    weights: rules.Weights | None  # those of the terms of the score; None if all are 1
 
 
 class Detector(nn.Module):
@@ -122,17 +153,65 @@ def finish(model: Detector, config: Config, data: Data) -> None:
 def _fit(model: Detector, config: Config, data: Data) -> None:
     part = scattered(data.train, min(len(data.train), FITTED))
     x = model.settled(torch.from_numpy(part.batch(np.arange(len(part))).items))
-    rows: NDArray[np.float64] = model.likelihood.evidence(x).clamp(-CLIP, CLIP).double().numpy()
+    rows: Array = model.likelihood.evidence(x).clamp(-CLIP, CLIP).double().numpy()
     blocks = list(model.spec.blocks())
     kept = trimming.usual(rows, blocks, config.trim, config.seed) if config.trim else np.arange(len(rows))
-    held = references(part, kept, model.spec, config)
-    model.fitted = Fitted(
-        nearest=Neighbours(held.inputs, config.nearest),
-        mixture=mixture.fit(rows[kept], blocks, config.seed),
-        histograms=Histograms(rows),
-        sampled=SampledNeighbours(rows, SAMPLE, config.seed) if config.mixed else None,
-        held=held,
-    )
+    held = references(part, kept, model.spec, config) if config.references else None
+    usual = rows[kept]
+    points = torch.empty(0, rows.shape[1]) if held is None else held.inputs
+    terms = {name: _term(name, rows, usual, points, blocks, config) for name in _names(config)}
+    found = terms["mixture"]
+    assert isinstance(found, mixture.Mixture)
+    model.fitted = Fitted(terms, found, held, _weights(rows, kept, blocks, len(found.constants), config))
+
+
+def _term(
+    name: str, rows: Array, usual: Array, held: Tensor, blocks: Sequence[slice], config: Config, components: int = 0
+) -> nn.Module:
+    """Fit a term to rows (N, D), of which `usual` are without the trimmed ones and `held` are the references. 0 components: chosen by the rows."""
+    match name:
+        case "input_neighbours":
+            return Neighbours(held, config.nearest)
+        case "mixture":
+            return mixture.fit(usual, blocks, config.seed, components=components)
+        case "histograms":
+            return Histograms(rows)
+        case "sampled_neighbours":
+            return SampledNeighbours(rows, SAMPLE, config.seed)
+        case "isolation_forest":
+            return IsolationForest(rows, config.seed)
+        case "tails":
+            return Tails(rows)
+        case _:
+            return Denoiser(usual, config.seed)
+
+
+def _weights(
+    rows: Array, kept: NDArray[np.int64], blocks: Sequence[slice], components: int, config: Config
+) -> rules.Weights | None:
+    """Return the weights of the terms of the score by evidence on rows (N, D) that the terms were not fitted to; None without weights.
+
+    `kept` are the indices of the rows that are not trimmed.
+    """
+    _, chosen = rules.parsed(config.score, TERMS)
+    if not config.weigh or len(kept) < LEAST:
+        return None
+
+    def fit(rest: Array, usual: Array) -> dict[str, evidence.Score]:
+        held = torch.from_numpy(usual[: config.references]).float()
+        return {name: _scores(_term(name, rest, usual, held, blocks, config, components)) for name in chosen}
+
+    if config.mixed:
+        inside = np.isin(np.arange(len(rows)), kept)
+        found = evidence.agreements(rows, inside, fit, config.seed)
+        return rules.Weights(evidence.weights(found, evidence.AGREEMENT_POWER), found, "agreement")
+    found = evidence.aurocs(rows[kept], blocks, lambda rest: fit(rest, rest), config.seed)
+    return rules.Weights(evidence.weights(found, evidence.AUROC_POWER), found, "synthetic")
+
+
+def _scores(term: nn.Module) -> evidence.Score:
+    """Return the function that computes a term; a mixture also returns other values."""
+    return (lambda x: term(x)[0]) if isinstance(term, mixture.Mixture) else term
 
 
 def evaluate(model: Detector, batch: Batch) -> dict[str, Tensor]:
@@ -153,55 +232,49 @@ class Score(nn.Module):
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
-        fitted, blocks, unseen = model.fitted, list(model.spec.blocks()), model.likelihood.unseen
+        blocks, unseen = list(model.spec.blocks()), model.likelihood.unseen
         self.starts = [block.start for block in blocks]
         categorical = [] if unseen is None else [block.start for block in unseen.blocks]
         places = torch.tensor([[float(start == each) for each in self.starts] for start in categorical])
         self.register_buffer("places", places.view(-1, len(blocks)), persistent=False)
-        self.model, self.nearest, self.mixture = model, fitted.nearest, fitted.mixture
-        self.histograms, self.sampled = fitted.histograms, fitted.sampled
+        self.model, self.terms = model, nn.ModuleDict(model.fitted.terms)
 
     def forward(self, data: Tensor) -> tuple[Tensor, ...]:
-        model = self.model
-        x = model.settled(data)
-        rows = model.likelihood.evidence(x)
-        nats, columns, expected = self.mixture(rows)
-        terms = [self.nearest(rows, added(model.likelihood, x)), nats, self.histograms(rows)]
-        if self.sampled is not None:
-            terms.append(self.sampled(rows))
+        likelihood = self.model.likelihood
+        x = self.model.settled(data)
+        rows, apart = likelihood.evidence(x), added(likelihood, x)
+        cost = None if likelihood.unseen is None else likelihood.unseen.nats * likelihood.unseen(x)
+        nats, columns, expected = self.terms["mixture"](rows)
+        made = []
+        for name, term in self.terms.items():
+            value = nats if name == "mixture" else term(rows, apart) if name in DISTANCES else term(rows)
+            # an unseen category costs at least its nats, in the terms that have this unit
+            made.append(value + per_item(cost) if name in NATS and cost is not None else value)
         columns = columns * (x == x)[:, self.starts]  # a missing value costs nothing
-        if model.likelihood.unseen is not None:  # an unseen category costs at least its nats
-            cost = model.likelihood.unseen.nats * model.likelihood.unseen(x)
-            terms[1], terms[2], columns = (
-                terms[1] + per_item(cost),
-                terms[2] + per_item(cost),
-                columns + cost @ self.places,
-            )
-        return *terms, columns, expected
+        return *made, columns if cost is None else columns + cost @ self.places, expected
 
 
 def _terms(config: Config) -> list[Term]:
     """Return the terms of Score, in the same order."""
-    k = (
-        f"the nearest of {config.references} training rows"
-        if config.nearest == 1
-        else f"the {config.nearest} nearest of {config.references} training rows"
-    )
-    mean = "" if config.nearest == 1 else "mean "
-    terms = [
-        Term(name="input_neighbours", kind="distance", description=f"{mean}distance to {k}, in encoded columns"),
+    some = f"{config.nearest} nearest of {config.references} training rows"
+    near = f"distance to the nearest of {config.references} training rows"
+    texts = {
+        "input_neighbours": f"{near if config.nearest == 1 else f'mean distance to the {some}'}, in encoded columns",
+        "mixture": "-log p(x) in nats under a mixture of Gaussians with full covariances",
+        "histograms": "-log of the shares of training rows in the bins of all columns, in nats",
+        "sampled_neighbours": f"mean distance to the nearest row of each of several samples of {SAMPLE} training rows, in encoded columns",
+        "isolation_forest": "score of an isolation forest, in (0, 1)",
+        "tails": "largest of three sums over the columns of -log of a tail of the training rows, in nats",
+        "denoiser": f"level of noise that a network estimates, from 0 to {LEVELS - 1}",
+    }
+    density = Likelihood(bound="exact", observed=likelihoods.OBSERVED["columns"], form="columns", discrete=False)
+    return [
         Term(
-            name="mixture", kind="nll", description="-log p(x) in nats under a mixture of Gaussians with full covariances",
-            likelihood=Likelihood(bound="exact", observed=likelihoods.OBSERVED["columns"], form="columns", discrete=False),
-        ),
-        Term(name="histograms", kind="nll", description="-log of the shares of training rows in the bins of all columns, in nats"),
-    ]  # fmt: skip
-    if config.mixed:
-        text = (
-            f"mean distance to the nearest row of each of several samples of {SAMPLE} training rows, in encoded columns"
+            name=name, kind="nll" if name in NATS else "distance", description=texts[name],
+            likelihood=density if name == "mixture" else None,
         )
-        terms.append(Term(name="sampled_neighbours", kind="distance", description=text))
-    return terms
+        for name in _names(config)
+    ]  # fmt: skip
 
 
 def exports(model: Detector, config: Config, data: Data) -> Exports:
@@ -213,15 +286,15 @@ def exports(model: Detector, config: Config, data: Data) -> Exports:
         TensorSpec(role="surprise", shape=model.spec.nats_shape),
     ]
     scores.append(TensorSpec(role="expected", shape=model.spec.shape))
-    module = NearestItems(model, model.fitted.held, config.neighbours)
-    shape = (module.nearest.k, *items.shape)
-    near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
-    known = [TensorSpec(role="known", shape=shape)] if module.masked else []
+    tasks = {"score": Task(Score(model), [items], scores, max_rows=256)}
+    if model.fitted.held is not None:
+        module = NearestItems(model, model.fitted.held, config.neighbours)
+        shape = (module.nearest.k, *items.shape)
+        near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
+        known = [TensorSpec(role="known", shape=shape)] if module.masked else []
+        tasks["neighbours"] = Task(module, [items], [*near, *known], max_rows=256)
     return Exports(
-        {
-            "score": Task(Score(model), [items], scores, max_rows=256),
-            "neighbours": Task(module, [items], [*near, *known], max_rows=256),
-        },
-        scoring=rules.scoring(config.score, listed, None, "expected"),
-        description=f"Detector on {data.name}: nearest rows, mixture of {len(model.fitted.mixture.constants)} Gaussians, histograms.",
+        tasks,
+        scoring=rules.scoring(config.score, listed, None, "expected", model.fitted.weights),
+        description=f"Detector on {data.name}: {', '.join(term.name.replace('_', ' ') for term in listed)}.",
     )

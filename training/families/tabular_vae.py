@@ -23,7 +23,6 @@ ITEMS = ("rows",)
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
-TRIM = 0.2  # trimmed share of training rows that may include anomalies, if `trim` is not given
 # smallest and largest default size of the latent; between them it is half of the encoded columns that vary
 LATENT = (2, 8)
 
@@ -32,7 +31,7 @@ class Config(vae.Config):
     """The options of the family."""
 
     latent_dim: int = Field(0, ge=0)  # 0: chosen by the number of columns
-    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means TRIM
+    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means a fifth
 
 
 RECIPE: dict[str, Any] = {
@@ -56,5 +55,5 @@ def resolve(config: C, data: Data) -> C:
     config = config.changed(latent_dim=size)
     if config.mixed:
         score = rules.MIXED if config.score == "auto" and config.references else config.score
-        config = config.changed(score=score, trim=config.trim or TRIM)
+        config = config.changed(score=score, trim=config.trim or rules.TRIM)
     return vae.resolve(config, data)

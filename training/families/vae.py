@@ -345,6 +345,7 @@ class Score(nn.Module):
         self.model, self.place = model, place
         self.register_buffer("noise", fixed_draws(SCORE_DRAWS, model.config.latent_dim, seed))
         self.distances = Distances(place, model.config.neighbours, model.likelihood)
+        self.edges = place.edges
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
@@ -354,9 +355,9 @@ class Score(nn.Module):
         if log_variance is None:
             parameters = model.decode(mean, condition)
             nll = model.likelihood.charged(parameters, x)
-            return per_item(nll), *distances, *self._squared_error(data, parameters), self._shaped(nll)
+            return per_item(nll), *distances, *self._of_pixels(data, parameters), self._shaped(nll)
         if model.spec.one_unit:
-            distances += self._squared_error(data, model.decode(mean, condition))
+            distances += self._of_pixels(data, model.decode(mean, condition))
         deviation = (0.5 * log_variance).exp()
         # (draws, B, ...): one run of the decoder for all draws
         z = mean[None] + deviation[None] * self.noise
@@ -367,12 +368,13 @@ class Score(nn.Module):
         reconstruction, kl = per_item(nll), per_item(gaussian_kl(mean, log_variance))
         return reconstruction, kl, reconstruction + kl, *distances, self._shaped(nll)
 
-    def _squared_error(self, data: Tensor, parameters: Tensor) -> list[Tensor]:
-        """Return the mean squared error, if all values of the data have the same unit; else nothing."""
+    def _of_pixels(self, data: Tensor, parameters: Tensor) -> list[Tensor]:
+        """Return the mean squared error, if all values of the data have the same unit, and the terms of edges, for images."""
         if not self.model.spec.one_unit:
             return []
         differences = data.flatten(1) - self.model.likelihood.mean(parameters)
-        return [per_item(differences**2) / differences.shape[1]]
+        edges = [] if self.edges is None else self.edges(data)
+        return [per_item(differences**2) / differences.shape[1], *edges]
 
     def _shaped(self, nll: Tensor) -> Tensor:
         shape = self.model.spec.nats_shape
@@ -423,7 +425,7 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
 
 def _neighbours(model: VAE, config: Config, where: Placement, items: InputSpec) -> Task:
     k = config.neighbours
-    module = NearestLatents(model, where, k) if where.inputs is None else NearestItems(model, where.held, k)
+    module = NearestLatents(model, where, k) if where.held is None else NearestItems(model, where.held, k)
     shape = (module.nearest.k, *items.shape)
     near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
     known = [TensorSpec(role="known", shape=shape)] if module.masked else []
@@ -444,7 +446,7 @@ def _latent(config: Config, where: Placement) -> LatentSpec:
 
 def _terms(config: Config, spec: Kind) -> list[Term]:
     """Return the terms of Score, in the same order."""
-    others = [*terms.distances(config, spec), *terms.squared_error(spec)]
+    others = [*terms.distances(config, spec), *terms.squared_error(spec), *terms.edges(config, spec)]
     if not config.variational:
         return [terms.reconstruction("-log p(x | z) in nats at z = f(x)"), *others]
     likelihood = Likelihood(

@@ -31,7 +31,7 @@ class Distances(nn.Module):
         self.register_buffer("centre", place.centre.float())
         self.register_buffer("whitening", place.whitening.float())
         self.in_latent = None if place.latents is None else Neighbours(place.latents, k)
-        self.in_input = None if place.inputs is None else Neighbours(place.inputs, k)
+        self.in_input = None if place.held is None else Neighbours(place.held.inputs, k)
 
     def forward(self, mean: Tensor, x: Tensor) -> list[Tensor]:
         placed = (mean - self.centre) @ self.whitening

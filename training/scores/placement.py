@@ -13,9 +13,12 @@ from torch import Tensor
 from manifold.runtime.kinds import Kind
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Part
+from manifold.training.detectors import edges
+from manifold.training.detectors.edges import EdgeTerms
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
+WIDE = 128  # rows with more values are stored in half precision, which halves the artifact
 BATCH = 5000  # number of items in a batch, or fewer if they are large
 
 # mean and log-variance (B, L); no log-variance if the encoder is deterministic
@@ -34,7 +37,8 @@ def references(part: Part, rows: NDArray[np.int64], spec: Kind, options: ScoreOp
     """Return at most `options.references` of the items of a split with these indices, drawn with the run's seed."""
     chosen = rows[np.random.Generator(np.random.Philox(options.seed)).permutation(len(rows))[: options.references]]
     inputs, known = _inputs(torch.from_numpy(part.batch(chosen).items), spec)
-    return References(inputs.half().float() if options.stored == "float16" else inputs, known)
+    half = options.stored == "float16" or inputs.shape[1] > WIDE
+    return References(inputs.half().float() if half else inputs, known)
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,8 @@ class Placement:
     covariance: Tensor  # (L, L) covariance of the posterior means
     whitening: Tensor  # (L, L) whitens q(z) = E q(z | x), whose covariance also includes the mean posterior variance
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
-    inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
-    known: Tensor | None = None  # (N, D) 0 for missing values of references, 1 for others; None if none is missing
-
-    @property
-    def held(self) -> References:
-        """The references themselves. Raises AssertionError if the artifact does not carry them."""
-        assert self.inputs is not None
-        return References(self.inputs, self.known)
+    held: References | None  # the references themselves, if the artifact carries them
+    edges: EdgeTerms | None = None  # the terms that describe images by their edges; None for other data
 
 
 def carries(spec: Kind) -> bool:
@@ -67,15 +65,14 @@ def place(
     z, variance = _aggregate(posterior, part, device)
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
-    latents = inputs = known = None
+    latents = held = None
+    rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
     if options.references:
-        rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
-        if carries(spec):
-            inputs, known = _inputs(torch.from_numpy(part.batch(rows).items), spec)
-    if options.stored == "float16":  # the precision of the weights
-        latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
-    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known)
+        latents = latents.half().float() if options.stored == "float16" else latents  # the precision of the weights
+        held = references(part, np.arange(len(part)), spec, options) if carries(spec) else None
+    described = edges.fit(part, rows, options) if spec.pictures else None
+    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, held, described)
 
 
 def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,19 @@ def squared_error(spec: Kind) -> list[Term]:
     return [Term(name="squared_error", kind="distance", description=text)] if spec.one_unit else []
 
 
+def edges(options: ScoreOptions, spec: Kind) -> list[Term]:
+    """Return the terms of `detectors.edges.EdgeTerms`, in the same order, for images; else nothing."""
+    if not spec.pictures:
+        return []
+    of = "strengths of edges in 8 directions, in cells of a grid"
+    density = f"-log of a density, in nats, of the {of}: a mixture of Gaussians of their principal components"
+    found = [Term(name="edge_mixture", kind="nll", description=density)]
+    if options.references:
+        nearest = f"distance to the nearest of {options.references} training images, in whitened principal components of the {of}"
+        found.insert(0, Term(name="edge_neighbours", kind="distance", description=nearest))
+    return found
+
+
 def reconstruction(description: str) -> Term:
     """Return the term of -log p(x | z)."""
     return Term(name="reconstruction", kind="nll", description=description)

@@ -1,6 +1,7 @@
 // The figures of models: their names in words, the direction in which they are better, how they were measured, and which of them can be compared.
 import { brief } from "./numbers.js";
 
+const ORDERS = "Spearman's, of the scores of all evaluated items; 1 if both detectors order the items in the same way, 0 if their orders are unrelated";
 const WORDS = {
   fd_classifier: ["Fréchet distance", "distance between the features of generated and of real items, by a classifier of the data"],
   fid: ["FID", "Fréchet distance between the features of generated and of real items, by Inception v3"],
@@ -29,6 +30,9 @@ const WORDS = {
   active_units: ["Active units", "numbers of the latent whose encoded mean varies over the test items (variance above 0.01)"],
   auroc: ["AUROC", "chance that an anomaly has a higher score than a normal item; 0.5 is guessing"],
   average_precision: ["Average precision", "area under the curve of precision and recall; it depends on the share of anomalies"],
+  rank_correlation_isolation_forest: ["Rank correlation with an isolation forest", ORDERS],
+  rank_correlation_nearest_neighbours: ["Rank correlation with nearest neighbours", ORDERS],
+  rank_correlation_mahalanobis_distance: ["Rank correlation with the Mahalanobis distance", ORDERS],
   accuracy: ["Accuracy", "share of test items that are classified correctly"],
   cross_entropy: ["Cross-entropy", "mean negative log-probability of the true class"],
   calibration_error: ["Calibration error", "mean difference between confidence and accuracy, over 15 bins of the confidence"],
