@@ -151,16 +151,14 @@ def _space(sample: Array, options: ScoreOptions) -> Space:
     """Return the space of descriptions (N, D)."""
     from sklearn.decomposition import PCA
 
-    size = sample.shape[1]
     scale = float(np.sqrt(sample.var(0).mean())) or 1.0  # all images can have the same description
     rows = sample / scale
-    n = min(BASIS, len(rows) - 1, size - 1)
+    n = min(BASIS, len(rows) - 1, rows.shape[1] - 1)
     with np.errstate(invalid="ignore"):  # PCA divides 0 by 0 if all images have the same description
         found = PCA(n, svd_solver="randomized", random_state=options.seed).fit(rows)
-    outside = (rows.var(0).sum() - found.explained_variance_.sum()) / (size - n)
     places = (found.mean_ * scale, found.components_.T, np.sqrt(found.explained_variance_ + FLOOR))
     centre, directions, deviations = (_stored(torch.from_numpy(each).float(), options) for each in places)
-    return Space(centre, scale, directions, deviations, max(float(outside), 0.0) + FLOOR)
+    return Space(centre, scale, directions, deviations, mixture.outside(rows, found.explained_variance_))
 
 
 def _stored(values: Tensor, options: ScoreOptions) -> Tensor:

@@ -181,11 +181,15 @@ def _principal(rows: Array, seed: int) -> Basis:
     """Return the space of the first principal components of rows (N, D), and the mean variance outside it."""
     from sklearn.decomposition import PCA
 
-    size = rows.shape[1]
-    n = min(BASIS, len(rows) - 1, size - 1)
+    n = min(BASIS, len(rows) - 1, rows.shape[1] - 1)
     found = PCA(n, svd_solver="randomized", random_state=seed).fit(rows)
-    outside = (rows.var(0).sum() - found.explained_variance_.sum()) / (size - n)
-    return Basis(found.mean_, found.components_.T, max(float(outside), 0.0) + FLOOR)
+    return Basis(found.mean_, found.components_.T, outside(rows, found.explained_variance_))
+
+
+def outside(rows: Array, inside: Array) -> float:
+    """Return the mean variance of rows (N, D) outside a space whose principal components have the variances `inside` (R,), plus FLOOR."""
+    rest = float(rows.var(0, ddof=1).sum() - inside.sum()) / (rows.shape[1] - len(inside))
+    return max(rest, 0.0) + FLOOR
 
 
 def _fitted(rows: Array, n: int, seed: int) -> tuple[Array, Array, Array]:
