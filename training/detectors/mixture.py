@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -187,10 +186,10 @@ def _principal(rows: Array, seed: int) -> Basis:
     return Basis(found.mean_, found.components_.T, outside(rows, found.explained_variance_))
 
 
-def outside(rows: NDArray[Any], inside: NDArray[Any]) -> float:
+def outside(rows: Array, inside: Array) -> float:
     """Return the mean variance of rows (N, D) outside a space whose principal components have the variances `inside` (R,), plus FLOOR."""
-    rest = float(rows.var(0, ddof=1).sum() - inside.sum()) / (rows.shape[1] - len(inside))
-    return max(rest, 0.0) + FLOOR
+    rest: float = float(rows.var(0, ddof=1).sum() - inside.sum()) / (rows.shape[1] - len(inside))
+    return FLOOR + (rest if rest > 0 else 0.0)
 
 
 def _fitted(rows: Array, n: int, seed: int) -> tuple[Array, Array, Array]:
