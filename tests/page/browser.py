@@ -62,6 +62,17 @@ def opened_page(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     assert not problems.seen
 
 
+def wait_for_address(page: Any, **params: str | None) -> None:
+    """Wait until the parameters of the address have these values (None for absent). The page changes its address after what it shows."""
+    page.wait_for_function(
+        """wanted => {
+            const params = new URLSearchParams(location.search);
+            return Object.entries(wanted).every(([name, value]) => params.get(name) === value);
+        }""",
+        arg=params,
+    )
+
+
 def serious(browser: Any, url: str, ready: str, **options: Any) -> list[str]:
     """Return what axe finds to be a serious or critical obstacle on a page, once the selector `ready` is visible."""
     script = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()

@@ -18,7 +18,7 @@ from manifold.runtime.tables import dialect, values
 from manifold.runtime.tables.values import Notation
 from manifold.service.http.pages import assets
 from tests.conftest import ROW
-from tests.page.browser import NARROW, needs_browser, opened_page
+from tests.page.browser import NARROW, needs_browser, opened_page, wait_for_address
 from tests.page.test_views import rows_file
 from tests.served import Served
 
@@ -230,11 +230,6 @@ def choose(page: Any, path: Path) -> None:
     page.locator(".anomaly input[type=file]").first.set_input_files(path)
 
 
-def param(page: Any, name: str) -> str | None:
-    value: str | None = page.evaluate("name => new URLSearchParams(location.search).get(name)", name)
-    return value
-
-
 def small_file(folder: Path, *lines: str, name: str = "rows.csv") -> Path:
     path = folder / name
     path.write_text("\n".join([HEADER, *lines]) + "\n")
@@ -281,7 +276,7 @@ def test_a_file_survives_that_the_model_loads(service: Served, browser: Any, tmp
         page.get_by_text("This model is loading.").wait_for(state="detached")
         page.get_by_role("button", name="Try again").click()
         page.get_by_role("heading", name="5 rows of rows.csv").wait_for()
-        assert param(page, "file") == "rows.csv"
+        wait_for_address(page, file="rows.csv")
 
 
 @needs_browser
@@ -297,14 +292,14 @@ def test_a_file_is_kept_between_views_but_not_when_the_page_is_loaded_again(
         page.locator(".anomaly").wait_for(state="detached")
         page.get_by_role("link", name="Anomalies").click()
         page.get_by_role("heading", name="5 rows of rows.csv").wait_for()
-        assert param(page, "file") == "rows.csv"
+        wait_for_address(page, file="rows.csv")
         page.reload()
         page.get_by_text("Files are not kept: choose rows.csv again.").wait_for()
         page.goto(f"{page.url}&row=3")
         page.get_by_text("This link shows row 3 of rows.csv. Files are not kept: choose rows.csv again.").wait_for()
         choose(page, small_file(tmp_path, LINE, name="other.csv"))
         page.get_by_role("heading", name="1 row of other.csv").wait_for()
-        assert (param(page, "file"), param(page, "row")) == ("other.csv", None)
+        wait_for_address(page, file="other.csv", row=None)
 
 
 @needs_browser
@@ -313,7 +308,7 @@ def test_examples_are_in_the_address(service: Served, browser: Any) -> None:
         page.get_by_role("button", name="Try with examples").click()
         page.get_by_text("Two examples were changed").wait_for()
         first = page.locator(".scores tbody tr").first.inner_text()
-        assert (param(page, "examples"), param(page, "file")) == ("1", None)
+        wait_for_address(page, examples="1", file=None)
         page.reload()
         page.get_by_text("See whether the model finds them.").wait_for()
         assert page.locator(".scores tbody tr").first.inner_text() == first

@@ -18,7 +18,7 @@ from manifold.runtime.manifest import figures
 from manifold.service.http.pages import assets
 from manifold.training.datasets import ring
 from tests.conftest import SHIPPED
-from tests.page.browser import needs_browser, opened_page
+from tests.page.browser import needs_browser, opened_page, wait_for_address
 from tests.served import Served
 
 FOLDER = assets.FOLDER.resolve()
@@ -246,8 +246,8 @@ def test_numbers_of_steps_are_timed_one_after_the_other(service: Served, browser
 def test_a_compared_item_has_an_address_and_a_file(service: Served, browser: Any) -> None:
     with opened_page(browser, f"{service.url}?view=compare&models=mnist-cvae,mnist-vqvae&n=2") as page:
         page.get_by_role("button", name="mnist-cvae, item 2").click()
-        assert page.get_by_role("dialog", name="mnist-cvae, item 2").is_visible()
-        assert "open=mnist-cvae%3A1" in page.url
+        page.get_by_role("dialog", name="mnist-cvae, item 2").wait_for()
+        wait_for_address(page, open="mnist-cvae:1")
         page.reload()
         dialog = page.get_by_role("dialog", name="mnist-cvae, item 2")
         dialog.wait_for()
@@ -257,7 +257,7 @@ def test_a_compared_item_has_an_address_and_a_file(service: Served, browser: Any
         assert download.value.path().read_bytes().startswith(b"\x89PNG")
         page.keyboard.press("Escape")
         dialog.wait_for(state="detached")
-        assert "open=" not in page.url
+        wait_for_address(page, open=None)
 
 
 @needs_browser

@@ -178,7 +178,7 @@ def test_versions_can_be_chosen(browser: Any, tmp_path: Path) -> None:
 def test_damaged_addresses_are_explained(service: Served, browser: Any, query: str) -> None:
     with opened_page(browser, f"{service.url}?{query}") as page:
         page.get_by_role("alert").first.wait_for()
-        assert page.get_by_role("navigation", name="Views").is_visible()
+        page.get_by_role("navigation", name="Views").wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

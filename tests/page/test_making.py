@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.page.browser import needs_browser, opened_page
+from tests.page.browser import needs_browser, opened_page, wait_for_address
 from tests.served import Served
 
 pytestmark = needs_browser
@@ -71,7 +71,7 @@ def test_a_picture_is_restored_from_its_png(service: Served, browser: Any, tmp_p
         page.locator("#all").wait_for()
         page.locator(".start input[type=file]").set_input_files(path)
         page.locator(".sample-results .note", has_text="every pixel is the same").wait_for()
-        assert f"seed={LARGEST - 9}" in page.url and f"model={model}" in page.url and "first=2" in page.url
+        wait_for_address(page, seed=str(LARGEST - 9), model=model, first="2")
 
 
 def test_files_without_a_recipe_are_explained(service: Served, browser: Any, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_seven_becomes_a_one(service: Served, browser: Any) -> None:
     with opened_page(browser, f"{service.url}?model=mnist-cvae&view=edit") as page:
         page.get_by_role("button", name="Class 1", exact=True).click()
         page.locator("img[alt='As class 1']").wait_for()
-        assert "target=1" in page.url
+        wait_for_address(page, target="1")
 
 
 def test_drawings_are_classified_and_kept(service: Served, browser: Any) -> None:
@@ -145,7 +145,7 @@ def test_drawings_are_classified_and_kept(service: Served, browser: Any) -> None
         page.locator("#probabilities").wait_for()
         page.reload()
         page.locator("#probabilities").wait_for()
-        assert "item=own" in page.url
+        page.wait_for_url(re.compile("item=own"))
 
 
 def test_missing_pixels_are_filled_in(service: Served, browser: Any) -> None:

@@ -13,17 +13,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, ROW
-from tests.page.browser import NARROW, WIDE, needs_browser, opened_page, serious
+from tests.page.browser import NARROW, WIDE, needs_browser, opened_page, serious, wait_for_address
 from tests.served import Served
 
 pytestmark = needs_browser
 LARGEST = 2**63 - 1
-
-
-def param(page: Any, name: str) -> str | None:
-    """Return a parameter of the address."""
-    value: str | None = page.evaluate("name => new URLSearchParams(location.search).get(name)", name)
-    return value
 
 
 # --- latent space -------------------------------------------------------------------------------------------------------------
@@ -50,18 +44,19 @@ def test_two_points_span_a_path(service: Served, browser: Any) -> None:
         page.locator(".latent-legend button").first.wait_for()
         plane.click(position={"x": 80, "y": 80})
         page.wait_for_function("() => new URLSearchParams(location.search).has('a')")
+        first = page.evaluate("new URLSearchParams(location.search).get('a')")
         plane.click(position={"x": 280, "y": 280})
         page.locator(".latent-path").wait_for()
         page.go_back()
         page.locator(".latent-path").wait_for(state="detached")
-        assert param(page, "a") and not param(page, "b")
+        wait_for_address(page, a=first, b=None)
 
 
 def test_two_models_beside_each_other(service: Served, browser: Any) -> None:
     with opened_page(browser, f"{service.url}?model=mnist-vae-2d&view=latent") as page:
         page.get_by_label("Beside another model").select_option("mnist-autoencoder")
         page.locator(".latent-plane").nth(1).wait_for()
-        assert param(page, "beside") == "mnist-autoencoder"
+        wait_for_address(page, beside="mnist-autoencoder")
 
 
 def test_codes_are_changed(service: Served, browser: Any) -> None:
@@ -166,7 +161,7 @@ def test_models_are_compared_on_one_seed(service: Served, browser: Any) -> None:
         page.get_by_role("button", name="New seed").click()
         page.wait_for_function(f"() => new URLSearchParams(location.search).get('seed') !== '{LARGEST}'")
         page.go_back()
-        assert param(page, "seed") == str(LARGEST)
+        wait_for_address(page, seed=str(LARGEST))
 
 
 def test_one_missing_model_does_not_stop_the_others(service: Served, browser: Any) -> None:
