@@ -75,6 +75,11 @@ def detector(chosen: str, label: str | None, settings: Sequence[str], before: Ma
         for key in given:
             if key in own:
                 return family, f"{key} is an option of this family"
+    for text in settings:
+        key, _, rule = text.partition("=")
+        others = set(rule.rpartition(":")[2].split(",")) - {AUTO, *outlines.terms(PLAIN)}
+        if key == "score" and others:
+            return NETWORK, f"score names {', '.join(sorted(others))}, which {PLAIN} does not compute"
     if before is not None and before.family in (NETWORK, "tabular_cvae"):
         return (
             NETWORK,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from manifold.training import datasets, families, outlines
+from manifold.training import datasets, families, outlines, recipes
 from manifold.training.errors import TrainingError
 from tests.conftest import ROOT
 
@@ -17,7 +18,9 @@ from tests.conftest import ROOT
 @pytest.mark.parametrize("name", families.names())
 def test_the_options_and_presets_of_a_family_are_known_without_importing_it(name: str) -> None:
     family = families.get(name)
-    assert outlines.options(name) == list(family.Config.model_fields)
+    unused = getattr(importlib.import_module(f"manifold.training.families.{name}"), "UNUSED", ())
+    assert set(unused) <= set(recipes.Recipe.model_fields)
+    assert outlines.options(name) == [each for each in family.Config.model_fields if each not in unused]
     assert tuple(family.PRESETS) == outlines.PRESETS
     assert name in outlines.families()
 
@@ -74,9 +77,26 @@ def test_data_that_fit_pass(family: str, data: str, settings: list[str]) -> None
     assert found is None  # it raises for data of another kind
 
 
+def test_options_without_effect_are_refused() -> None:
+    for setting in ("epochs=5", "lr=0.1"):
+        with pytest.raises(TrainingError, match=r"has no effect on the family tabular_detector.*remove it"):
+            outlines.check_settings("tabular_detector", ["mixed=true", setting])
+    outlines.check_settings("tabular_detector", ["mixed=true", "seed=3"])
+    assert outlines.terms("tabular_vae") == () and "tails" in outlines.terms("tabular_detector")
+
+
 def test_the_page_for_authors_names_what_a_file_must_define() -> None:
     page = (ROOT / "docs/how-to/add-a-family.md").read_text()
-    needed = [*outlines.OF_DATA, *outlines.OF_A_FAMILY, "ITEMS", "NEEDS_CLASSES", "INSTEAD_OF_CLASSES"]
+    needed = [
+        *outlines.OF_DATA,
+        *outlines.OF_A_FAMILY,
+        "ITEMS",
+        "NEEDS_CLASSES",
+        "INSTEAD_OF_CLASSES",
+        "UNUSED",
+        "TERMS",
+        "FOLD",
+    ]
     assert [name for name in needed if not re.search(rf"^[-|] `{name}\b", page, re.MULTILINE)] == []
 
 

@@ -191,6 +191,31 @@ def test_a_list_column_beside_others_is_learned(tmp_path: Path) -> None:
     assert files.header(io.BytesIO(content), "parquet")[:2] == ["x0", "x1"]
 
 
+def test_an_ignored_list_column_is_not_read_as_vectors(tmp_path: Path) -> None:
+    """Lists of different lengths, or further vectors, do not stand in the way of a column that is learned, in fit and in score."""
+    found, rng = vectors(N), np.random.default_rng(0)
+    path = tmp_path / "rows.parquet"
+    ragged = pa.array([rng.normal(size=i % 3).tolist() for i in range(N)], pa.list_(pa.float32()))
+    columns = {"e": pa.array(found.tolist(), pa.list_(pa.float32())), "ragged": ragged}
+    path.write_bytes(as_parquet(columns))
+    spec = tables.of_file(path, schema.ColumnSettings(kinds={"ragged": "ignore"})).spec
+    assert isinstance(spec, TableSpec)
+    assert len(spec.names) == WIDTH and spec.ignored == {"ragged": "left out on request"}
+    (chunk,) = files.chunks(io.BytesIO(path.read_bytes()), "parquet", spec)
+    assert np.array_equal(chunk.table["x3"], found[:, 3])
+    path.write_bytes(as_parquet({"price": rng.normal(size=N), **columns}))
+    with pytest.raises(TrainingError, match="no column 'nothing'"):
+        tables.check_header(path, schema.ColumnSettings(kinds={"nothing": "ignore"}), None, tables.Roles())
+    both = schema.ColumnSettings(kinds={"e": "ignore", "ragged": "ignore"})
+    tables.check_header(path, both, None, tables.Roles())
+    spec = tables.of_file(path, both).spec
+    assert isinstance(spec, TableSpec)
+    assert spec.names == ["price"] and set(spec.ignored) == {"e", "ragged"}
+    spec = tables.of_file(path).spec  # nobody says which list has the vectors
+    assert isinstance(spec, TableSpec)
+    assert spec.names == ["price"] and "leave out all but one with --column NAME=ignore" in spec.ignored["e"]
+
+
 def test_a_kind_can_be_given(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(as_csv(vectors(N)))
     (tmp_path / "rows.npy").write_bytes(as_npy(vectors(N)))

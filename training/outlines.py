@@ -134,12 +134,17 @@ def check_data(family: str, name: str, settings: Sequence[str]) -> None:
 
 def check_settings(family: str, settings: Sequence[str]) -> None:
     """Raise TrainingError for a setting of the command line that is not KEY=VALUE, or whose key is not an option of the family."""
-    valid = options(family)
+    valid, unused = options(family), _constants(_path("families", family)).get("UNUSED", ())
     for setting in settings:
         key, separator, _ = setting.partition("=")
         if not separator:
             raise TrainingError(
                 f"--set {shown(setting)}: not of the form KEY=VALUE; write it as --set epochs=5", field=key
+            )
+        if key in unused:
+            raise TrainingError(
+                f"{key}: has no effect on the family {family}, which takes no training steps; remove it, or choose a family that trains a network",
+                field=key,
             )
         if key not in valid:
             raise TrainingError(
@@ -149,8 +154,15 @@ def check_settings(family: str, settings: Sequence[str]) -> None:
 
 @functools.cache
 def options(family: str) -> list[str]:
-    """Return the names of a family's options, in the order of its `Config`."""
-    return list(dict.fromkeys(_fields(_path("families", family), "Config")))
+    """Return the names of a family's options that have an effect, in the order of its `Config`."""
+    path = _path("families", family)
+    unused = _constants(path).get("UNUSED", ())
+    return [name for name in dict.fromkeys(_fields(path, "Config")) if name not in unused]
+
+
+def terms(family: str) -> tuple[str, ...]:
+    """Return the terms that the option `score` of a family can name, if the family declares them."""
+    return tuple(_constants(_path("families", family)).get("TERMS", ()))
 
 
 def _with(items: str) -> list[str]:

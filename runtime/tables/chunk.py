@@ -24,6 +24,7 @@ Array = NDArray[Any]
 MAX_CELLS = 500_000_000  # limit for a file that is read as a whole: 4 GB as numbers
 CELL_BYTES = 4096  # a longer cell is neither a number nor a category, and its row is invalid
 WHOLE_CELL_BYTES = 2**20  # limit for the average size of a cell, if a Parquet file is read as a whole
+REQUESTED = "left out on request"
 UNNAMED = "has no name in the header of the file; columns of row numbers often have none"
 
 

@@ -65,15 +65,16 @@ def chunks(
         raise Malformed("file: has no rows below the header; add rows", field="file")
 
 
-def header(source: IO[bytes], kind: str, spec: TableSpec | None = None) -> list[str]:
+def header(source: IO[bytes], kind: str, spec: TableSpec | None = None, *, ignored: Collection[str] = ()) -> list[str]:
     """Return the names of the columns of a file. The file position is restored.
 
-    `spec` has the columns that are searched in it, if they are known. Raises Malformed if the file cannot be read.
+    `spec` has the columns that are searched in it, if they are known. List columns in `ignored` are not read as vectors. Raises Malformed if the
+    file cannot be read.
     """
     start = source.tell()
     with _reading(kind):
         if kind == "parquet":
-            names = parquet_tables.header(source)
+            names = parquet_tables.header(source, ignored or (() if spec is None else spec.ignored))
         elif kind == "npy":
             names = vectors.names(vectors.NpyFile(source).width)
         else:
@@ -87,15 +88,17 @@ def read(
     kind: str,
     notation: Notation | None = None,
     written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
+    ignored: Collection[str] = (),
 ) -> FileTable:
     """Return all columns of a file that have a name. A decimal separator detected in a CSV file overrides that of `notation`.
 
-    `written` selects the columns whose texts are not converted into numbers; surrounding blanks are removed. Raises Malformed if the file
-    cannot be read or has no rows, TooLarge if it has more than MAX_CELLS cells.
+    List columns in `ignored` are not read as vectors. `written` selects the columns whose texts are not converted into numbers; surrounding
+    blanks are removed. Raises Malformed if the file cannot be read or has no rows, TooLarge if it has more than MAX_CELLS cells.
     """
     with _reading(kind):
-        reader = {"parquet": parquet_tables.whole, "npy": _whole_npy}.get(kind, csv_tables.whole)
-        return reader(source, notation or DEFAULT, written)
+        if kind == "parquet":
+            return parquet_tables.whole(source, notation or DEFAULT, written, ignored)
+        return (_whole_npy if kind == "npy" else csv_tables.whole)(source, notation or DEFAULT, written)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from manifold.runtime.tables import csv_files, parquet, vectors
 from manifold.runtime.tables.cells import of_arrow, plain, settled
 from manifold.runtime.tables.chunk import (
     CELL_BYTES,
+    REQUESTED,
     WHOLE_CELL_BYTES,
     Chunk,
     FileTable,
@@ -72,10 +73,10 @@ def chunks(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -
         yield chunk
 
 
-def header(source: IO[bytes]) -> list[str]:
-    """Return the names of the columns of a file. The numbers of a vector are columns too, if one column of the file holds vectors."""
+def header(source: IO[bytes], ignored: Collection[str]) -> list[str]:
+    """Return the names of the columns of a file. The numbers of a vector are columns too, if one column that is not ignored holds vectors."""
     file = parquet.File(source, [], CELL_BYTES)
-    vector = _only_vector(file.schema)
+    vector = _only_vector(file.schema, ignored)
     found: list[str] = []
     for name in file.schema.names:
         found += [text_of(name)] if name != vector else vectors.names(_first_width(source, name))
@@ -90,10 +91,14 @@ def _first_width(source: IO[bytes], name: str) -> int:
     raise Malformed(f"file: column {shown(name)} has no vectors; add rows with vectors", field="file")
 
 
-def _only_vector(fields: Any) -> str | None:
-    """Return the name of the column with vectors; None if no column or several columns hold vectors."""
-    found = [field.name for field in fields if vectors.is_list(field.type)]
+def _only_vector(fields: Any, ignored: Collection[str]) -> str | None:
+    """Return the name of the column with vectors; None if no column or several columns hold vectors, those `ignored` not counted."""
+    found = _vectors_in(fields, ignored)
     return found[0] if len(found) == 1 else None
+
+
+def _vectors_in(fields: Any, ignored: Collection[str]) -> list[str]:
+    return [field.name for field in fields if vectors.is_list(field.type) and text_of(field.name) not in ignored]
 
 
 def _vector_for(fields: Any, names: Sequence[str], spec: TableSpec) -> str | None:
@@ -106,7 +111,7 @@ def _vector_for(fields: Any, names: Sequence[str], spec: TableSpec) -> str | Non
     numbered = [column.name for column in missing] == vectors.names(len(missing))
     if not missing or not numbers or not (numbered or len(missing) == len(spec.columns)):
         return None
-    found = [field.name for field in fields if vectors.is_list(field.type)]
+    found = _vectors_in(fields, spec.ignored)
     if len(found) > 1:
         raise Malformed(
             f"file: the columns {', '.join(map(shown, found[:LISTED]))} all hold vectors; keep the one that the model learned from",
@@ -174,8 +179,10 @@ def _sizes(texts: Any) -> NDArray[np.int64]:
     return np.asarray(compute.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def whole(source: IO[bytes], notation: Notation, written: Callable[[Sequence[str]], Collection[str]]) -> FileTable:
-    """Return all columns of a file that have a name."""
+def whole(
+    source: IO[bytes], notation: Notation, written: Callable[[Sequence[str]], Collection[str]], ignored: Collection[str]
+) -> FileTable:
+    """Return all columns of a file that have a name. A list column that is `ignored` is not read as vectors."""
     file = parquet.File(source, None, WHOLE_CELL_BYTES)
     metadata = file.metadata
     groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
@@ -183,7 +190,7 @@ def whole(source: IO[bytes], notation: Notation, written: Callable[[Sequence[str
     check_cells(max(nested, metadata.num_rows * metadata.num_columns))
     for group in range(metadata.num_row_groups):
         file.check(group, parquet.LEAST_ROWS)
-    vector = _only_vector(file.schema)
+    vector = _only_vector(file.schema, ignored)
     kept = [name for name in file.schema.names if name != vector]
     table = file.reader.read(columns=None if vector is None else kept)
     if not metadata.num_rows:
@@ -199,7 +206,7 @@ def whole(source: IO[bytes], notation: Notation, written: Callable[[Sequence[str
     for name in filter(None, names):
         column = table[name]
         if not _is_plain(column.type):
-            left_out[name] = _not_plain(_values(column.type))
+            left_out[name] = REQUESTED if name in ignored else _not_plain(_values(column.type))
         elif _is_text(_values(column.type)):
             columns[name] = plain(column) if name in texts else settled(column, notation)
         else:
@@ -232,7 +239,7 @@ def _whole_vectors(source: IO[bytes], name: str, n: int) -> tuple[NDArray[np.flo
 def _not_plain(kind: Any) -> str:
     """Return the reason why a column of lists, structures or bytes is left out."""
     if vectors.is_list(kind):
-        return "holds vectors, and so does another column; keep one of them in the file to learn from it"
+        return "holds vectors, and so does another column; leave out all but one with --column NAME=ignore"
     advice = "; lists of floating-point numbers of the same length would be read as vectors" if _is_list(kind) else ""
     return f"has the type {cut(str(kind))}; values must be numbers, texts, booleans, dates or times{advice}"
 

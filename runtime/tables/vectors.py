@@ -187,7 +187,7 @@ def check_lengths(column: Any, width: int, name: str, before: int) -> None:
     for at in np.flatnonzero(lengths != width)[:1].tolist():
         raise Malformed(
             f"file: column {shown(name)} has vectors of different lengths: {width} numbers at first, but {lengths[at]} in row {before + at + 1}; write "
-            "vectors of the same length, or remove the column",
+            f"vectors of the same length, or leave the column out with --column {cut(name)}=ignore",
             field="file",
         )
 

@@ -20,16 +20,20 @@ def read(
     path: Path,
     notation: Notation | None = None,
     written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
+    ignored: Collection[str] = (),
 ) -> FileTable:
     """Read a whole .csv, .parquet or .npy file. The arguments are those of files.read. Raises DataError if it is unreadable or has no rows."""
     with _named(path), path.open("rb") as source:
-        return files.read(source, files.format_of(path), notation, written)
+        return files.read(source, files.format_of(path), notation, written, ignored)
 
 
-def names(path: Path) -> list[str]:
-    """Return the names of the columns of a .csv, .parquet or .npy file, from its header. Raises DataError if it is unreadable."""
+def names(path: Path, ignored: Collection[str] = ()) -> list[str]:
+    """Return the names of the columns of a .csv, .parquet or .npy file, from its header. Raises DataError if it is unreadable.
+
+    List columns in `ignored` are not read as vectors.
+    """
     with _named(path), path.open("rb") as source:
-        return files.header(source, files.format_of(path))
+        return files.header(source, files.format_of(path), ignored=ignored)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from manifold.runtime.errors import LISTED, cut, near, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files, rows
+from manifold.runtime.tables.chunk import REQUESTED
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.values import (
     DEFAULT,
@@ -99,6 +100,11 @@ class ColumnSettings:
         return frozenset() if OTHERS in self.kinds else frozenset(self.vectors) - set(self.kinds)
 
     @property
+    def ignored(self) -> list[str]:
+        """The columns that are left out on request."""
+        return [name for name, kind in self.kinds.items() if kind == "ignore" and name != OTHERS]
+
+    @property
     def notation(self) -> Notation:
         """The notation of texts that these settings define."""
         return Notation.of(self.missing, self.decimal)
@@ -150,7 +156,7 @@ def _fit_column(
     """Return the column, or the reason why it is left out. The name of a number of a vector is added to `of_vectors`."""
     kind, notation = stated.kinds.get(name, VECTOR if name in stated.of_vectors else None), stated.notation
     if kind == "ignore":
-        return "left out on request"
+        return REQUESTED
     if _is_nested(values):
         return "holds lists, structures, bytes or durations; only numbers, texts and booleans can be learned"
     present = values[~columns.missing_values(values, notation)]

@@ -76,6 +76,7 @@ def of_file(
         path,
         stated.notation,
         lambda names: () if told is None else [truth.parse(told, list(names)).column],
+        stated.ignored,
     )
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out, vectors=whole.vectors)
     protocol["rows"] = max([*whole.numbers[-1:].tolist(), *whole.bad], default=0)
@@ -181,7 +182,7 @@ def _without_learning(table: Table, stated: ColumnSettings, label: str | None, r
 
 def check_header(path: Path, stated: ColumnSettings, label: str | None, roles: Roles) -> None:
     """Raise an error if the file cannot be opened as a table, or if its header lacks a column that the options name. No rows are read."""
-    names = reading.names(path)
+    names = reading.names(path, stated.ignored)
     check_roles(names, stated, label, roles)
     for name in (*stated.kinds, *([] if label is None else [label])):
         if name not in (*names, schema.OTHERS):
@@ -297,7 +298,7 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
 
 def check_again(data: Data, spec: TableSpec, path: Path) -> None:
     """Read the fitted file again as scoring reads it, with the published `spec`, and compare the rows. Raises DataError for a difference."""
-    whole = reading.read(path, spec.notation)
+    whole = reading.read(path, spec.notation, ignored=spec.ignored)
     place_of = {number: place for place, number in enumerate(whole.numbers.tolist())}
     with path.open("rb") as source:
         for chunk in spec.chunks(source, files.format_of(path), files.CHUNK_ROWS):

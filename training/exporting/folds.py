@@ -27,15 +27,16 @@ from manifold.training.train import train, trained_model
 
 def scores(run: ResolvedRun, data: Data, manifest: Manifest) -> Iterator[Scores]:
     """Train `data.folds` models like the run's, on the CPU. Yield the out-of-fold scores of each fold of the training split."""
+    family = families.get(run.family)
     order = np.random.Generator(np.random.Philox(run.config.seed)).permutation(len(data.train))
     with tempfile.TemporaryDirectory() as scratch:
         for fold in range(data.folds):
             held_out, rest = order[fold :: data.folds], np.delete(order, np.s_[fold :: data.folds])
             part = dataclasses.replace(data, train=subset(data.train, rest), folds=0)
-            config = run.config.changed(seed=run.config.seed + fold + 1)
+            config = run.config.changed(seed=run.config.seed + fold + 1, **family.FOLD)
             one = dataclasses.replace(run, folder=Path(scratch) / str(fold), config=config)
             train(one, part, device="cpu", quiet=True, watch=False)
             with torch.no_grad():
-                exported = families.get(run.family).exports(trained_model(one, part), config, part)
+                exported = family.exports(trained_model(one, part), config, part)
             items = data.inputs(data.train.batch(held_out))
             yield exported.drive(operations.score(manifest, items))

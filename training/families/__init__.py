@@ -16,10 +16,13 @@ and optionally, in place of the defaults below,
     monitor(model, batch)        other figures of the test split for the log at the end of an epoch, as JSON values; None if there are none
     draw(model, n, generator)    n items for the grid of samples, or None if the family cannot draw
     report(model, config, data)  the figures for the manifest
+    FOLD                         {key: value}: changes to the options for the models of calibration folds, which only compute terms
     ITEMS                        what it learns: a tuple of "images" and "rows"; by default both
     NEEDS_CLASSES                True if the data need classes, unless the option INSTEAD_OF_CLASSES is given
+    UNUSED                       names of options of every family that have no effect here, such as those of steps
+    TERMS                        names of all terms that the option `score` can name, if they do not depend on other options
 
-These are literals, so that commands read them without importing the family (training.outlines).
+The last five are literals, so that commands read them without importing the family (training.outlines).
 
 All functions except `resolve` get a resolved config.
 """
@@ -83,6 +86,7 @@ class Family:
     monitor: Callable[[Any, Batch], dict[str, Any]] | None = None
     draw: Callable[[Any, int, torch.Generator], Tensor | None] = _draw
     report: Callable[[Any, Any, Data], list[Metric]] = _report
+    FOLD: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def names() -> list[str]:

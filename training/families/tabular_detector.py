@@ -52,12 +52,14 @@ ITEMS = ("rows",)
 FITTED = 20_000  # largest number of training rows that the terms are fitted to
 CLIP = 10.0  # scaled values beyond this are moved to it before the fit, so that single values do not determine a covariance
 SAMPLE = 8  # rows of each sample of the term sampled_neighbours
-NORMALS = ("input_neighbours", "mixture", "histograms")
-MIXED = (*NORMALS, "sampled_neighbours")
+# all terms that the option `score` can name
+TERMS = ("input_neighbours", "mixture", "histograms", "sampled_neighbours", "isolation_forest", "tails", "denoiser")
+NORMALS, MIXED = TERMS[:3], TERMS[:4]  # the default ones
+UNUSED = ("epochs", "epoch_steps", "batch_size", "lr", "schedule", "clip_norm", "ema", "ema_second")
+FOLD = {"weigh": False}
 LEAST = 20  # least number of rows for evidence
 DISTANCES = ("input_neighbours", "sampled_neighbours")  # an unseen value is added to the squares of these terms
 NATS = ("mixture", "histograms", "tails")  # and to these, as nats
-TERMS = (*MIXED, "isolation_forest", "tails", "denoiser")  # all that the option `score` can name
 
 
 class Config(ScoreOptions):
