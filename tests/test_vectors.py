@@ -211,7 +211,7 @@ def test_an_ignored_list_column_is_not_read_as_vectors(tmp_path: Path) -> None:
     spec = tables.of_file(path, both).spec
     assert isinstance(spec, TableSpec)
     assert spec.names == ["price"] and set(spec.ignored) == {"e", "ragged"}
-    spec = tables.of_file(path).spec  # nobody says which list has the vectors
+    spec = tables.of_file(path).spec  # the settings do not say which list has the vectors
     assert isinstance(spec, TableSpec)
     assert spec.names == ["price"] and "leave out all but one with --column NAME=ignore" in spec.ignored["e"]
 
