@@ -20,6 +20,7 @@ from manifold.runtime.operations import End
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import datasets
+from manifold.training.batches import Batch, to_float
 from manifold.training.bounds import iwae
 from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
@@ -27,6 +28,8 @@ from manifold.training.families import cvae
 from manifold.training.families.cvae import CVAE, Config
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,51 @@ def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> 
     assert torch.allclose(tight, exact, atol=0.01)
     assert (-(reconstruction + kl) <= exact + 1e-3).all()
     assert not torch.allclose(other, exact, atol=0.01)  # the class matters
+
+
+def test_the_discriminative_loss_is_bayes_rule_over_the_bounds_of_all_classes(digits: Data) -> None:
+    torch.manual_seed(0)
+    plain, hybrid = (
+        CVAE(cvae.resolve(Config(latent_dim=3, hidden=(16,), samples=2, discriminative=weight), digits), digits)
+        for weight in (0.0, 3.0)
+    )
+    hybrid.load_state_dict(plain.state_dict())
+    part = Arrays.of(digits.train)[:7]
+    batch = Batch(to_float(part.items, CPU), torch.from_numpy(part.labels), torch.Generator(), 0.0)
+    x, noise = plain.settled(batch.items), torch.randn(2, 7, 3)
+    energies = plain.class_energies(x, noise)
+    for place in range(10):
+        reconstruction, kl = plain.terms(x, noise, plain.condition(torch.full((7,), place)))
+        assert torch.allclose(energies[:, place], reconstruction + kl, rtol=1e-5)
+    losses = {name: model.loss(replaced(batch)) for name, model in (("plain", plain), ("hybrid", hybrid))}
+    surprise = losses["hybrid"]["discriminative"]
+    assert "discriminative" not in losses["plain"] and surprise.item() > 0
+    assert torch.allclose(losses["hybrid"]["loss"], losses["plain"]["loss"] + 3 * surprise)
+
+
+def replaced(batch: Batch) -> Batch:
+    """Return the batch with a new generator, so that losses have equal draws."""
+    return dataclasses.replace(batch, generator=torch.Generator().manual_seed(2))
+
+
+def test_the_discriminative_loss_makes_a_better_classifier(digits: Data) -> None:
+    test, right = Arrays.of(digits.test), {}
+    x = to_float(test.items, CPU)
+    for weight in (0.0, 10.0):
+        torch.manual_seed(0)
+        model = CVAE(cvae.resolve(Config(latent_dim=4, hidden=(24,), discriminative=weight), digits), digits)
+        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        draws, part = torch.Generator().manual_seed(0), Arrays.of(digits.train)
+        for _ in range(200):
+            at = torch.randint(len(part), (64,), generator=draws).numpy()
+            batch = Batch(to_float(part.items[at], CPU), torch.from_numpy(part.labels[at]), draws, 0.0)
+            optimiser.zero_grad()
+            model.loss(batch)["loss"].backward()
+            optimiser.step()
+        with torch.no_grad():
+            energies = model.class_energies(model.settled(x), torch.randn(1, len(test), 4, generator=draws))
+        right[weight] = float((energies.argmin(1).numpy() == test.labels).mean())
+    assert right[10.0] > 0.9 > right[0.0] + 0.05, f"{right}"
 
 
 def test_the_class_reaches_posterior_and_decoder(digits: Data) -> None:
@@ -141,6 +189,8 @@ def test_what_a_cvae_refuses(table: Data) -> None:
         cvae.build(cvae.resolve(Config(), table), table)
     with pytest.raises(TrainingError, match="class_k"):
         Config(class_k=1)
+    with pytest.raises(TrainingError, match="discriminative: a model of factors has no classes"):
+        Config(discriminative=1.0, given=("scale",))
     with pytest.raises(TrainingError, match="variational: False is not possible"):
         Config(variational=False)
 

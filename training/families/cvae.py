@@ -4,6 +4,10 @@ generative models"; Kingma et al., 2014, arXiv 1406.5298, model M2 with the clas
 The recipe is that of the VAE. The class (float weights, one-hot in training), or real-valued factors of the data, are joined to the encoder's
 input and to the latent code. Training maximises the conditional ELBO, E log p(x | z, y) - KL(q(z | x, y) || p(z)). The bounds for each class
 give p(y | x) by Bayes' rule. They are importance-weighted bounds, as the gap of an ELBO differs between classes.
+
+A model of p(x | y) is not trained to tell classes apart. `discriminative` adds -log p(y | x) to the loss, with p(y | x) from the ELBOs of all
+classes: a hybrid of generative and discriminative training (Lasserre, Bishop and Minka, 2006, "Principled hybrids of generative and
+discriminative models"). A step then costs as many passes through the networks as there are classes.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from manifold.runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
+from manifold.training.batches import Batch
 from manifold.training.bounds import fixed_draws, iwae
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Score, draw, evaluate, finish, monitor, phases, report, resolve
+from manifold.training.phases import Losses
 from manifold.training.scores.placement import Placement
 
 NEEDS_CLASSES = True
@@ -52,6 +58,9 @@ class Config(vae.Config):
     """The options of the family."""
 
     given: tuple[str, ...] = ("class",)  # the condition: the class, or names of factors of the data set
+    discriminative: float = Field(
+        0.0, ge=0
+    )  # weight of -log p(y | x) in the loss, in nats as the ELBO; 0: not computed
     balance: float = Field(0.0, ge=0, le=1)  # 0: all items have the same weight; 1: all classes have the same weight
     class_k: int = Field(32, ge=2)  # number of importance samples, fixed in the artifact, of the bound for p(y | x)
 
@@ -60,6 +69,11 @@ class Config(vae.Config):
         if not self.variational:
             raise TrainingError(
                 "variational: False is not possible for a conditional model; remove it", field="variational"
+            )
+        if self.discriminative and self.given != (CLASS,):
+            raise TrainingError(
+                "discriminative: a model of factors has no classes to tell apart; remove it, or remove `given`",
+                field="discriminative",
             )
         return self
 
@@ -113,6 +127,25 @@ class CVAE(VAE):
 
     def weights(self, labels: Tensor) -> Tensor | None:
         return self.class_weights[labels] if self.by_class and self.config.balance else None
+
+    def loss(self, batch: Batch) -> Losses:
+        """Return the losses of the VAE. If `discriminative` is set, its multiple of -log p(y | x) in nats is a part of the loss."""
+        losses = super().loss(batch)
+        if not self.config.discriminative:
+            return losses
+        x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
+        shape = (self.config.samples, len(x), self.config.latent_dim)
+        noise = torch.randn(shape, generator=batch.generator, device=x.device)
+        surprise = F.cross_entropy(-self.class_energies(x, noise), batch.labels, reduction="none")
+        weights = self.weights(batch.labels)
+        mean = (surprise if weights is None else surprise * weights).mean()
+        return {**losses, "loss": losses["loss"] + self.config.discriminative * mean, "discriminative": mean}
+
+    def class_energies(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Return -ELBO of x (B, D) given each class, (B, C), in nats, at the same draws noise (S, B, L) for all classes."""
+        each = torch.eye(self.width, device=x.device).repeat_interleave(len(x), 0)  # (C B, C)
+        reconstruction, kl = self.terms(x.repeat(self.width, 1), noise.repeat(1, self.width, 1), each)
+        return (reconstruction + kl).view(self.width, -1).T
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         return super().encode(x, self._scaled(c))
