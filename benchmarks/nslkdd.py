@@ -56,7 +56,12 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         ("quantile", {"latent_dim": 5, "balance": 0.5, "epochs": 40}), ("quantile", {"latent_dim": 5, "balance": 0.5, "floor": 0.2}),
     )
 }  # fmt: skip
-CHOSEN: dict[str, Any] = {"latent_dim": 5, "balance": 0.5, "floor": 0.2}  # the loader sets `quantile`
+CHOSEN: dict[str, Any] = {
+    "latent_dim": 5,
+    "balance": 0.5,
+    "floor": 0.2,
+    "discriminative": 10.0,
+}  # the loader sets `quantile`
 DETECTORS = (("numeric", 5000), ("numeric", 20_000), ("range", 5000), ("range", 20_000), ("quantile", 5000))
 RULES = (
     f"fisher:{','.join(tabular_detector.NORMALS)}",

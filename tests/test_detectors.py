@@ -115,6 +115,21 @@ def test_wide_rows_are_fitted() -> None:
     assert columns.shape == (200, 300) and (expected[:100] - torch.from_numpy(rows[500:]).float()).abs().mean() < 0.2
 
 
+@pytest.mark.parametrize("n", [60, 300])
+def test_the_variance_outside_the_principal_components_is_that_of_new_rows(n: int) -> None:
+    random = np.random.default_rng(0)
+    mixing = 2 * random.normal(size=(5, 200))
+    rows, new = (random.normal(size=(count, 5)) @ mixing + random.normal(size=(count, 200)) for count in (n, 2000))
+    found = mixture.principal(rows, 0)
+    away = new - found.mean_
+    outside = away - away @ found.components_.T @ found.components_
+    expected = np.square(outside).sum() / (len(new) * (200 - found.n_components_))
+    assert mixture.outside(rows, 0) == pytest.approx(expected, rel=0.12)
+    inside = np.square((rows - found.mean_) @ found.components_.T).sum()
+    in_sample = (np.square(rows - found.mean_).sum() - inside) / (n * (200 - found.n_components_))
+    assert in_sample < 0.7 * expected  # what the rows that were fitted have
+
+
 def test_the_density_of_a_mixture_sums_to_one() -> None:
     found = mixture.fit(drawn(500, size=2), [slice(0, 1), slice(1, 2)], 0)
     line = np.linspace(-20, 20, 400)

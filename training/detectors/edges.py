@@ -35,7 +35,6 @@ RADIUS = 3  # pixels on each side of the centre of this filter
 WEAK = 1e-4  # strength of edges, in pixels from 0 to 1, below which the root is not taken
 EMPTY = 1e-2  # added to the length of a description, so that an image without edges has the description 0
 NEAREST = 1
-BASIS = 64  # number of principal components
 FLOOR = 0.01  # added to variances, in units of the mean variance of a value
 ROWS = 5000  # number of training images to which the space and the mixture are fitted
 BATCH = 500  # number of images that are described at once
@@ -149,16 +148,12 @@ def described(edges: Edges, part: Part) -> Tensor:
 
 def _space(sample: Array, options: ScoreOptions) -> Space:
     """Return the space of descriptions (N, D)."""
-    from sklearn.decomposition import PCA
-
     scale = float(np.sqrt(sample.var(0).mean())) or 1.0  # all images can have the same description
     rows = sample / scale
-    n = min(BASIS, len(rows) - 1, rows.shape[1] - 1)
-    with np.errstate(invalid="ignore"):  # PCA divides 0 by 0 if all images have the same description
-        found = PCA(n, svd_solver="randomized", random_state=options.seed).fit(rows)
+    found = mixture.principal(rows, options.seed)
     places = (found.mean_ * scale, found.components_.T, np.sqrt(found.explained_variance_ + FLOOR))
     centre, directions, deviations = (_stored(torch.from_numpy(each).float(), options) for each in places)
-    return Space(centre, scale, directions, deviations, mixture.outside(rows, found.explained_variance_))
+    return Space(centre, scale, directions, deviations, mixture.outside(rows, options.seed))
 
 
 def _stored(values: Tensor, options: ScoreOptions) -> Tensor:
