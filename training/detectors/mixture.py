@@ -203,8 +203,8 @@ def outside(rows: Array, seed: int) -> float:
     held_out, rest = np.split(rows[order], [max(1, int(HELD_OUT * len(rows)))])
     found = principal(rest if len(rest) > 1 else rows, seed)
     away = held_out - found.mean_
-    left = np.square(away).sum() - np.square(away @ found.components_.T).sum()
-    return FLOOR + max(0.0, float(left)) / (len(held_out) * (rows.shape[1] - found.n_components_))
+    left = float(np.square(away).sum() - np.square(away @ found.components_.T).sum())
+    return FLOOR + max(0.0, left) / (len(held_out) * (rows.shape[1] - len(found.components_)))
 
 
 def _fitted(rows: Array, n: int, seed: int) -> tuple[Array, Array, Array]:
