@@ -204,7 +204,8 @@ def outside(rows: Array, seed: int) -> float:
     found = principal(rest if len(rest) > 1 else rows, seed)
     away = held_out - found.mean_
     left = float(np.square(away).sum() - np.square(away @ found.components_.T).sum())
-    return FLOOR + max(0.0, left) / (len(held_out) * (rows.shape[1] - len(found.components_)))
+    directions: int = rows.shape[1] - len(found.components_)
+    return FLOOR + max(0.0, left) / (len(held_out) * directions)
 
 
 def _fitted(rows: Array, n: int, seed: int) -> tuple[Array, Array, Array]:
