@@ -127,7 +127,7 @@ def test_the_variance_outside_the_principal_components_is_that_of_new_rows(n: in
     assert mixture.outside(rows, 0) == pytest.approx(expected, rel=0.12)
     inside = np.square((rows - found.mean_) @ found.components_.T).sum()
     in_sample = (np.square(rows - found.mean_).sum() - inside) / (n * (200 - found.n_components_))
-    assert in_sample < 0.7 * expected  # what the rows that were fitted have
+    assert in_sample < 0.7 * expected  # the variance of the fitted rows is too small
 
 
 def test_the_density_of_a_mixture_sums_to_one() -> None:
