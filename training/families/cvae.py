@@ -93,6 +93,7 @@ class CVAE(VAE):
     scale: Tensor
     examples: Tensor
     class_weights: Tensor
+    log_shares: Tensor  # (C,), logs of the shares of the classes in the loss, with their weights
 
     def __init__(self, config: Config, data: Data) -> None:
         by_class = config.given == (CLASS,)
@@ -111,6 +112,8 @@ class CVAE(VAE):
             counts = np.bincount(data.train.labels, minlength=self.width)
             weights = np.maximum(counts, 1.0) ** -config.balance
             weights *= len(data.train) / (weights * counts).sum()
+            shares = torch.from_numpy((weights * np.maximum(counts, 1.0) / len(data.train)).astype(np.float32))
+            self.register_buffer("log_shares", shares.log(), persistent=False)
             self.register_buffer("class_weights", torch.from_numpy(weights.astype(np.float32)), persistent=False)
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor:
@@ -136,7 +139,9 @@ class CVAE(VAE):
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
         noise = torch.randn(shape, generator=batch.generator, device=x.device)
-        surprise = F.cross_entropy(-self.class_energies(x, noise), batch.labels, reduction="none")
+        # the shares are the prior probabilities in training, so that the ELBOs do not learn them: later, priors are equal
+        logits = self.log_shares - self.class_energies(x, noise)
+        surprise = F.cross_entropy(logits, batch.labels, reduction="none")
         weights = self.weights(batch.labels)
         mean = (surprise if weights is None else surprise * weights).mean()
         return {**losses, "loss": losses["loss"] + self.config.discriminative * mean, "discriminative": mean}
