@@ -231,10 +231,58 @@ def test_a_detector_finds_and_explains_what_no_single_column_shows(tmp_path: Pat
     assert np.isfinite(missing[0].score)
     explained = model.anomaly_score([{**rows[0], "c": None}, {**rows[0], "fixed": 2}], explain=True)
     reasons = [{each["column"]: each for each in item.explanation["columns"]} for item in explained if item.explanation]
-    assert reasons[0]["c"]["nats"] == 0  # a missing value costs nothing
+    assert reasons[0]["c"]["nats"] == 0  # a missing value is no reason
     assert explained[1].explanation is not None and explained[1].explanation["columns"][0]["column"] == "fixed"
     assert set(model.manifest.tasks) == {"score", "neighbours"}
     assert model.manifest.scoring is not None and model.manifest.scoring.score == COMBINED
+
+
+def test_missing_values_are_filled_in_with_their_means_given_the_others() -> None:
+    """Under one Gaussian, for one missing column exactly, and for several up to the steps of the descent."""
+    random = np.random.default_rng(0)
+    root = random.normal(size=(5, 5))
+    covariance, mean = root @ root.T + 0.5 * np.eye(5), random.normal(size=5)
+    found = Mixture(np.ones(1), mean[None], covariance[None], [slice(0, 2), *(slice(i, i + 1) for i in range(2, 5))])
+    rows = random.multivariate_normal(mean, covariance, 200)
+    for missing, near in (([3], 1e-3), ([0, 1], 1e-3), ([2, 4], 0.1)):
+        known = np.setdiff1d(np.arange(5), missing)
+        mask = np.ones_like(rows)
+        mask[:, missing] = 0
+        filled = found.fill(torch.from_numpy(rows * mask).float(), torch.from_numpy(mask).float()).numpy()
+        slopes = covariance[missing][:, known] @ np.linalg.inv(covariance[known][:, known])
+        expected = mean[missing] + (rows[:, known] - mean[known]) @ slopes.T
+        assert np.array_equal(filled[:, known], rows[:, known].astype(np.float32))
+        assert np.abs(filled[:, missing] - expected).mean() < near, missing
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+def test_rows_with_a_missing_value_are_not_flagged_for_it(share: float) -> None:
+    """The column c follows from two others. Whether training rows lack values or not, rows that lack one have usual p-values."""
+    random = np.random.default_rng(0)
+
+    def rows(n: int, missing: float) -> dict[str, np.ndarray]:
+        a, b = random.normal(size=(2, n))
+        table = {"a": a, "b": b, "c": 2 * a + b + 0.05 * random.normal(size=n), "d": random.normal(size=n)}
+        table["c"] = np.where(random.random(n) < missing, np.nan, table["c"])
+        return table
+
+    parts = {"train": rows(2000, share), "calibration": rows(500, share), "test": rows(500, 1.0)}
+    data = from_parts("t", parts, {"source": "made"}, ColumnSettings(), folds=0)
+    family = families.get("tabular_detector")
+    config = family.resolve(tabular_detector.Config(references=1000), data)
+    model = family.build(config, data)
+    family.finish(model, config, data)
+    with torch.no_grad():
+        score = family.exports(model, config, data).tasks["score"]
+    calibration, test = (score({"data": data.inputs(part)}) for part in (data.calibration, data.test))
+    for name in ("input_neighbours", "mixture", "histograms"):
+        line = np.quantile(calibration[name], 0.95)
+        assert (test[name] > line).mean() < 0.09, name
+    broken = {"a": np.full(5, 3.0), "b": np.full(5, np.nan), "c": np.full(5, -6.0), "d": np.zeros(5)}
+    strange = score(
+        {"data": data.inputs(from_parts("t", {**parts, "test": broken}, {}, ColumnSettings(), folds=0).test)}
+    )
+    assert (strange["mixture"] > np.quantile(calibration["mixture"], 0.99)).all()
 
 
 def test_mixed_rows_are_trimmed() -> None:

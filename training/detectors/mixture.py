@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manifold.training.networks.layers import per_item
+
 Array = NDArray[np.float64]
 
 COMPONENTS = (1, 2, 4, 8)  # numbers of components to choose from
@@ -27,6 +29,7 @@ PER_COMPONENT = 10  # least number of rows for each component
 FLOOR = 0.01  # added to variances, in scaled units: a narrower component would describe single rows
 ROWS = 5000  # largest number of rows that the mixture is fitted to
 HELD_OUT = 0.2  # share of these rows that the number of components is chosen by
+FILLS, LONGEST, SLIGHT = 3, 4.0, 1e-12  # steps of `fill`, the largest length of one, and the smallest curvature
 STEPS = 30  # most steps of expectation maximisation
 WIDE, BASIS = 128, 64  # values of a row above which principal components are used, and their number
 
@@ -116,6 +119,22 @@ class Mixture(nn.Module):
         if not self.plain:
             shares = shares @ self.members.T  # (B, K, D)
         return -(whole + shared), others, x - (shares * shifts).sum(1)
+
+    def fill(self, x: Tensor, known: Tensor) -> Tensor:
+        """Return rows (B, D) with likely values where `known` (B, D) is 0, given the values where it is 1.
+
+        Each step moves the values that are missing towards their means given all others, as far as lowers the nats most: a descent with an exact
+        line search, for the component shares before the step. With one missing column and one component, the first step is the exact mean.
+        """
+        for _ in range(FILLS):
+            joint, _, pulls = self._joint(x)
+            shares = joint.softmax(1)[:, :, None]
+            direction = (self(x)[2] - x) * (1 - known)
+            slope = per_item((shares * pulls).sum(1) * direction)
+            curvature = per_item((shares * (self._joint(x + direction)[2] - pulls)).sum(1) * direction)
+            length = torch.where(curvature > 0, -slope / curvature.clamp(min=SLIGHT), torch.ones_like(slope))
+            x = x + length.clamp(min=0.0, max=LONGEST)[:, None] * direction
+        return x
 
     def nats(self, x: Tensor) -> Tensor:
         """Return the nats of rows (B, D) alone, (B,)."""

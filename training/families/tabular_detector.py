@@ -14,7 +14,7 @@ follow the agreement of a term with the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,6 +57,7 @@ TERMS = ("input_neighbours", "mixture", "histograms", "sampled_neighbours", "iso
 NORMALS, MIXED = TERMS[:3], TERMS[:4]  # the default ones
 UNUSED = ("epochs", "epoch_steps", "batch_size", "lr", "schedule", "clip_norm", "ema", "ema_second")
 FOLD = {"weigh": False}
+ROUNDS, BATCH = 2, 2000  # how often the missing values of training rows are filled in, and how many rows at a time
 LEAST = 20  # least number of rows for evidence
 DISTANCES = ("input_neighbours", "sampled_neighbours")  # an unseen value is added to the squares of these terms
 NATS = ("mixture", "histograms", "tails")  # and to these, as nats
@@ -134,6 +135,10 @@ class Detector(nn.Module):
         """Convert items (B, *shape) to encoded rows (B, D), as in graphs."""
         return self.likelihood.settle(data.flatten(1))
 
+    def evidence(self, x: Tensor) -> Tensor:
+        """Return rows (B, D) with likely values in place of missing ones, given the others, so that these hardly change a score."""
+        return self.fitted.mixture.fill(self.likelihood.evidence(x), (x == x).to(x))
+
 
 def build(config: Config, data: Data) -> Detector:
     """Return a detector that is not yet fitted."""
@@ -155,16 +160,29 @@ def finish(model: Detector, config: Config, data: Data) -> None:
 def _fit(model: Detector, config: Config, data: Data) -> None:
     part = scattered(data.train, min(len(data.train), FITTED))
     x = model.settled(torch.from_numpy(part.batch(np.arange(len(part))).items))
-    rows: Array = model.likelihood.evidence(x).clamp(-CLIP, CLIP).double().numpy()
-    blocks = list(model.spec.blocks())
+    blocks, known = list(model.spec.blocks()), x == x
+    rows = _filled(model.likelihood.evidence(x).clamp(-CLIP, CLIP), known, blocks, config.seed)
     kept = trimming.usual(rows, blocks, config.trim, config.seed) if config.trim else np.arange(len(rows))
     held = references(part, kept, model.spec, config) if config.references else None
     usual = rows[kept]
+    if held is not None and held.known is not None:
+        before = mixture.fit(usual, blocks, config.seed)
+        held = replace(held, inputs=before.fill(held.inputs, held.known) * (1 - torch.from_numpy(model.spec.constants)))
     points = torch.empty(0, rows.shape[1]) if held is None else held.inputs
     terms = {name: _term(name, rows, usual, points, blocks, config) for name in _names(config)}
     found = terms["mixture"]
     assert isinstance(found, mixture.Mixture)
     model.fitted = Fitted(terms, found, held, _weights(rows, kept, blocks, len(found.constants), config))
+
+
+def _filled(rows: Tensor, known: Tensor, blocks: Sequence[slice], seed: int) -> Array:
+    """Return rows (N, D) with likely values where `known` is False, under mixtures that are fitted to the rows in turn."""
+    whole = bool(known.all())
+    for _ in range(0 if whole else ROUNDS):
+        found = mixture.fit(rows.double().numpy(), blocks, seed)
+        pieces = zip(torch.split(rows, BATCH), torch.split(known, BATCH), strict=True)
+        rows = torch.cat([found.fill(some, there.to(some)).clamp(-CLIP, CLIP) for some, there in pieces])
+    return rows.double().numpy()
 
 
 def _term(
@@ -218,7 +236,7 @@ def _scores(term: nn.Module) -> evidence.Score:
 
 def evaluate(model: Detector, batch: Batch) -> dict[str, Tensor]:
     """Return the nats of the mixture, (B,), as the loss."""
-    nats, _, _ = model.fitted.mixture(model.likelihood.evidence(model.settled(batch.items)))
+    nats, _, _ = model.fitted.mixture(model.evidence(model.settled(batch.items)))
     return {"loss": nats}
 
 
@@ -244,7 +262,7 @@ class Score(nn.Module):
     def forward(self, data: Tensor) -> tuple[Tensor, ...]:
         likelihood = self.model.likelihood
         x = self.model.settled(data)
-        rows, apart = likelihood.evidence(x), added(likelihood, x)
+        rows, apart = self.model.evidence(x), added(likelihood, x)
         cost = None if likelihood.unseen is None else likelihood.unseen.nats * likelihood.unseen(x)
         nats, columns, expected = self.terms["mixture"](rows)
         made = []
@@ -252,7 +270,7 @@ class Score(nn.Module):
             value = nats if name == "mixture" else term(rows, apart) if name in DISTANCES else term(rows)
             # an unseen category costs at least its nats, in the terms that have this unit
             made.append(value + per_item(cost) if name in NATS and cost is not None else value)
-        columns = columns * (x == x)[:, self.starts]  # a missing value costs nothing
+        columns = columns * (x == x)[:, self.starts]  # a missing value is no reason
         return *made, columns if cost is None else columns + cost @ self.places, expected
 
 

@@ -151,6 +151,10 @@ class VAE(nn.Module):
         """Convert items (B, *shape) to the networks' input (B, D), as in graphs, without random numbers."""
         return self.likelihood.settle(data.flatten(1))
 
+    def evidence(self, x: Tensor) -> Tensor:
+        """Return items (B, D) with 0 for missing values, as the encoder sees them."""
+        return self.likelihood.evidence(x)
+
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Return mean and log_variance (B, L) of a batch, as in graphs."""
         return self.encode(self.settled(batch.items), self.condition(batch.labels, batch.factors))

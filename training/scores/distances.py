@@ -64,6 +64,10 @@ class HasRows(Protocol):
         """Convert items (B, *shape) to the encoder's input, (B, D)."""
         ...
 
+    def evidence(self, x: Tensor) -> Tensor:
+        """Return items that `settled` returned without missing values, (B, D)."""
+        ...
+
 
 class Places(HasRows, Protocol):
     """The interface of a model that maps items into a latent space."""
@@ -95,8 +99,8 @@ class NearestItems(nn.Module):
             self.register_buffer("known", held.known)
 
     def forward(self, data: Tensor) -> tuple[Tensor, ...]:
-        x, likelihood = self.model.settled(data), self.model.likelihood
-        nearest, distances = self.nearest.find(likelihood.evidence(x), added(likelihood, x))
+        x = self.model.settled(data)
+        nearest, distances = self.nearest.find(self.model.evidence(x), added(self.model.likelihood, x))
         items = self.nearest.points[nearest] + self.usual
         return (items, distances, self.known[nearest]) if self.masked else (items, distances)
 
