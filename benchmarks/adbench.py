@@ -54,14 +54,22 @@ def scores(split: Split, family: str, score: str) -> dict[str, Array]:
     data = as_data(split)
     trained = in_memory.fit(family, data, mixed=split.kind == "mixed", seed=split.seed, score=score)
     by_name = trained.score(data.inputs(data.test))
-    ours = by_name.pop(COMBINED)
+    assert trained.manifest.scoring is not None
+    ours = by_name[trained.manifest.scoring.score]
+    by_name.pop(COMBINED, None)
     return {**by_name, OURS: ours}
 
 
 def run_all(options: argparse.Namespace) -> None:
-    """Fit all splits and seeds that are missing in OUT."""
+    """Fit all splits and seeds that are missing in OUT. Raises SystemExit if OUT has results of another family or score."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {tuple(json.loads(line)["key"][:3]) for line in options.out.open()} if options.out.exists() else set()
+    before = [json.loads(line) for line in options.out.open()] if options.out.exists() else []
+    used = {"family": options.family, "score": options.score}
+    if others := [line for line in before if {name: line.get(name, used[name]) for name in used} != used]:
+        raise SystemExit(
+            f"{options.out} has results of {others[0]['family']}, score {others[0]['score']}; give another --out"
+        )
+    done = {tuple(line["key"][:3]) for line in before}
     with options.out.open("a") as out:
         for path in sorted(options.data.glob("*.npz")):
             for seed in range(options.seeds):
@@ -76,6 +84,7 @@ def run_all(options: argparse.Namespace) -> None:
                             "key": (split.name, split.kind, seed, name),
                             **figures(split.labels, values),
                             "seconds": seconds,
+                            **used,
                         }
                         out.write(json.dumps(line) + "\n")
                     out.flush()

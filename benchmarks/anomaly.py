@@ -4,7 +4,7 @@
 
 Pairs: each model in the folder `--models` scores its own test split and another data set, whose images are fitted to the model as the service
 fits them. Models that are not in the folder are left out. The default score of VAEs was chosen on training splits, also of the other data sets,
-and on made anomalies; that of VQ-VAEs on their first two pairs. One-class: for each digit, a VAE is trained on that digit's training items and
+and on synthetic anomalies; that of VQ-VAEs on their first two pairs. One-class: for each digit, a VAE is trained on that digit's training items and
 scores the whole test split with the default score. Runs and models in OUT are used again; remove OUT/models to export the runs anew. The output is
 Markdown: AUROC, the recall at a threshold for 1% false alarms that was set on the calibration split, and the measured false-alarm rate.
 """

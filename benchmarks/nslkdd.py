@@ -54,6 +54,7 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         ("quantile", {"latent_dim": 2, "balance": 0.5}), ("quantile", {"latent_dim": 2, "balance": 1}),
         ("quantile", {"latent_dim": 5, "balance": 0.5}), ("quantile", {"latent_dim": 8, "balance": 0.5}),
         ("quantile", {"latent_dim": 5, "balance": 0.5, "epochs": 40}), ("quantile", {"latent_dim": 5, "balance": 0.5, "floor": 0.2}),
+        ("quantile", {"latent_dim": 5, "balance": 0.5, "floor": 0.2, "discriminative": 10.0}),
     )
 }  # fmt: skip
 CHOSEN: dict[str, Any] = {

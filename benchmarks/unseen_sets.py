@@ -5,8 +5,8 @@
     python benchmarks/adbench.py DATA --out runs/unseen.jsonl
 
 The 34 sets are those of the KEEL repository with a rare class (Alcala-Fdez et al., 2011), sets of KEEL with classes of similar size of which one
-is made rare, and five further sets. None is one of ADBench's classical sets. Anomalies are the rows of the rare class. Categories are
-one-hot, and missing numbers are replaced by the median, so that all detectors get the same numbers.
+is made rare, and five further sets. None is one of the 22 sets on which choices were made; some are in ADBench in another form. Anomalies are
+the rows of the rare class. Categories are one-hot, and missing numbers are replaced by the median, so that all detectors get the same numbers.
 """
 
 from __future__ import annotations

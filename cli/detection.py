@@ -134,8 +134,9 @@ def _agreement(judgement: Judgement, noun: str, *, paged: bool) -> Iterator[str]
     ]
     also = ", including the known anomalies" if judgement.anomalies else ""
     yield f"Agreement with detectors that were fitted to the same training {noun}, on {found.n} {judgement.named(noun)}{also}:"
-    yield aligned(rows, right=(1, 2))
-    yield agreement.meaning(noun)
+    if found.compares:
+        yield aligned(rows, right=(1, 2))
+        yield agreement.meaning(noun)
     yield from agreement.doubts(found, noun, NAMES)
     if found.lists:
         sizes = ", ".join(f"{names[name]} {size}" for name, size in found.sizes.items())

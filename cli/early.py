@@ -55,7 +55,8 @@ DETECTORS = (AUTO, PLAIN, NETWORK)  # the values of --detector
 def detector(chosen: str, label: str | None, settings: Sequence[str], before: Manifest | None) -> tuple[str, str]:
     """Return the family that `manifold fit` uses, and the reason. `settings` are the KEY=VALUE of --set.
 
-    `before` is the latest version of the model, if there is one. Raises InvalidValue for an unknown detector, and for one that cannot classify with --label.
+    `before` is the latest version of the model, if there is one. Raises InvalidValue for an unknown detector, for one that cannot classify with
+    --label, and for a score with a term that neither detector has.
     """
     from manifold.training import outlines
 
@@ -78,8 +79,16 @@ def detector(chosen: str, label: str | None, settings: Sequence[str], before: Ma
     for text in settings:
         key, _, rule = text.partition("=")
         others = set(rule.rpartition(":")[2].split(",")) - {AUTO, *outlines.terms(PLAIN)}
-        if key == "score" and others:
-            return NETWORK, f"score names {', '.join(sorted(others))}, which {PLAIN} does not compute"
+        if key != "score" or not others:
+            continue
+        if unknown := sorted(others - set(outlines.terms(NETWORK))):
+            both = ", ".join(outlines.terms(PLAIN)), ", ".join(outlines.terms(NETWORK))
+            raise InvalidValue(
+                f"score: unknown term {shown(unknown[0])}{near(unknown[0], [*outlines.terms(PLAIN), *outlines.terms(NETWORK)])}; the terms of {PLAIN} "
+                f"are {both[0]}, those of {NETWORK} {both[1]}",
+                field="score",
+            )
+        return NETWORK, f"score names {', '.join(sorted(others))}, which {PLAIN} does not compute"
     if before is not None and before.family in (NETWORK, "tabular_cvae"):
         return (
             NETWORK,

@@ -24,8 +24,8 @@ LEAST = 10  # smallest number of items that a detector ranks high
 FAR = 3  # an item is not ranked high by other detectors if its rank there is above FAR times N
 OWN = "this model"  # the name of the model beside those of its peers
 ADVICE = (
-    "What only this model ranks high is what it adds to simple detectors: check the reasons. What only another detector ranks high is what this model "
-    "may miss."
+    "Items that only this model ranks high are what it adds to simple detectors: check the reasons. This model may miss items that only another "
+    "detector ranks high."
 )
 
 
@@ -61,6 +61,11 @@ class Agreement:
     def sizes(self) -> dict[str, int]:
         """The number of items that only this detector ranks high, by detector."""
         return {name: len(self.only(name)) for name in self.ranks}
+
+    @property
+    def compares(self) -> bool:
+        """Whether there are enough items to compare the ranks: some are not among the high ones."""
+        return self.n > self.top
 
     @property
     def lists(self) -> bool:
@@ -122,6 +127,8 @@ def rule(found: Agreement, noun: str) -> str:
 
 def doubts(found: Agreement, noun: str, names: Mapping[str, str]) -> list[str]:
     """Return sentences on detectors that do not rank, and on too few items for the lists. `names` are the names of the peers in texts."""
+    if not found.compares:
+        return [f"{found.n} {noun} are too few to compare detectors; this takes more than {found.top}."]
     said = [f"All scores of {names.get(name, name)} are equal, so it does not rank {noun}." for name in found.unranked]
     if found.n <= found.far:
         said.append(

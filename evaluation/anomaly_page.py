@@ -187,11 +187,12 @@ def _agreement(
     yield (
         f"<h2>Comparison with other detectors</h2><p>These detectors were fitted to the same training rows: {', '.join(names)}. Each ranks the {rows}.</p>"
     )
-    yield f"<p>{html.escape(agreement.meaning('rows'))}</p>"
-    yield table(("detectors", "rank correlation", f"among the {found.top} highest of both"), [
-        (f"{_named(a)}, {_named(b)}", "undefined" if value is None else f"{value:.3f}", f"{found.shared(a, b)} rows")
-        for (a, b), value in found.correlations.items()
-    ])  # fmt: skip
+    if found.compares:
+        yield f"<p>{html.escape(agreement.meaning('rows'))}</p>"
+        yield table(("detectors", "rank correlation", f"among the {found.top} highest of both"), [
+            (f"{_named(a)}, {_named(b)}", "undefined" if value is None else f"{value:.3f}", f"{found.shared(a, b)} rows")
+            for (a, b), value in found.correlations.items()
+        ])  # fmt: skip
     yield "".join(f"<p>{html.escape(said)}</p>" for said in agreement.doubts(found, "rows", peers.NAMES))
     if not found.lists:
         return

@@ -78,7 +78,7 @@ def test_bad_rows_are_set_aside_and_the_rest_scored(model: Model) -> None:
     assert errors[5] == "has 6 cells, but the header has 4"
     assert errors[7] == "every value is missing"
     assert found[6]["state"] == "unknown"
-    assert found[6]["warnings"] == ["missing: weight has no value; it does not affect the score"]
+    assert found[6]["warnings"] == ["missing: weight has no value; the other columns decide the score"]
     assert found[8]["state"] == "unknown"
     assert found[1]["score"] == scored(model, b"price,weight,kind,paid\n1.5,70,small,0\n")[0]["score"]
 

@@ -131,18 +131,26 @@ def test_nothing_can_be_flagged_with_few_calibration_items(model: Model, service
     assert not any(item["is_anomaly"] for item in answer["items"])
     assert answer["threshold"]["p_value"] is None
     (note,) = answer["warnings"]
-    assert "at least 10 items must be above all calibration items" in note
+    assert "items above all calibration items are flagged if there are at least 10 of them" in note
     alone = service.post("/anomaly-score", json={"rows": [strange], "false_discovery_rate": rate}).json()
     assert alone["items"][0]["is_anomaly"] and "warnings" not in alone
+    asked = {"rows": [strange], "false_discovery_rate": 0.9 * rate}
+    (note,) = service.post("/anomaly-score", json=asked).json()["warnings"]
+    assert "no item can be flagged at a rate of" in note
+    many = Discoveries(99, 0.1).add(np.repeat([0.02, 0.5], [20, 80]))
+    assert many.limit == 0.02 and many.note is None  # items below some calibration items can be flagged too
 
 
 def test_normal_rows_are_rarely_flagged_and_bands_agree(service: TestClient) -> None:
     table = made_table(200)
     rows = [{name: column[i].item() for name, column in table.items()} for i in range(200)]
     rows[5] = {**rows[5], "price": 1e6}
-    answer = service.post("/anomaly-score", json={"rows": rows * 1, "false_discovery_rate": 0.9}).json()
+    answer = service.post("/anomaly-score", json={"rows": rows, "false_discovery_rate": 0.9}).json()
+    assert answer["items"][5]["is_anomaly"]
     for item in answer["items"]:
         assert (item["band"] == "allow") == (not item["is_anomaly"])
+    strict = service.post("/anomaly-score", json={"rows": rows, "false_discovery_rate": 0.2}).json()
+    assert sum(item["is_anomaly"] for item in strict["items"]) <= 10
 
 
 @pytest.mark.parametrize("rate", [0, 1, -0.1, "0.1", True, float("nan")])

@@ -301,7 +301,7 @@ def test_every_option_with_known_values_completes_them() -> None:
         ("auto", None, ["trim=0.05"], None, "tabular_detector", "in seconds"),
         ("auto", None, ["trim=0.05", "latent_dim=3"], None, "tabular_vae", "latent_dim is an option"),
         ("auto", None, ["epochs=3"], None, "tabular_vae", "epochs is an option"),
-        ("auto", None, ["score=fisher:elbo,mixture"], None, "tabular_vae", "score names elbo, which"),
+        ("auto", None, ["score=fisher:kl,mixture"], None, "tabular_vae", "score names kl, which"),
         ("auto", None, ["score=fisher:tails,mixture"], None, "tabular_detector", "in seconds"),
         ("auto", None, ["score=auto"], None, "tabular_detector", "in seconds"),
         ("auto", None, ["score=mixture"], None, "tabular_detector", "in seconds"),
@@ -328,3 +328,5 @@ def test_a_detector_that_cannot_classify_is_refused_with_a_label() -> None:
         early.detector("tabular_detector", "kind", [], None)
     with pytest.raises(InvalidValue, match="valid are auto, tabular_detector, tabular_vae"):
         early.detector("forest", None, [], None)
+    with pytest.raises(InvalidValue, match=r"unknown term 'mixtur'.*'mixture'.*those of tabular_vae reconstruction"):
+        early.detector("auto", None, ["score=fisher:mixtur,kl"], None)

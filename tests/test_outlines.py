@@ -82,7 +82,8 @@ def test_options_without_effect_are_refused() -> None:
         with pytest.raises(TrainingError, match=r"has no effect on the family tabular_detector.*remove it"):
             outlines.check_settings("tabular_detector", ["mixed=true", setting])
     outlines.check_settings("tabular_detector", ["mixed=true", "seed=3"])
-    assert outlines.terms("tabular_vae") == () and "tails" in outlines.terms("tabular_detector")
+    assert outlines.terms("tabular_vae")[0] == "reconstruction" and "tails" in outlines.terms("tabular_detector")
+    assert outlines.terms("vae") == ()
 
 
 def test_the_page_for_authors_names_what_a_file_must_define() -> None:

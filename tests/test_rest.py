@@ -179,7 +179,7 @@ def test_rows_are_scored_with_reasons(client: TestClient) -> None:
     usual, strange, costly, unknown, missing = answer["items"]
     assert [item["state"] for item in (usual, unknown, missing)] == ["ok", "unknown", "unknown"]
     assert unknown["warnings"] == ["unknown_category: weekday 'never' did not occur in training"]
-    assert missing["warnings"] == ["missing: hour has no value; it does not affect the score"]
+    assert missing["warnings"] == ["missing: hour has no value; the other columns decide the score"]
     assert strange["is_anomaly"]
     assert strange["explanation"]["columns"][0]["column"] == "terminal_30d_mean"
     assert strange["explanation"]["columns"][0]["value"] == 900.0

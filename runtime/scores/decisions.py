@@ -2,7 +2,8 @@
 
 By false discovery rate: the procedure of Benjamini and Hochberg (1995, Journal of the Royal Statistical Society B 57) on the conformal p-values of
 the rows that are scored together. These p-values depend on each other, because they share a calibration sample, but only positively, so the
-expected share of normal rows among the flagged ones is at most the rate (Bates et al., 2021, arXiv 2104.08279, theorem 2).
+expected share of normal rows among the flagged ones is at most the rate (Bates et al., 2021, arXiv 2104.08279, theorem 2), if normal rows and
+calibration rows are exchangeable. For a calibration by folds this holds approximately.
 
 By cost: a row is flagged if the expected cost of a missed anomaly is higher than the cost of a false alarm. This needs the odds of an anomaly.
 A p-value does not give the odds, but it bounds them: for p < 1/e, no distribution of anomalies makes p more than 1 / (-e p log p) times as
@@ -186,13 +187,18 @@ class Discoveries:
 
     @property
     def note(self) -> str | None:
-        """The reason why no row can be flagged unless several are above all calibration items; None if one would suffice, or if some are flagged."""
+        """The reason why no row is flagged, if one above all calibration items would not be; None if it would, or if some are flagged."""
         least = math.ceil(self.rows / (self.rate * (self.n + 1)) * (1 - 1e-12))
         if self.limit or least <= 1:
             return None
+        if least > self.rows:
+            return (
+                f"false_discovery_rate: no item is flagged. With {self.n} calibration items the smallest p-value is {1 / (self.n + 1):.3g}, so no item "
+                f"can be flagged at a rate of {self.rate:g}; calibrate on more items, or use a higher rate"
+            )
         return (
-            f"false_discovery_rate: no item is flagged. With {self.rows} items and {self.n} calibration items, at least {least} items must be above "
-            "all calibration items; calibrate on more items, score fewer items together, or use a higher rate"
+            f"false_discovery_rate: no item is flagged. With {self.rows} items and {self.n} calibration items, items above all calibration items are "
+            f"flagged if there are at least {least} of them; calibrate on more items, score fewer items together, or use a higher rate"
         )
 
 

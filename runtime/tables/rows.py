@@ -149,7 +149,7 @@ def is_unknown(name: str, column: CategoricalColumn) -> str:
 
 
 def is_missing(column: NumericColumn | CategoricalColumn) -> str:
-    return f"missing: {cut(column.name)} has no value; it does not affect the score"
+    return f"missing: {cut(column.name)} has no value; the other columns decide the score"
 
 
 def _number(value: Any, column: NumericColumn, spec: TableSpec, place: str, warnings: list[str]) -> float:

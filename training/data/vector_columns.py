@@ -39,7 +39,8 @@ def with_one_scale(
     scales = [each.scale for each in kept if isinstance(each, NumericColumn) and each.name in own]
     if not scales:
         return kept
-    common = float(np.sqrt(np.mean(np.square(scales))))
+    largest = max(scales)  # its square may not fit into float64
+    common = largest * float(np.sqrt(np.mean(np.square(np.asarray(scales) / largest))))
     return [
         each.model_copy(update={"scale": common, "clip": CLIP * max(1.0, each.scale / common)})
         if isinstance(each, NumericColumn) and each.name in own

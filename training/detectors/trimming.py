@@ -17,7 +17,7 @@ from manifold.training.detectors.sampled import SampledNeighbours
 Array = NDArray[np.float64]
 
 SIZES = (8, 32)  # rows of the samples of nearest neighbours
-BATCH = 2000  # rows that are scored at once
+BATCH = 500  # rows that are scored at once
 
 
 def usual(rows: Array, blocks: Sequence[slice], share: float, seed: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ give p(y | x) by Bayes' rule. They are importance-weighted bounds, as the gap of
 
 A model of p(x | y) is not trained to tell classes apart. `discriminative` adds -log p(y | x) to the loss, with p(y | x) from the ELBOs of all
 classes: a hybrid of generative and discriminative training (Lasserre, Bishop and Minka, 2006, "Principled hybrids of generative and
-discriminative models"). A step then costs as many passes through the networks as there are classes.
+discriminative models"). A step then takes one pass through the networks for each class, and one more.
 """
 
 from __future__ import annotations
@@ -131,12 +131,10 @@ class CVAE(VAE):
     def weights(self, labels: Tensor) -> Tensor | None:
         return self.class_weights[labels] if self.by_class and self.config.balance else None
 
-    def loss(self, batch: Batch) -> Losses:
-        """Return the losses of the VAE. If `discriminative` is set, its multiple of -log p(y | x) in nats is a part of the loss."""
-        losses = super().loss(batch)
+    def extended(self, losses: Losses, x: Tensor, batch: Batch) -> Losses:
+        """Return the losses with `discriminative` times -log p(y | x) in nats, if this weight is set."""
         if not self.config.discriminative:
             return losses
-        x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
         noise = torch.randn(shape, generator=batch.generator, device=x.device)
         # the shares are the prior probabilities in training, so that the ELBOs do not learn them: later, priors are equal

@@ -1,7 +1,7 @@
 """Anomaly scores of table rows without a generative model. It answers the question of `tabular_vae` in seconds: "How anomalous is this row?"
 
 The score combines three terms that are fitted to the training rows: the distance to the nearest of them, the nats of a mixture of Gaussians
-with full covariances, and the nats of histograms of single columns. Each is good on other data; their sum of log-survivals (Fisher, 1932) is at
+with full covariances, and the nats of histograms of single columns. Each is good on different data; their sum of log-survivals (Fisher, 1932) is at
 least as good as their median on almost all data (benchmarks/adbench.py). The terms have weights: the better a term finds synthetic anomalies among
 training rows that it was not fitted to, the larger its weight. A row is explained by the nats of each column given the others, under the mixture.
 Further terms can be chosen with the option `score`: an isolation forest, the tails of single columns, and a network that estimates noise.
@@ -274,12 +274,12 @@ class Score(nn.Module):
         return *made, columns if cost is None else columns + cost @ self.places, expected
 
 
-def _terms(config: Config) -> list[Term]:
-    """Return the terms of Score, in the same order."""
-    some = f"{config.nearest} nearest of {config.references} training rows"
-    near = f"distance to the nearest of {config.references} training rows"
+def _terms(config: Config, references: int) -> list[Term]:
+    """Return the terms of Score, in the same order. `references` is the number of training rows in the artifact."""
+    count = min(config.nearest, references)
+    near = "distance to the nearest" if count == 1 else f"mean distance to the {count} nearest"
     texts = {
-        "input_neighbours": f"{near if config.nearest == 1 else f'mean distance to the {some}'}, in encoded columns",
+        "input_neighbours": f"{near} of {references} training rows, in encoded columns",
         "mixture": "-log p(x) in nats under a mixture of Gaussians with full covariances",
         "histograms": "-log of the shares of training rows in the bins of all columns, in nats",
         "sampled_neighbours": f"mean distance to the nearest row of each of several samples of {SAMPLE} training rows, in encoded columns",
@@ -300,15 +300,16 @@ def _terms(config: Config) -> list[Term]:
 def exports(model: Detector, config: Config, data: Data) -> Exports:
     """Return the tasks `score` and `neighbours`."""
     items = InputSpec(role="data", source="data", shape=model.spec.shape, missing=True)
-    listed = _terms(config)
+    held = model.fitted.held
+    listed = _terms(config, 0 if held is None else len(held.inputs))
     scores = [
         *(TensorSpec(role=term.name) for term in listed),
         TensorSpec(role="surprise", shape=model.spec.nats_shape),
     ]
     scores.append(TensorSpec(role="expected", shape=model.spec.shape))
     tasks = {"score": Task(Score(model), [items], scores, max_rows=256)}
-    if model.fitted.held is not None:
-        module = NearestItems(model, model.fitted.held, config.neighbours)
+    if held is not None:
+        module = NearestItems(model, held, config.neighbours)
         shape = (module.nearest.k, *items.shape)
         near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
         known = [TensorSpec(role="known", shape=shape)] if module.masked else []

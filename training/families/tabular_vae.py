@@ -20,6 +20,7 @@ from manifold.training.families.vae import build, draw, evaluate, exports, monit
 from manifold.training.scores import rules
 
 ITEMS = ("rows",)
+TERMS = ("reconstruction", "kl", "negative_elbo", "latent_distance", "latent_neighbours", "input_neighbours")
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 

@@ -83,12 +83,14 @@ C = TypeVar("C", bound=Config)
 
 
 def resolve(config: C, data: Data) -> C:
-    """Return the config with the likelihood and the score that fit the data."""
+    """Return the config with the likelihood and the score that fit the data. Raises TrainingError for a score of unknown terms."""
     likelihood, score = config.likelihood, config.score
-    return config.changed(
+    found = config.changed(
         likelihood=data.spec.likelihoods[0] if likelihood == "auto" else likelihood,
         score=rules.default(data.spec, config.references, config.variational) if score == "auto" else score,
     )
+    rules.parsed(found.score, [term.name for term in _terms(found, data.spec)])
+    return found
 
 
 class VAE(nn.Module):
@@ -185,12 +187,17 @@ class VAE(nn.Module):
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         if self.config.trim and batch.epoch >= TRIM_AFTER * self.config.epochs:
             kept = least_surprising(reconstruction + kl, self.config.trim)
-            reconstruction, kl, batch = reconstruction[kept], kl[kept], batch.some(kept)
+            reconstruction, kl, x, batch = reconstruction[kept], kl[kept], x[kept], batch.some(kept)
         weights = self.weights(batch.labels)
         if weights is not None:
             reconstruction, kl = reconstruction * weights, kl * weights
         reconstruction, kl = reconstruction.mean(), kl.mean()
-        return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
+        loss = reconstruction + warmup * self.config.beta * kl
+        return self.extended({"loss": loss, "reconstruction": reconstruction, "kl": kl}, x, batch)
+
+    def extended(self, losses: Losses, x: Tensor, batch: Batch) -> Losses:
+        """Return the losses with further ones of the items x (B, D) of a batch, without trimmed items. This class has none."""
+        return losses
 
 
 def joined(x: Tensor, c: Tensor | None) -> Tensor:

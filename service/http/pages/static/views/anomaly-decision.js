@@ -209,7 +209,8 @@ export function Effect({ model, source, open, scores, decision, rule, n, many, i
       ${n > 0 && limit !== null && html`<li>If all ${many} were normal, about <b>
         ${scores.n * limit < 10 ? brief(scores.n * limit, 2) : count(Math.round(scores.n * limit))}</b> would be flagged.</li>`}
       ${rule.by === "discovery" && html`<li>${decision.flagged ? `At most about ${brief(rule.discovery * decision.flagged, 2)} of the ${count(decision.flagged)} flagged are expected to be normal.`
-        : `No item is flagged: this needs at least ${count(Math.max(1, Math.ceil(scores.n / (rule.discovery * (n + 1)))))} with the smallest p-value, ${brief(1 / (n + 1))}.`}</li>`}
+        : rule.discovery * (n + 1) < 1 ? `No item can be flagged at this rate: the smallest p-value is ${brief(1 / (n + 1))}.`
+          : `No item is flagged. Those with the smallest p-value, ${brief(1 / (n + 1))}, are flagged if there are at least ${count(Math.max(1, Math.ceil(scores.n / (rule.discovery * (n + 1)))))}.`}</li>`}
       ${n === 0 && html`<li>This model has no calibration: it ranks, but has no p-values and no bands. Choose how many ${many} to flag.</li>`}
       ${decision.undecided > 0 && n > 0 && html`<li>The calibration has ${count(n)} items and cannot resolve a rate below ${percent(1 / (n + 1))}. Use a higher rate, or a number to flag.</li>`}
       ${threshold?.interval && html`<li>For data like the calibration items, the true false alarm rate is ${percent(threshold.interval[0])} to ${percent(threshold.interval[1])} (95% interval).</li>`}
