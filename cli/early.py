@@ -75,7 +75,7 @@ def detector(chosen: str, label: str | None, settings: Sequence[str], before: Ma
     for family, own in ((NETWORK, network - plain), (PLAIN, plain - network)):
         for key in given:
             if key in own:
-                return family, f"{key} is an option of this family"
+                return family, f"{key} is an option of {family}"
     for text in settings:
         key, _, rule = text.partition("=")
         others = set(rule.rpartition(":")[2].split(",")) - {AUTO, *outlines.terms(PLAIN)}

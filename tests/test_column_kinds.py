@@ -234,7 +234,7 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
     assert list(data.notes[1:]) == [
         "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
         "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
-        "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; they do not influence the score. "
+        "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; the other columns decide these scores. "
         "Give other texts for missing values with --missing TEXT",
     ]
     tables.check_again(data, spec, path)

@@ -299,7 +299,7 @@ def test_every_option_with_known_values_completes_them() -> None:
     [
         ("auto", None, [], None, "tabular_detector", "in seconds"),
         ("auto", None, ["trim=0.05"], None, "tabular_detector", "in seconds"),
-        ("auto", None, ["trim=0.05", "latent_dim=3"], None, "tabular_vae", "latent_dim is an option"),
+        ("auto", None, ["trim=0.05", "latent_dim=3"], None, "tabular_vae", "latent_dim is an option of tabular_vae"),
         ("auto", None, ["epochs=3"], None, "tabular_vae", "epochs is an option"),
         ("auto", None, ["score=fisher:kl,mixture"], None, "tabular_vae", "score names kl, which"),
         ("auto", None, ["score=fisher:tails,mixture"], None, "tabular_detector", "in seconds"),

@@ -191,31 +191,6 @@ def test_a_list_column_beside_others_is_learned(tmp_path: Path) -> None:
     assert files.header(io.BytesIO(content), "parquet")[:2] == ["x0", "x1"]
 
 
-def test_an_ignored_list_column_is_not_read_as_vectors(tmp_path: Path) -> None:
-    """Lists of different lengths, or further vectors, do not stand in the way of a column that is learned, in fit and in score."""
-    found, rng = vectors(N), np.random.default_rng(0)
-    path = tmp_path / "rows.parquet"
-    ragged = pa.array([rng.normal(size=i % 3).tolist() for i in range(N)], pa.list_(pa.float32()))
-    columns = {"e": pa.array(found.tolist(), pa.list_(pa.float32())), "ragged": ragged}
-    path.write_bytes(as_parquet(columns))
-    spec = tables.of_file(path, schema.ColumnSettings(kinds={"ragged": "ignore"})).spec
-    assert isinstance(spec, TableSpec)
-    assert len(spec.names) == WIDTH and spec.ignored == {"ragged": "left out on request"}
-    (chunk,) = files.chunks(io.BytesIO(path.read_bytes()), "parquet", spec)
-    assert np.array_equal(chunk.table["x3"], found[:, 3])
-    path.write_bytes(as_parquet({"price": rng.normal(size=N), **columns}))
-    with pytest.raises(TrainingError, match="no column 'nothing'"):
-        tables.check_header(path, schema.ColumnSettings(kinds={"nothing": "ignore"}), None, tables.Roles())
-    both = schema.ColumnSettings(kinds={"e": "ignore", "ragged": "ignore"})
-    tables.check_header(path, both, None, tables.Roles())
-    spec = tables.of_file(path, both).spec
-    assert isinstance(spec, TableSpec)
-    assert spec.names == ["price"] and set(spec.ignored) == {"e", "ragged"}
-    spec = tables.of_file(path).spec  # the settings do not say which list has the vectors
-    assert isinstance(spec, TableSpec)
-    assert spec.names == ["price"] and "leave out all but one with --column NAME=ignore" in spec.ignored["e"]
-
-
 def test_a_kind_can_be_given(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_bytes(as_csv(vectors(N)))
     (tmp_path / "rows.npy").write_bytes(as_npy(vectors(N)))
@@ -308,7 +283,7 @@ def test_constant_vectors_cannot_be_learned(tmp_path: Path) -> None:
             "parquet",
             "'a', 'b' all hold vectors; keep the one",
         ),
-        (as_parquet({"a": pa.array([[1, 2]], pa.list_(pa.int64()))}), "parquet", "lacks the columns 'x0'"),
+        (as_parquet({"a": pa.array([[1, 2]], pa.list_(pa.int64()))}), "parquet", "vectors must be lists of floating"),
     ],
 )
 def test_vectors_that_do_not_fit_the_model_are_refused(folder: Path, content: bytes, kind: str, said: str) -> None:
@@ -321,14 +296,6 @@ def test_lists_of_a_row_group_have_a_limit(folder: Path, monkeypatch: pytest.Mon
     assert len(scores_of(folder, as_lists(vectors(9)), "parquet")) == 9
     with pytest.raises(ManifoldError, match=r"240 numbers in a row group .*; write the file again with fewer rows"):
         scores_of(folder, as_lists(vectors(10)), "parquet")
-
-
-def test_other_lists_are_left_out_with_advice(tmp_path: Path) -> None:
-    lists = pa.array([[1, 2]] * N, pa.list_(pa.int64()))
-    (tmp_path / "rows.parquet").write_bytes(as_parquet({"n": np.random.default_rng(0).normal(size=N), "tags": lists}))
-    spec = tables.of_file(tmp_path / "rows.parquet").spec
-    assert isinstance(spec, TableSpec)
-    assert "lists of floating-point numbers of the same length would be read as vectors" in spec.ignored["tags"]
 
 
 def test_many_columns_are_encoded_as_single_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,16 +435,3 @@ def test_a_list_that_expands_without_bound_is_refused(tmp_path: Path) -> None:
     assert file.stat().st_size < 100_000
     with file.open("rb") as source, pytest.raises(TooLarge, match="expands from"):
         files.header(source, "parquet")
-
-
-def test_a_list_column_stands_only_for_numbers_of_a_vector(tmp_path: Path) -> None:
-    """A model of ordinary columns does not take a list in place of a missing column."""
-    table = {"price": np.linspace(0, 1, 40), "qty": np.arange(40.0), "shop": np.asarray(["a", "b"] * 20)}
-    spec = schema.fit(table, schema.ColumnSettings())
-    file = tmp_path / "rows.parquet"
-    lists = pyarrow.array([[0.5]] * 40, pyarrow.list_(pyarrow.float32()))
-    for missing in ("shop", "price"):
-        kept = {name: values for name, values in table.items() if name != missing}
-        pyarrow.parquet.write_table(pyarrow.table({**kept, "tags": lists}), file)
-        with file.open("rb") as source, pytest.raises(Malformed, match=f"lacks the column '{missing}'"):
-            list(files.chunks(source, "parquet", spec))

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from manifold.runtime.manifest.figures import Form, form_of
 from manifold.runtime.records import Record
 
+CHANCE = 0.55  # an AUROC of synthetic anomalies below this may be chance
+
 
 class Likelihood(Record):
     """The meaning of a term in nats as a statement about -log p(x). Likelihoods of two models can only be compared if both have it."""
@@ -83,7 +85,10 @@ class Combination(Record):
             "synthetic": "finds synthetic anomalies among held-out training items better (AUROC in parentheses)",
             "agreement": "agrees more with the other terms on held-out training items (mean rank correlation in parentheses)",
         }
-        return f"Weights of the terms: {', '.join(parts)}. A term that {why[self.basis]} has a larger weight."
+        said = f"Weights of the terms: {', '.join(parts)}. A term that {why[self.basis]} has a larger weight."
+        if self.basis == "synthetic" and max(self.evidence) < CHANCE:
+            said += f" No term finds more than chance would (all below {CHANCE}), so the scores may say little about these items."
+        return said
 
     @model_validator(mode="after")
     def _check_weights(self) -> Combination:

@@ -64,7 +64,11 @@ def find(
     evidence = Evidence(scores.surprise, scale=scoring.surprise_scale)
     if spec.parts is not None and scores.surprise is not None:
         usual = np.zeros(len(spec.parts)) if scoring.surprise_mean is None else np.asarray(scoring.surprise_mean)
-        evidence = replace(evidence, excess=scores.surprise.astype(np.float64) - usual)
+        excess = scores.surprise.astype(np.float64) - usual
+        for place, block in enumerate(spec.blocks()):
+            missing = np.isnan(data[:, block]).all(axis=1)
+            excess[missing, place] = np.minimum(excess[missing, place], 0)  # a missing value is no reason
+        evidence = replace(evidence, excess=excess)
         if scoring.latent is not None and scoring.latent in calibrated.scores:
             latent = scores.terms[scoring.latent] - calibrated.scores[scoring.latent].mean()
             evidence = replace(evidence, latent=latent)

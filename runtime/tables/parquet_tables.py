@@ -92,9 +92,14 @@ def _first_width(source: IO[bytes], name: str) -> int:
 
 
 def _only_vector(fields: Any, ignored: Collection[str]) -> str | None:
-    """Return the name of the column with vectors; None if no column or several columns hold vectors, those `ignored` not counted."""
+    """Return the name of the column with vectors, None if there is none. Raises Malformed if several columns that are not `ignored` hold vectors."""
     found = _vectors_in(fields, ignored)
-    return found[0] if len(found) == 1 else None
+    if len(found) > 1:
+        raise Malformed(
+            f"file: the columns {', '.join(map(shown, found[:LISTED]))} all hold vectors; leave out all but one with --column NAME=ignore",
+            field="file",
+        )
+    return found[0] if found else None
 
 
 def _vectors_in(fields: Any, ignored: Collection[str]) -> list[str]:
@@ -117,17 +122,25 @@ def _vector_for(fields: Any, names: Sequence[str], spec: TableSpec) -> str | Non
             f"file: the columns {', '.join(map(shown, found[:LISTED]))} all hold vectors; keep the one that the model learned from",
             field="file",
         )
+    whole = [field for field in fields if _is_list(field.type) and text_of(field.name) not in spec.ignored]
+    if not found and len(whole) == 1:
+        raise Malformed(
+            f"file: column {shown(text_of(whole[0].name))} has the type {cut(str(whole[0].type))}; vectors must be lists of floating-point numbers",
+            field="file",
+        )
     return found[0] if found else None
 
 
 def _add_vectors(chunk: Chunk, column: Any, names: Sequence[str], also: Sequence[str], *, first: bool) -> None:
-    """Add the vectors of a list column to a chunk, as columns with these names. The width is checked for the first chunk of a file."""
+    """Add the vectors of a list column to a chunk, as columns with these names.
+
+    A vector of another width is an invalid row. Raises Malformed if the file begins with a chunk without any vector of the right width.
+    """
     import pyarrow
 
-    width = vectors.width_of(column)
-    if first and width is not None:
+    width, found = vectors.width_of(column), vectors.of_lists(column, len(names))
+    if first and width is not None and len(found.bad) == len(column):
         vectors.check_width(width, len(names))
-    found = vectors.of_lists(column, len(names))
     chunk.bad |= {int(chunk.numbers[at]): reason for at, reason in found.bad.items()}
     chunk.table |= dict(zip(names, found.data.T, strict=True))
     chunk.also |= {name: pyarrow.array(chunk.table[name]) for name in also if name in chunk.table}
@@ -238,8 +251,6 @@ def _whole_vectors(source: IO[bytes], name: str, n: int) -> tuple[NDArray[np.flo
 
 def _not_plain(kind: Any) -> str:
     """Return the reason why a column of lists, structures or bytes is left out."""
-    if vectors.is_list(kind):
-        return "holds vectors, and so does another column; leave out all but one with --column NAME=ignore"
     advice = "; lists of floating-point numbers of the same length would be read as vectors" if _is_list(kind) else ""
     return f"has the type {cut(str(kind))}; values must be numbers, texts, booleans, dates or times{advice}"
 

@@ -123,6 +123,12 @@ def from_table(
     used for evaluation only. Rows without a value in the column of the rule are unlabelled and treated like normal rows. `numbers` are the numbers
     of the rows in `file`, by default 1 to n. Rows of a file with invalid values are left out and reported in the notes.
     """
+    if not table:
+        without = {} if stated is None else stated.left_out
+        why = (
+            "; ".join(f"{cut(column) or 'a column'}: {reason}" for column, reason in without.items()) or "there is none"
+        )
+        raise TrainingError(f"data: no column is left to learn from ({why}); add columns with numbers or categories")
     roles, n = roles or Roles(), _rows(table)
     stated = _without_learning(table, stated or ColumnSettings(), label, roles)
     numbers = np.arange(1, n + 1) if numbers is None else numbers
@@ -428,7 +434,7 @@ def _missing(table: Table, spec: TableSpec) -> list[str]:
         return []
     more = f" and {len(found) - LISTED} more columns" if len(found) > LISTED else ""
     return [
-        f"missing values: {', '.join(found[:LISTED])}{more}; they do not influence the score. Give other texts for missing values with --missing TEXT"
+        f"missing values: {', '.join(found[:LISTED])}{more}; the other columns decide these scores. Give other texts with --missing TEXT"
     ]
 
 
@@ -458,6 +464,12 @@ def _classes(train: Table, label: str, stated: ColumnSettings) -> CategoricalCol
 
 def _labels(part: str, table: Table, column: CategoricalColumn, stated: ColumnSettings) -> Array:
     """Return the class of each row, int64 (n,). Raises DataError for the first row without a known class."""
+    absent = int(columns.missing_values(table[column.name], stated.notation).sum())
+    if absent:
+        raise TrainingError(
+            f"label: {absent} rows of the {part} part have no value in column {shown(column.name)}; fill in their class, or remove these rows",
+            field="label",
+        )
     block = columns.encode(table, TableSpec(columns=(column,), missing=stated.missing, decimal=stated.decimal))
     _check_valid(part, block)
     classes: Array = block.data.argmax(axis=1).astype(np.int64)
