@@ -118,7 +118,7 @@ def fit(
     early.check_recipe(family, preset, settings or [])
     given = dict(_pair(kind, "--column") for kind in kinds or [])
 
-    from manifold.training.data import schema, tables  # without torch and scipy
+    from manifold.training.data import rereading, schema, tables  # without torch and scipy
 
     stated = schema.ColumnSettings(kinds=given)
     stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
@@ -149,7 +149,7 @@ def fit(
     )
     published = exporting.export(runs.open_run(folder), name, models, data=data, tell=teller(quiet))
     model = engine.load(published, device="cpu")
-    tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
+    rereading.check_again(data, TableSpec.of(model.manifest.spec, name), file)
     told = dataclasses.replace(data, notes=())  # printed above
     _tell(judging.judge(model, told, html=html, record=True), model.manifest)
     if lost := schema.lost_numbers(spec):

@@ -14,7 +14,7 @@ import pytest
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import described, files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.training.data import schema, tables
+from manifold.training.data import rereading, schema, tables
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.errors import DataError
 
@@ -235,11 +235,11 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
         "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
         "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
         "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; the other columns decide these scores. "
-        "Give other texts for missing values with --missing TEXT",
+        "Give other texts with --missing TEXT",
     ]
-    tables.check_again(data, spec, path)
+    rereading.check_again(data, spec, path)
     again = TableSpec.model_validate_json(spec.model_dump_json())
-    tables.check_again(data, again, path)
+    rereading.check_again(data, again, path)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_a_difference_between_fit_and_score_is_an_error(
     real = files.chunks
     monkeypatch.setattr(files, "chunks", lambda source, *rest, **options: real(io.BytesIO(content), *rest, **options))
     with pytest.raises(DataError, match=says):
-        tables.check_again(data, TableSpec.of(data.spec, ""), path)
+        rereading.check_again(data, TableSpec.of(data.spec, ""), path)
 
 
 def test_descriptions_say_what_is_not_seen() -> None:

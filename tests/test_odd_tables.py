@@ -19,7 +19,7 @@ from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import files, rows, values
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.values import DEFAULT, MISSING_NUMBERS, Notation
-from manifold.training.data import Data, schema, tables
+from manifold.training.data import Data, rereading, schema, tables
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.errors import TrainingError
 
@@ -41,7 +41,7 @@ def fitted(path: Path, content: str | bytes | pa.Table, **options: Any) -> tuple
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     data = tables.of_file(path, **options)
     spec = TableSpec.of(data.spec, "")
-    tables.check_again(data, spec, path)
+    rereading.check_again(data, spec, path)
     return spec, data
 
 

@@ -210,6 +210,10 @@ def test_few_items_have_no_lists(n: int) -> None:
     assert found.lists == (n > 30)
     assert found.sizes == dict.fromkeys((OWN, "IForest"), 1 if n == 31 else 0)
     said = " ".join(agreement.doubts(found, "rows", peers.NAMES))
+    assert found.compares == (n > 10)
+    if n == 10:
+        assert said == "10 rows are too few to compare detectors; this takes more than 10."
+        return
     assert (
         f"{n} rows are too few to find those that only one detector ranks high; this takes more than 30." in said
     ) == (n <= 30)

@@ -40,7 +40,7 @@ from manifold.training.detectors.tails import Tails
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.layers import per_item
 from manifold.training.phases import Phase
-from manifold.training.scores import rules
+from manifold.training.scores import distances, rules
 from manifold.training.scores.distances import NearestItems, added
 from manifold.training.scores.neighbours import Neighbours
 from manifold.training.scores.options import ScoreOptions
@@ -309,11 +309,7 @@ def exports(model: Detector, config: Config, data: Data) -> Exports:
     scores.append(TensorSpec(role="expected", shape=model.spec.shape))
     tasks = {"score": Task(Score(model), [items], scores, max_rows=256)}
     if held is not None:
-        module = NearestItems(model, held, config.neighbours)
-        shape = (module.nearest.k, *items.shape)
-        near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
-        known = [TensorSpec(role="known", shape=shape)] if module.masked else []
-        tasks["neighbours"] = Task(module, [items], [*near, *known], max_rows=256)
+        tasks["neighbours"] = distances.task(NearestItems(model, held, config.neighbours), items)
     return Exports(
         tasks,
         scoring=rules.scoring(config.score, listed, None, "expected", model.fitted.weights),

@@ -37,11 +37,10 @@ from manifold.training.likelihoods.predicting import predicting
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
-from manifold.training.networks.layers import exact, mlp, per_item
+from manifold.training.networks.layers import exact, joined, mlp, per_item
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Size, WithoutBlanks
-from manifold.training.scores import rules, terms
-from manifold.training.scores.distances import Distances, NearestItems, NearestLatents
+from manifold.training.scores import distances, rules, terms
 from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import Placement, carries, place
 from manifold.training.scores.trimming import kept, least_surprising
@@ -200,11 +199,6 @@ class VAE(nn.Module):
         return losses
 
 
-def joined(x: Tensor, c: Tensor | None) -> Tensor:
-    """Return x (B, D) and the condition (B, C), concatenated."""
-    return x if c is None else torch.cat([x, c], 1)
-
-
 def build(config: Config, data: Data) -> VAE:
     """Return a model with initial weights."""
     return VAE(config, data)
@@ -355,20 +349,20 @@ class Score(nn.Module):
         super().__init__()
         self.model, self.place = model, place
         self.register_buffer("noise", fixed_draws(SCORE_DRAWS, model.config.latent_dim, seed))
-        self.distances = Distances(place, model.config.neighbours, model.likelihood)
+        self.distances = distances.Distances(place, model.config.neighbours, model.likelihood)
         self.edges = place.edges
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
         x = model.settled(data)
         mean, log_variance = model.encode(x, condition)
-        distances = self.distances(mean, x)
+        placed = self.distances(mean, x)
         if log_variance is None:
             parameters = model.decode(mean, condition)
             nll = model.likelihood.charged(parameters, x)
-            return per_item(nll), *distances, *self._of_pixels(data, parameters), self._shaped(nll)
+            return per_item(nll), *placed, *self._of_pixels(data, parameters), self._shaped(nll)
         if model.spec.one_unit:
-            distances += self._of_pixels(data, model.decode(mean, condition))
+            placed += self._of_pixels(data, model.decode(mean, condition))
         deviation = (0.5 * log_variance).exp()
         # (draws, B, ...): one run of the decoder for all draws
         z = mean[None] + deviation[None] * self.noise
@@ -377,7 +371,7 @@ class Score(nn.Module):
         )
         nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)
         reconstruction, kl = per_item(nll), per_item(gaussian_kl(mean, log_variance))
-        return reconstruction, kl, reconstruction + kl, *distances, self._shaped(nll)
+        return reconstruction, kl, reconstruction + kl, *placed, self._shaped(nll)
 
     def _of_pixels(self, data: Tensor, parameters: Tensor) -> list[Tensor]:
         """Return the mean squared error, if all values of the data have the same unit, and the terms of edges, for images."""
@@ -426,21 +420,14 @@ def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> 
         "score": Task(Score(model, where, config.seed), [items, *given], scores, max_rows=256),
     }
     if config.references and (carries(spec) or not model.width):
-        tasks["neighbours"] = _neighbours(model, config, where, items)
+        k, held = config.neighbours, where.held
+        module = distances.NearestLatents(model, where, k) if held is None else distances.NearestItems(model, held, k)
+        tasks["neighbours"] = distances.task(module, items)
     if config.variational:
         tasks |= predicting(model, "decode", spec.shape, [latent, *given])
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     return tasks
-
-
-def _neighbours(model: VAE, config: Config, where: Placement, items: InputSpec) -> Task:
-    k = config.neighbours
-    module = NearestLatents(model, where, k) if where.held is None else NearestItems(model, where.held, k)
-    shape = (module.nearest.k, *items.shape)
-    near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
-    known = [TensorSpec(role="known", shape=shape)] if module.masked else []
-    return Task(module, [items], [*near, *known], max_rows=256)
 
 
 def _latent(config: Config, where: Placement) -> LatentSpec:

@@ -19,6 +19,11 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def joined(x: Tensor, c: Tensor | None) -> Tensor:
+    """Return x (B, D) and the condition (B, C), concatenated."""
+    return x if c is None else torch.cat([x, c], 1)
+
+
 def per_item(values: Tensor) -> Tensor:
     """Return the sum over all values of each item: (B, ...) to (B,).
 

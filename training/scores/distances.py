@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from manifold.runtime.kinds import Kind
+from manifold.runtime.manifest import InputSpec, TensorSpec
+from manifold.training.exporting.tasks import Task
 from manifold.training.likelihoods import DecoderLikelihood
 from manifold.training.networks.layers import per_item
 from manifold.training.scores.neighbours import Neighbours
@@ -127,3 +129,11 @@ class NearestLatents(nn.Module):
         latents = self.nearest.points[nearest] @ self.unwhitening + self.centre
         items = self.model.decoded(latents.flatten(0, 1))
         return items.view(-1, self.nearest.k, *self.model.shape), distances
+
+
+def task(module: NearestItems | NearestLatents, items: InputSpec) -> Task:
+    """Return the task `neighbours` of a module, with the nearest items, their distances and, if some lack values, the mask of present values."""
+    shape = (module.nearest.k, *items.shape)
+    near = [TensorSpec(role="nearest", shape=shape), TensorSpec(role="distance", shape=shape[:1])]
+    known = [TensorSpec(role="known", shape=shape)] if module.masked else []
+    return Task(module, [items], [*near, *known], max_rows=256)
