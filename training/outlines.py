@@ -160,6 +160,11 @@ def options(family: str) -> list[str]:
     return [name for name in dict.fromkeys(_fields(path, "Config")) if name not in unused]
 
 
+def has_steps(family: str) -> bool:
+    """Return whether a family takes training steps: its options of steps have an effect."""
+    return "epochs" in options(family)
+
+
 def terms(family: str) -> tuple[str, ...]:
     """Return the terms that the option `score` of a family can name, if the family declares them."""
     return tuple(_constants(_path("families", family)).get("TERMS", ()))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_fabric import Fabric
-from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from manifold.runtime.errors import command, reason, shown
@@ -18,11 +17,15 @@ from manifold.training import datasets, families, outlines
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.loop import checkpoints
+from manifold.training.loop.alone import Alone
 from manifold.training.loop.state import fits
 from manifold.training.loop.steps import Loop
 from manifold.training.networks.layers import round_weights
 from manifold.training.recipes import Recipe
 from manifold.training.runs import TrainingRun
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Fabric announces the precision that the user chose, once for each of its objects
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -50,7 +53,7 @@ def train(
     """
     if not resume:
         check_new(run)
-    fabric = fabric_of(device, devices, precision)
+    fabric = fabric_of(device, devices, precision) if outlines.has_steps(run.family) else Alone()
     fabric.launch()
     data = data or (run.load_data() if resume else datasets.load(run.data))
     if resume:
@@ -68,7 +71,8 @@ def train(
 
 def is_first_process() -> bool:
     """Return whether this process is the first of the training's processes: the one that writes and prints."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    ranks = sys.modules.get("lightning_fabric.utilities.rank_zero")  # not imported without Fabric: there is one process
+    return ranks is None or getattr(ranks.rank_zero_only, "rank", 0) == 0
 
 
 def check_new(run: TrainingRun) -> None:
@@ -81,6 +85,8 @@ def check_new(run: TrainingRun) -> None:
 
 def fabric_of(device: str, devices: int, precision: Any) -> Fabric:
     """Return Lightning's Fabric for these devices. Raises TrainingError for an unknown precision, or if this machine lacks the devices."""
+    from lightning_fabric import Fabric
+
     if precision not in outlines.PRECISIONS:
         raise TrainingError(
             f"precision: unknown {shown(precision)}; valid are {', '.join(outlines.PRECISIONS)}",

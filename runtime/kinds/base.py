@@ -270,8 +270,8 @@ class Kind(Record):
         """Return one file that shows all items (a grid of images, or a table). Its type is that of `suffix`."""
         raise NotImplementedError
 
-    def preview(self, made: Array, real: Array) -> bytes:
-        """Return a PNG that shows items made by a model. `real` are real items to compare with."""
+    def preview(self, made: Array, real: Array, name: str = "sampled") -> bytes:
+        """Return a PNG that shows items, such as those made by a model, under a `name`. `real` are real items to compare with."""
         raise NotImplementedError
 
     # --- files of rows ----------------------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ class ImageSpec(Kind):
         picture = imaging.grid(imaging.to_uint8(items, self), scale=scale)
         return imaging.to_png(picture, None if recipes is None else imaging.grid_recipe(recipes))
 
-    def preview(self, made: Array, real: Array) -> bytes:
+    def preview(self, made: Array, real: Array, name: str = "sampled") -> bytes:
         """Return a grid of images made by the model, with small images enlarged."""
         return self.sheet(made, scale=max(1, round(28 / self.height)))
 

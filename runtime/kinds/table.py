@@ -340,8 +340,8 @@ class TableSpec(Kind):
             writer.writerow(no_formula(value) if isinstance(value, str) else value for value in row.values())
         return text.getvalue().encode()
 
-    def preview(self, made: Array, real: Array) -> bytes:
-        """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib.
+    def preview(self, made: Array, real: Array, name: str = "sampled") -> bytes:
+        """Return a PNG with the distribution of each column in real rows and in those called `name`. Needs matplotlib.
 
         If there are more than PREVIEWED_COLUMNS columns, this number of them is shown, at equal distances.
         """
@@ -351,7 +351,7 @@ class TableSpec(Kind):
             ]
             few = TableSpec(columns=tuple(column for column, _ in chosen), missing=self.missing)
             places = np.concatenate([np.arange(block.start, block.stop) for _, block in chosen])
-            return few.preview(made[:, places], real[:, places])
+            return few.preview(made[:, places], real[:, places], name)
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -360,7 +360,7 @@ class TableSpec(Kind):
         figure = Figure(figsize=(2.6 * across, 2.4 * down), layout="constrained")
         FigureCanvasAgg(figure)
         every = np.ravel(figure.subplots(down, across))
-        tables = {"real": rows.decode(real, self), "sampled": rows.decode(made, self)}
+        tables = {"real": rows.decode(real, self), name: rows.decode(made, self)}
         for axes in every[len(self.columns) :]:
             axes.set_axis_off()
         for axes, column in zip(every, self.columns, strict=False):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from manifold.runtime import operations
 from manifold.runtime.engine import Model
@@ -29,6 +28,8 @@ def fit_temperature(energies: Array, labels: Array) -> float:
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(softmax(energies / np.exp(log_temperature)), labels)
+
+    from scipy import optimize  # most models have no classes
 
     minimum = optimize.minimize_scalar(
         loss, bounds=(np.log(0.05), np.log(100.0)), method="bounded", options={"xatol": 1e-4}

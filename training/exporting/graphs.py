@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 from torch import Tensor, nn
 
-from manifold.training.exporting import registry
 from manifold.training.exporting.tasks import Task
 
 Array = NDArray[Any]
@@ -34,6 +34,10 @@ def to_onnx(
     module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
 ) -> onnx.ModelProto:
     """Export the module as an ONNX model that contains its weights."""
+    from manifold.training.exporting import (
+        registry,  # it imports the exporter, which takes a second and which `_of_trace` does not need
+    )
+
     for name in ("torch.onnx", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
     registry.share()
@@ -57,6 +61,8 @@ def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
     if task.to_onnx is not None:
         model: onnx.ModelProto = task.to_onnx()
         return model
+    if task.quick:
+        return _of_trace(task, examples)
     batch = torch.export.Dim("batch", min=1, max=65536)
     shapes: Any = tuple({0: batch} for _ in examples)
     if any(
@@ -68,6 +74,22 @@ def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
     return to_onnx(
         task.module, tuple(examples), [spec.role for spec in task.inputs], [spec.role for spec in task.outputs], shapes
     )
+
+
+def _of_trace(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
+    """Export a task by the exporter that traces: it imports neither dynamo nor onnxscript, and records the operations of one call."""
+    inputs, outputs = ([spec.role for spec in specs] for specs in (task.inputs, task.outputs))
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        path = Path(scratch) / "graph.onnx"
+        warnings.simplefilter("ignore")  # of a future release, and of Python numbers that the trace takes as constants
+        torch.onnx.export(
+            task.module.eval(), tuple(examples), path, input_names=inputs, output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)}, opset_version=OPSET, dynamo=False,
+        )  # fmt: skip
+        model = onnx.load_model(path)
+    for node in model.graph.node:
+        node.doc_string = ""
+    return model
 
 
 def _parameters(module: nn.Module) -> list[Any]:

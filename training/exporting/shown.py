@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from manifold.runtime.engine import Model
 from manifold.runtime.operations import supports
@@ -32,9 +31,11 @@ def write_preview(context: Context) -> None:
     if supports(engine.manifest, "sample"):
         content = preview(engine, data.test, spec.to_model)
     else:
-        chosen = _least_right(context) if "features" in engine.manifest.tasks else _most_anomalous(context)
+        classifies = "features" in engine.manifest.tasks
+        chosen = _least_right(context) if classifies else _most_anomalous(context)
         worst = data.inputs(data.test.batch(chosen))
-        content = spec.preview(worst, data.inputs(first(data.test, spec.previewed)))
+        name = "least certain" if classifies else "most anomalous"
+        content = spec.preview(worst, data.inputs(first(data.test, spec.previewed)), name)
     (context.folder / PREVIEW).write_bytes(content)
 
 
@@ -61,6 +62,8 @@ def _most_anomalous(context: Context) -> Array:
     """Return the indices of the test items with the largest sum of ranks of the terms that the score consists of."""
     scoring = context.manifest.scoring
     assert scoring is not None
+    from scipy.stats import rankdata
+
     names = scoring.combination.terms if scoring.combination is not None else (scoring.score,)
     parts = [context.engine.score(context.data.inputs(held)).terms for held in batches(context.data.test, BATCH)]
     ranks = [rankdata(np.concatenate([part[name] for part in parts])) for name in names]

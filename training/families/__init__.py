@@ -15,7 +15,7 @@ and optionally, in place of the defaults below,
     finish(model, config, data)  a last fit after training, of buffers that are not saved; it depends on its arguments alone
     monitor(model, batch)        other figures of the test split for the log at the end of an epoch, as JSON values; None if there are none
     draw(model, n, generator)    n items for the grid of samples, or None if the family cannot draw
-    report(model, config, data)  the figures for the manifest
+    report(model, config, data)  the figures for the manifest; None if there are none
     FOLD                         {key: value}: changes to the options for the models of calibration folds, which only compute terms
     ITEMS                        what it learns: a tuple of "images" and "rows"; by default both
     NEEDS_CLASSES                True if the data need classes, unless the option INSTEAD_OF_CLASSES is given
@@ -64,11 +64,6 @@ def _draw(model: Any, n: int, generator: torch.Generator) -> Tensor | None:
     return None
 
 
-def _report(model: Any, config: Any, data: Data) -> list[Metric]:
-    """Return an empty list, for families without figures."""
-    return []
-
-
 @dataclasses.dataclass(frozen=True)
 class Family:
     """The interface of a family file, as described above."""
@@ -85,7 +80,7 @@ class Family:
     finish: Callable[[Any, Any, Data], None] = _finish
     monitor: Callable[[Any, Batch], dict[str, Any]] | None = None
     draw: Callable[[Any, int, torch.Generator], Tensor | None] = _draw
-    report: Callable[[Any, Any, Data], list[Metric]] = _report
+    report: Callable[[Any, Any, Data], list[Metric]] | None = None
     FOLD: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.manifest import InputSpec, Likelihood, Metric, TensorSpec, Term
+from manifold.runtime.manifest import InputSpec, Likelihood, TensorSpec, Term
 from manifold.training import likelihoods
 from manifold.training.batches import Batch
 from manifold.training.data import Data
@@ -240,11 +240,6 @@ def evaluate(model: Detector, batch: Batch) -> dict[str, Tensor]:
     return {"loss": nats}
 
 
-def report(model: Detector, config: Config, data: Data) -> list[Metric]:
-    """Return an empty list: `manifold judge` measures a detector."""
-    return []
-
-
 class Score(nn.Module):
     """The task `score`: rows to the terms of `_terms`, in that order, the nats of each column given the others, and its expected value."""
 
@@ -307,9 +302,9 @@ def exports(model: Detector, config: Config, data: Data) -> Exports:
         TensorSpec(role="surprise", shape=model.spec.nats_shape),
     ]
     scores.append(TensorSpec(role="expected", shape=model.spec.shape))
-    tasks = {"score": Task(Score(model), [items], scores, max_rows=256)}
+    tasks = {"score": Task(Score(model), [items], scores, max_rows=256, quick=True)}
     if held is not None:
-        tasks["neighbours"] = distances.task(NearestItems(model, held, config.neighbours), items)
+        tasks["neighbours"] = replace(distances.task(NearestItems(model, held, config.neighbours), items), quick=True)
     return Exports(
         tasks,
         scoring=rules.scoring(config.score, listed, None, "expected", model.fitted.weights),

@@ -82,9 +82,10 @@ def save_figures(state: State) -> None:
     with state.average.applied():
         state.bare.eval()
         round_weights(state.bare, state.config.stored)  # the context restores the model's own weights
-        state.family.finish(state.bare, state.config, state.data)
-        metrics = [
-            metric.model_dump(mode="json") for metric in state.family.report(state.bare, state.config, state.data)
-        ]
+        metrics = []
+        if state.family.report is not None:
+            state.family.finish(state.bare, state.config, state.data)
+            found = state.family.report(state.bare, state.config, state.data)
+            metrics = [metric.model_dump(mode="json") for metric in found]
     with replacing(state.run.folder / METRICS) as path:
         path.write_text(json.dumps(metrics, indent=1) + "\n")

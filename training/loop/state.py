@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from manifold.runtime.errors import reason
@@ -21,6 +20,11 @@ from manifold.training.loop import checkpoints
 from manifold.training.loop.average import Average
 from manifold.training.phases import Losses, Phase
 from manifold.training.runs import CONFIG, TrainingRun
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from manifold.training.loop.alone import Alone
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Losing(nn.Module):
 class State:
     """The model, average, optimisers, random generators and position of a training."""
 
-    def __init__(self, run: TrainingRun, data: Data, fabric: Fabric) -> None:
+    def __init__(self, run: TrainingRun, data: Data, fabric: Fabric | Alone) -> None:
         self.run, self.data, self.fabric = run.resolved(data), data, fabric
         self.family, self.config = families.get(run.family), self.run.config
         torch.manual_seed(self.config.seed)

@@ -18,10 +18,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from manifold.runtime.errors import command
@@ -39,13 +38,20 @@ from manifold.training.loop.watching import Alarm
 from manifold.training.phases import Phase, Player
 from manifold.training.runs import ALARMS, LOG, METRICS, TrainingRun, read_log
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from manifold.training.loop.alone import Alone
+
 CHECKED = 20  # steps between two checks that losses are finite
 
 
 class Loop(State):
     """The training loop: the steps that change the state of a training."""
 
-    def __init__(self, run: TrainingRun, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
+    def __init__(
+        self, run: TrainingRun, data: Data, fabric: Fabric | Alone, quiet: bool = True, watch: bool = True
+    ) -> None:
         super().__init__(run, data, fabric)
         self.quiet, self.watched = quiet, watch and fabric.is_global_zero
         self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
