@@ -176,7 +176,11 @@ def _values(ctx: Any) -> Iterator[str]:
     for parameter in ctx.command.params:
         if not isinstance(ctx.params.get(parameter.name), Path | None):
             yield parameter.name
-            yield from (each.lstrip("-") for each in (*parameter.opts, str(parameter.metavar).lower()))
+            names = [each.lstrip("-") for each in (*parameter.opts, str(parameter.metavar).lower())]
+            yield from (
+                *names,
+                *(each.replace("-", "_") for each in names),
+            )  # as on the command line, and as in requests
     for name in ("settings", "kinds"):
         yield from (each.partition("=")[0] for each in ctx.params.get(name) or ())
 

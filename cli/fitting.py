@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,7 @@ from manifold.training import outlines
 if TYPE_CHECKING:
     from manifold.evaluation.anomaly import Judgement
     from manifold.runtime.manifest import Manifest
+    from manifold.training.data import Data
 
 
 def fit(
@@ -150,6 +152,8 @@ def fit(
     published = exporting.export(runs.open_run(folder), name, models, data=data, tell=teller(quiet))
     model = engine.load(published, device="cpu")
     rereading.check_again(data, TableSpec.of(model.manifest.spec, name), file)
+    for line in _classification(model.manifest, data):
+        typer.echo(line)
     told = dataclasses.replace(data, notes=())  # printed above
     _tell(judging.judge(model, told, html=html, record=True), model.manifest)
     if lost := schema.lost_numbers(spec):
@@ -211,6 +215,20 @@ def judge(
     loaded = load(model, models)
     items = judging.data_of(loaded, data, truth)
     _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest)
+
+
+def _classification(manifest: Manifest, data: Data) -> Iterator[str]:
+    """Yield the figures of a classifier on the test rows, beside the accuracy of the most frequent class; nothing for other models."""
+    import numpy as np
+
+    found = {metric.name: metric.value for metric in manifest.metrics}
+    if "accuracy" in found:
+        frequent = int(np.bincount(data.train.labels).argmax())
+        share = float((data.test.labels == frequent).mean())
+        yield (
+            f"Classes of {len(data.test)} test rows: accuracy {found['accuracy']:.3f} (the most frequent class alone: {share:.3f}), cross-entropy "
+            f"{found['cross_entropy']:.3f} nats, calibration error {found['calibration_error']:.3f}. All classes have the same prior probability."
+        )
 
 
 def _tell(judgement: Judgement, manifest: Manifest) -> None:

@@ -55,7 +55,8 @@ def score(
             "--false-discovery-rate",
             min=0,
             max=1,
-            help="Flag as many rows as this expected share of normal rows among them allows, instead of using a rate. The file is read twice.",
+            help="Flag as many rows as this expected share of normal rows among them allows, instead of using a rate: above 0 and below 1. The file is "
+            "read twice.",
         ),
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Add the reasons for each flagged row.")] = False,

@@ -205,7 +205,7 @@ def test_the_command_says_it(root: Path, tmp_path: Path) -> None:
     for options, said in (
         (["--false-positive-rate", "0.1"], "has no calibration"), (["--block-rate", "0.001"], "has no calibration"),
         (["--explain"], "explain: it has no effect, because"), (["--budget", "2", "--false-positive-rate", "0.1"], "give only one of them"),
-        (["--false-positive-rate", "0"], "0 is out of range; give a number between 0 and 1"), (["--block-rate", "0.5"], "above the rate for review"),
+        (["--false-positive-rate", "0"], "0 is out of range; give a number above 0 and below 1"), (["--block-rate", "0.5"], "above the rate for review"),
     ):  # fmt: skip
         done = run("--model", "rows", *options)
         assert done.exit_code == 1 and said in str(done.exception), options

@@ -109,7 +109,9 @@ class Rule:
             ("false_positive_rate", self.rate), ("block_rate", self.block), ("false_discovery_rate", self.fdr),
         ):  # fmt: skip
             if rate is not None and not _between(rate, 0, 1):
-                raise InvalidValue(f"{name}: {_said(rate)} is out of range; give a number between 0 and 1", field=name)
+                raise InvalidValue(
+                    f"{name}: {_said(rate)} is out of range; give a number above 0 and below 1", field=name
+                )
         if self.budget is not None and not (_is_number(self.budget, whole=True) and self.budget >= 1):
             raise InvalidValue(
                 f"budget: {shown(self.budget)} is not allowed; give an integer of 1 or more", field="budget"

@@ -81,7 +81,9 @@ def _of_trace(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
     inputs, outputs = ([spec.role for spec in specs] for specs in (task.inputs, task.outputs))
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         path = Path(scratch) / "graph.onnx"
-        warnings.simplefilter("ignore")  # they announce a future release, or Python numbers that the trace takes as constants
+        warnings.simplefilter(
+            "ignore"
+        )  # they announce a future release, or Python numbers that the trace takes as constants
         torch.onnx.export(
             task.module.eval(), tuple(examples), path, input_names=inputs, output_names=outputs,
             dynamic_axes={name: {0: "batch"} for name in (*inputs, *outputs)}, opset_version=OPSET, dynamo=False,
