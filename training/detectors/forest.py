@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -59,7 +61,7 @@ class IsolationForest(nn.Module):
         for _ in range(self.depth):
             value = x.gather(1, self.columns[place])
             place = torch.where(value <= self.cuts[place], self.below[place], self.above[place])
-        return torch.exp2(-self.lengths[place].sum(1) / self.scale)
+        return (-math.log(2) * self.lengths[place].sum(1) / self.scale).exp()  # a trace cannot export exp2
 
 
 def _rounded_down(values: Array) -> NDArray[np.float32]:
