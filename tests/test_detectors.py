@@ -245,7 +245,7 @@ def test_missing_values_are_filled_in_with_their_means_given_the_others() -> Non
     random = np.random.default_rng(0)
     root = random.normal(size=(5, 5))
     covariance, mean = root @ root.T + 0.5 * np.eye(5), random.normal(size=5)
-    found = Mixture(np.ones(1), mean[None], covariance[None], [slice(0, 2), *(slice(i, i + 1) for i in range(2, 5))])
+    found = Mixture(np.ones(1), mean[None], covariance[None], [slice(i, i + 1) for i in range(5)])
     rows = random.multivariate_normal(mean, covariance, 200)
     for missing, near in (([3], 1e-3), ([0, 1], 1e-3), ([1, 2, 4], 2e-3), ([0, 1, 3, 4], 0.1)):
         known = np.setdiff1d(np.arange(5), missing)
@@ -256,6 +256,19 @@ def test_missing_values_are_filled_in_with_their_means_given_the_others() -> Non
         expected = mean[missing] + (rows[:, known] - mean[known]) @ slopes.T
         assert np.array_equal(filled[:, known], rows[:, known].astype(np.float32))
         assert np.abs(filled[:, missing] - expected).mean() < near, missing
+
+
+def test_a_missing_category_is_filled_in_with_the_likeliest_one() -> None:
+    """A fraction between categories would be in no bin of the histograms."""
+    random = np.random.default_rng(0)
+    kinds = random.integers(0, 3, 600)
+    rows = np.c_[np.eye(3)[kinds], 3.0 * kinds + 0.3 * random.normal(size=600)]
+    known = np.c_[np.zeros((600, 3)), np.ones(600)]
+    found = mixture.fit(rows, [slice(0, 3), slice(3, 4)], 0)
+    filled = found.fill(torch.from_numpy(rows * known).float(), torch.from_numpy(known).float()).numpy()
+    assert set(np.unique(filled[:, :3])) == {0, 1} and (filled[:, :3].sum(1) == 1).all()
+    assert (filled[:, :3].argmax(1) == kinds).mean() > 0.9
+    assert np.array_equal(filled[:, 3], rows[:, 3].astype(np.float32))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3])

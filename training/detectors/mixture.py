@@ -124,7 +124,8 @@ class Mixture(nn.Module):
         """Return rows (B, D) with likely values where `known` (B, D) is 0, given the values where it is 1.
 
         The nats are minimised over the missing values by conjugate gradients, scaled by the diagonals of the precisions (Fletcher and Reeves,
-        1964, The Computer Journal 7). For a single Gaussian and at most FILLS missing values, the result is their exact mean.
+        1964, The Computer Journal 7). For a single Gaussian and at most FILLS missing values, the result is their exact mean. A column of
+        several values is a category: it gets 1 for its largest value and 0 for the others.
         """
         missing, diagonal = 1 - known, self._diagonal()
         direction, before = torch.zeros_like(x), None
@@ -139,6 +140,10 @@ class Mixture(nn.Module):
             bend = per_item((shares[:, :, None] * self._pulled(direction)).sum(1) * direction)
             length = -per_item(slope * direction) / bend.clamp(min=SLIGHT)
             x = x + length[:, None] * direction
+        for block, _ in self.several:
+            found, lacks = x[:, block], missing[:, block.start : block.start + 1]
+            chosen = found.argmax(1, keepdim=True) == torch.arange(block.stop - block.start, device=x.device)
+            x = torch.cat([x[:, : block.start], torch.where(lacks > 0, chosen.to(x), found), x[:, block.stop :]], 1)
         return x
 
     def _diagonal(self) -> Tensor:

@@ -165,13 +165,14 @@ def _fit(model: Detector, config: Config, data: Data) -> None:
     kept = trimming.usual(rows, blocks, config.trim, config.seed) if config.trim else np.arange(len(rows))
     held = references(part, kept, model.spec, config) if config.references else None
     usual = rows[kept]
+    found = mixture.fit(usual, blocks, config.seed)
     if held is not None and held.known is not None:
-        before = mixture.fit(usual, blocks, config.seed)
-        held = replace(held, inputs=before.fill(held.inputs, held.known) * (1 - torch.from_numpy(model.spec.constants)))
+        held = replace(held, inputs=found.fill(held.inputs, held.known) * (1 - torch.from_numpy(model.spec.constants)))
     points = torch.empty(0, rows.shape[1]) if held is None else held.inputs
-    terms = {name: _term(name, rows, usual, points, blocks, config) for name in _names(config)}
-    found = terms["mixture"]
-    assert isinstance(found, mixture.Mixture)
+    terms = {
+        name: found if name == "mixture" else _term(name, rows, usual, points, blocks, config)
+        for name in _names(config)
+    }
     model.fitted = Fitted(terms, found, held, _weights(rows, kept, blocks, len(found.constants), config))
 
 
