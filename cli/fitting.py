@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from manifold.evaluation.anomaly import Judgement
     from manifold.runtime.manifest import Manifest
     from manifold.training.data import Data
+    from manifold.training.recipes import Recipe
 
 
 def fit(
@@ -155,7 +156,8 @@ def fit(
     for line in _classification(model.manifest, data):
         typer.echo(line)
     told = dataclasses.replace(data, notes=())  # printed above
-    _tell(judging.judge(model, told, html=html, record=True), model.manifest)
+    chosen = [f"Detector: {family}: {why}.", *_trimmed(runs.open_run(folder).resolved(data).config)]
+    _tell(judging.judge(model, told, html=html, record=True, notes=chosen), model.manifest)
     if lost := schema.lost_numbers(spec):
         typer.echo(
             f"warning: the columns {', '.join(map(shown, lost))} hold numbers but were left out, which can make the detector useless; write them as plain "
@@ -228,6 +230,15 @@ def _classification(manifest: Manifest, data: Data) -> Iterator[str]:
         yield (
             f"Classes of {len(data.test)} test rows: accuracy {found['accuracy']:.3f} (the most frequent class alone: {share:.3f}), cross-entropy "
             f"{found['cross_entropy']:.3f} nats, calibration error {found['calibration_error']:.3f}. All classes have the same prior probability."
+        )
+
+
+def _trimmed(config: Recipe) -> Iterator[str]:
+    """Yield a sentence about the share of the training rows that does not count in the fit."""
+    if share := getattr(config, "trim", 0):
+        yield (
+            f"The training rows may include anomalies, so {share:.0%} of them, the most anomalous, do not count in the fit; --set trim=SHARE changes the "
+            "share."
         )
 
 

@@ -66,6 +66,7 @@ class Judgement:
     )
     comparison: Distance | None = None  # the scores of held-out items against the calibration scores
     held_out: bool = True  # False for items that the model may have been trained on
+    notes: Sequence[str] = ()  # how the model was chosen and fitted
     order: Distance | None = None  # the scores of the first half of a file against those of the second half
 
     @property

@@ -56,6 +56,7 @@ def to_html(
     spec = TableSpec.of(manifest.spec, f"model: {manifest.name}")
     assert scoring is not None and judgement.scores is not None
     parts = [f"<h1>{html.escape(manifest.name)} {manifest.version}</h1><p>{html.escape(manifest.description)}</p>"]
+    parts += [f"<p>{html.escape(note)}</p>" for note in judgement.notes]
     if scoring.combination is not None and scoring.combination.said:
         parts.append(f"<p>{html.escape(scoring.combination.said)}</p>")
     parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in judgement.warnings]

@@ -1,4 +1,4 @@
-"""What makes the fit of a detector quick: graphs by tracing, and a training without steps that imports no training library."""
+"""The fit of a detector is quick: its graphs are traced, and a training without steps imports no training library."""
 
 from __future__ import annotations
 

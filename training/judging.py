@@ -5,7 +5,7 @@ Items are read from a split on demand, one batch at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,12 +154,18 @@ def _has_grown(path: Path, fitted: Mapping[str, Any]) -> bool:
 
 
 def judge(
-    model: Model, data: Data, *, against: str | None = None, html: Path | None = None, record: bool = False
+    model: Model,
+    data: Data,
+    *,
+    against: str | None = None,
+    html: Path | None = None,
+    record: bool = False,
+    notes: Sequence[str] = (),
 ) -> Judgement:
     """Evaluate the anomaly score of a model on its data set. `against` names a data set whose images count as anomalies.
 
-    `record` writes the figures into the artifact's manifest, and `html` writes a page. Raises InvalidValue for a model without a score, for
-    data of another kind, and for options that do not apply to the kind of data.
+    `record` writes the figures into the artifact's manifest, and `html` writes a page, which begins with the `notes`. Raises
+    InvalidValue for a model without a score, for data of another kind, and for options that do not apply to the kind of data.
     """
     to_model = _check(model, data, against, html)
     train, test = (PartInputs(part, to_model) for part in (data.train, data.test))
@@ -174,6 +180,7 @@ def judge(
         numbers=None if rows is None else rows.test,
     )
     judgement.warnings += data.notes
+    judgement.notes = notes
     judgement.held_out = rows is None or rows.held_out
     if record:
         anomaly.record(model, judgement, against)

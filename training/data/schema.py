@@ -190,7 +190,7 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
     """Return the kind of a column with values (n,), of which `numbers` are the numeric values. If it is "ignore", also return the reason."""
     wrong = np.isnan(numbers)
     if not wrong.any():
-        if _are_codes(present):
+        if are_codes(present):
             return "categorical", ""
         different = _exactly(present, numbers, notation)
         if not np.isfinite(numbers).any():
@@ -213,7 +213,7 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         example = next(value for value in present.tolist() if is_moment(value))
         return "ignore", _moments(cut(spelling(example)))
     others = wrong & ~columns.missing_values(present, notation, numeric=True)
-    if others.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS and not _are_codes(present[~wrong]):
+    if others.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS and not are_codes(present[~wrong]):
         return otherwise, ""
     return "categorical", ""
 
@@ -251,7 +251,7 @@ def _exactly(present: Array, numbers: NDArray[np.float64], notation: Notation) -
     return {number if exact is None else exact for exact, number in read}
 
 
-def _are_codes(present: Array) -> bool:
+def are_codes(present: Array) -> bool:
     """Return whether all texts have one length and some are whole numbers with leading zeros, as in postal codes and two-digit months."""
     if present.dtype.kind not in "OU":
         return False
@@ -273,7 +273,7 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
                 f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if it means a missing value, give "
                 f"--missing {text}, in addition to the others in the file"
             )
-        signed = [name for name in names[:HINTED] if _is_almost_number(name, notation)]
+        signed = [name for name in names[:HINTED] if is_almost_number(name, notation)]
         if len(signed) > len(names[:HINTED]) / 2:
             return f"{SIGNED}, such as {cut(signed[0])}; write plain numbers to learn from them"
         return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
@@ -367,35 +367,7 @@ def lost_numbers(spec: TableSpec) -> list[str]:
     return [name for name, reason in spec.ignored.items() if reason.startswith((MIXED, SIGNED))]
 
 
-def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
-    """Return hints about columns that are treated as texts but might be numbers in another notation."""
-    notation, found = stated.notation, []
-    texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
-    texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED, SIGNED))]
-    for name in texts:
-        values = table.get(name, np.zeros(0))
-        if name in stated.kinds or values.dtype.kind not in "OU":
-            continue
-        few = values[:HINTED]
-        present = few[~columns.missing_values(few, notation)].tolist()
-        count = Counter(each for each in present if isinstance(each, str))
-        almost = [text for text in count if _is_almost_number(text, notation)]
-        words = {text: n for text, n in count.items() if number(text, notation) is None}
-        if len(almost) > len(words) / 2 and len(count) > 2:
-            found.append(
-                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have other characters next to the number, or another decimal separator; "
-                "write plain numbers if it is numeric"
-            )
-        elif len(count) - len(words) > FEW_NUMBERS and len(words) < FEW_NUMBERS and not _are_codes(values):
-            word = max(words, key=lambda text: words[text])
-            found.append(
-                f"column {cut(name)} is not numeric: {sum(words.values())} of {count.total()} values are words, such as {shown(word)}; if this means "
-                f"a missing value, give --missing {shown(word)}"
-            )
-    return found
-
-
-def _is_almost_number(text: str, notation: Notation) -> bool:
+def is_almost_number(text: str, notation: Notation) -> bool:
     """Return whether a text is a number only after removal of a currency, per cent sign or brackets, or with another decimal separator."""
     if number(text, notation) is not None:
         return False

@@ -19,7 +19,7 @@ from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.truth import ANOMALOUS, OTHER, UNLABELLED, Truth
 from manifold.runtime.tables.values import MISSING, Notation, spelling, text_of
-from manifold.training.data import reading, schema, table_splits
+from manifold.training.data import hints, reading, schema, table_splits
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
 from manifold.training.data.schema import ColumnSettings
@@ -145,7 +145,9 @@ def from_table(
     data = from_parts(
         name, parts, protocol, stated, label, folds=0 if len(places["calibration"]) else FOLDS, invalid=invalid
     )
-    notes += schema.hints(parts["train"], TableSpec.of(data.spec, name), stated)
+    notes += hints.of_numbers(parts["train"], TableSpec.of(data.spec, name), stated)
+    if file is not None and label is None and roles.truth is None:
+        notes += hints.of_labels(parts["train"], TableSpec.of(data.spec, name), stated)
     if file is not None and invalid is not None:
         reasons = {
             int(numbers[places[part][at]]): reason for part, bad in invalid.items() for at, reason in bad.items()
