@@ -386,7 +386,8 @@ def class_index(names: Sequence[str], name: str | int, field: str = "class", *, 
     `count` is the number of names that an index may mean, if it is not all of them.
     """
     count = len(names) if count is None else count
-    text = name if isinstance(name, str) else str(name) if abs(name) <= sampling.MAX_SEED else ""
+    number = isinstance(name, int | np.integer) and abs(name) <= sampling.MAX_SEED
+    text = name if isinstance(name, str) else str(name) if number else ""
     if text in names:
         return names.index(text)
     index = texts.whole(text, count - 1)

@@ -18,6 +18,7 @@ from manifold.runtime import lengths, operations
 from manifold.runtime.errors import GraphError, InvalidValue, UnsupportedTask, nearest, shown
 from manifold.runtime.graphs import batches
 from manifold.runtime.graphs.backends import Graph, OnnxGraph, open_backend
+from manifold.runtime.graphs.forms import Forms
 from manifold.runtime.kinds.base import BELOW_ONE
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.conditions import BYTES, Item, Values
@@ -37,7 +38,11 @@ class Runner:
         self.manifest = manifest
         backend = open_backend(folder, manifest, device, threads)
         self.device, self.note = backend.device, backend.note
-        self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
+        self.fixed: set[str] = set()  # the tasks whose graphs need a certain number of rows
+        self.graphs: dict[str, Graph] = {}
+        for name, task in manifest.tasks.items():
+            self.graphs[name], rows = backend.open(task, Forms(task, manifest))
+            self._fix(name, 1 if task.is_single else rows)
         self.chance = {name: backend.chance(task) for name, task in manifest.tasks.items()}
         self._judge()
 
@@ -86,6 +91,13 @@ class Runner:
             f"{self.manifest.name}: the output {role} is not finite for this input; give an input closer to the training data"
         )
 
+    def _fix(self, name: str, rows: int | None) -> None:
+        """Pad and divide the batches of a task into runs of a fixed number of rows; None if any number is allowed."""
+        if rows is not None:
+            self.fixed.add(name)
+            task = self.manifest.tasks[name].model_copy(update={"min_rows": rows, "max_rows": rows})
+            self.manifest = self.manifest.model_copy(update={"tasks": {**self.manifest.tasks, name: task}})
+
     def _judge(self) -> None:
         """Mark the tasks whose operators draw random numbers as not reproducible. Raises GraphError if operators mix the rows of a batch."""
         for name, operators in self.chance.items():
@@ -113,7 +125,7 @@ class Runner:
             if name in self.manifest.drawing:
                 continue  # its bits differ anyway
             largest = [max(math.prod(tensor.shape) for tensor in tensors) for tensors in (task.inputs, task.outputs)]
-            if largest[0] > LARGE or largest[1] > LARGE_OUTPUT:
+            if largest[0] > LARGE or largest[1] > LARGE_OUTPUT or name in self.fixed:
                 self._check_runs(name, task, 2)
                 continue
             if self.chance[name].unsure and not batches.repeats(
@@ -158,8 +170,8 @@ class Runner:
 
     def _run(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
-        if spec.shared and rows > 1:
-            kinds, which = np.unique(np.stack([inputs[role] for role in spec.shared], 1), axis=0, return_inverse=True)
+        if (once := (*spec.shared, *spec.singles)) and rows > 1:
+            kinds, which = np.unique(np.stack([inputs[role] for role in once], 1), axis=0, return_inverse=True)
             if len(kinds) > 1:
                 return self._run_apart(task, spec, inputs, which.reshape(-1))
         pieces = [

@@ -13,6 +13,7 @@ import pytest
 from manifold.runtime.engine import Model, load
 from manifold.runtime.graphs.backends import OnnxBackend, OnnxGraph
 from manifold.runtime.graphs.bound import BoundGraph
+from manifold.runtime.graphs.forms import Forms
 from manifold.runtime.manifest import Manifest, TaskSpec
 from manifold.runtime.runner import example_inputs
 from tests import foreign
@@ -22,7 +23,7 @@ from tests.conftest import NAMES
 def opened(model: Model, name: str) -> tuple[OnnxGraph, BoundGraph, TaskSpec]:
     """Return a task's graph twice: plain, and bound to buffers of the CPU."""
     task = model.manifest.tasks[name]
-    plain = OnnxBackend(model.folder, "cpu", 1).open(task)
+    plain = OnnxBackend(model.folder, "cpu", 1).open(task, Forms(task, model.manifest))[0]
     assert isinstance(plain, OnnxGraph)
     return plain, BoundGraph(onnxruntime, plain.session, task, "cpu"), task
 

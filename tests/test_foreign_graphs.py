@@ -52,9 +52,6 @@ CAST = node("Cast", ["z"], ["x"], to=1)
 @pytest.mark.parametrize(
     ("inputs", "middle", "tasks", "said"),
     [
-        ([value("z", shape=[1, SIZE])], [COPY], {}, "takes 1 row at a time: set min_rows 1, max_rows 1"),
-        ([value("z", shape=[16, SIZE])], [COPY], {}, "takes 16 rows at a time: set min_rows 16, max_rows 16"),
-        ([value("z", shape=[100, SIZE])], [COPY], {}, "takes 100 rows at a time: export it with a dynamic batch axis"),
         ([value("z", shape=["B", SIZE, 1, 1])], [COPY], {}, "input 'z' is float32[B, 4, 1, 1] in the graph, but the manifest says float32[4]"),
         ([value("z", HALF)], [CAST], {}, "input 'z' is float16[B, 4] in the graph, but the manifest says float32[4]"),
         ([value("z", INT32)], [CAST], {}, "input 'z' is int32[B, 4] in the graph, but the manifest says float32[4]"),
@@ -87,12 +84,16 @@ def test_inputs_are_compared_when_a_graph_is_opened(
     assert str(caught.value.expected).startswith("float32[")
 
 
-def test_a_graph_that_takes_a_fixed_number_of_rows_is_served(tmp_path: Path) -> None:
-    for rows in (1, 16):
-        fixed = {"decode": task(min_rows=rows, max_rows=rows)}
-        made = _image(tmp_path, [value("z", shape=[rows, SIZE])], [COPY], fixed)
-        assert check(made, "--seal")[0] == 0
-        assert load(made).sample(5, seed=1).data.shape == (5, 1, 2, 2)
+@pytest.mark.parametrize("rows", [1, 3, 16, 100])
+@pytest.mark.parametrize("stated", [{}, {"min_rows": 4, "max_rows": 8}])
+def test_a_graph_that_takes_a_fixed_number_of_rows_is_served(tmp_path: Path, rows: int, stated: dict[str, Any]) -> None:
+    """Batches are padded and divided, whatever the manifest says. An item does not depend on its batch."""
+    made = _image(tmp_path, [value("z", shape=[rows, SIZE])], [COPY], {"decode": task(**stated)})
+    assert check(made, "--seal")[0] == 0
+    model = load(made)
+    whole = model.sample(40, seed=1).data
+    assert whole.shape == (40, 1, 2, 2) and len(np.unique(whole, axis=0)) == 40
+    assert np.array_equal(model.sample(3, seed=1, first=20).data, whole[20:23])
 
 
 def test_outputs_of_another_type_or_shape(tmp_path: Path) -> None:
@@ -100,7 +101,10 @@ def test_outputs_of_another_type_or_shape(tmp_path: Path) -> None:
     graphs.write(
         made / "g.onnx", [node("Cast", ["z"], ["x"], to=HALF), *turned("x", "y")], [value("z")], [value("y", HALF, None)], [IMAGE]
     )  # fmt: skip
-    assert "output 'y' is float16 in the graph, but the manifest says float32[1, 2, 2]" in refused(made)
+    assert (
+        "output 'y' is float16[B, 1, 2, 2] in the graph, but the manifest says float32[1, 2, 2] (without the batch); state the form"
+        in refused(made)
+    )
     graphs.write(made / "g.onnx", [node("Identity", ["z"], ["y"])], [value("z")], [value("y", shape=None)])
     assert "output 'data' is float32[1, 4], the manifest says float32[1, 1, 2, 2]" in refused(made)
 

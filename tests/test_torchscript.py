@@ -12,6 +12,7 @@ import pytest
 from manifold.runtime import manifest
 from manifold.runtime.engine import load
 from manifold.runtime.graphs.backends import TorchScriptBackend, open_backend
+from manifold.runtime.graphs.forms import Forms
 from tests import graphs
 from tests.graphs import (
     SIZE,
@@ -82,7 +83,7 @@ def test_torchscript_that_gives_something_else(tmp_path: Path) -> None:
             return z
 
     for method, said in (
-        ("forward", "forward returns a dict; it must return a tensor, or a tuple of tensors"), ("nothing", "nothing returns a NoneType"),
+        ("forward", "output 'data' is float32[1, 4], the manifest says float32[1, 1, 2, 2]"), ("nothing", "nothing returns a NoneType"),
         ("two", "returns 2 outputs, but the manifest names 1 (y)"), ("brief", "m.pt: torch cannot run it: "), ("fails", "m.pt: torch cannot run it: "),
         ("wide", "output 'data' is float64[1, 1, 2, 2], the manifest says float32"), ("more", "m.pt: torch cannot run it: "),
         ("training", "m.pt: has no method 'training'"), ("absent", "m.pt: has no method 'absent'"),
@@ -146,7 +147,8 @@ def test_torchscript_gives_the_same_bits_in_every_run(tmp_path: Path) -> None:
 
     made = _script(tmp_path, Sums())
     about = manifest.read(made)
-    run = open_backend(made, about, "cpu", 1).open(about.tasks["decode"])
+    task = about.tasks["decode"]
+    run, _ = open_backend(made, about, "cpu", 1).open(task, Forms(task, about))
     given = {"z": np.random.default_rng(0).normal(size=(50, SIZE)).astype(np.float32)}
     first = run(given)["y"]
     for _ in range(3):

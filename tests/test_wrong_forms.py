@@ -121,7 +121,7 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
     (forms.several, lambda m: inputs(m)["look"].update(shape=[1, 2, 2]), "tasks.decode.look: shape [1, 2, 2], but the condition has the shape [1, 2, 3]"),
     (
         forms.several, lambda m: inputs(m)["caption"].update(dtype="float32"),
-        "tasks.decode.caption: the type is float32, but the service sends tokens as int64; cast it in the graph",
+        "tasks.decode.caption: the type is float32, but the service sends tokens as int64; state the graph's type as in_graph.dtype",
     ),
     (forms.captioned, lambda m: m["condition"].update(examples=[]), "condition.examples: has 0 entries; at least 1 are needed"),
     (
@@ -151,7 +151,7 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
     ),
     (
         forms.numbered, lambda m: inputs(m)["steps"].update(dtype="float32"),
-        "tasks.decode.steps: the type is float32, but the service sends integer as int64; cast it in the graph",
+        "tasks.decode.steps: the type is float32, but the service sends integer as int64; state the graph's type as in_graph.dtype",
     ),
     (
         forms.numbered, lambda m: inputs(m)["guidance"].update(shape=[1]),

@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from manifold.runtime import extras
 from manifold.runtime.errors import GraphError, InvalidValue, Unavailable, cannot_run, reason, shown
-from manifold.runtime.graphs import chance, onnx_file
+from manifold.runtime.graphs import agreement, chance
 from manifold.runtime.graphs.bound import BoundGraph
 from manifold.runtime.graphs.chance import Chance
 from manifold.runtime.graphs.fixed_cost import has_fixed_cost
-from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
+from manifold.runtime.graphs.forms import Forms
+from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
 
 Array = NDArray[Any]
 LOG = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0",
 }  # fmt: skip
 
-MOST_ROWS = 64  # largest min_rows in a manifest
 PIECE = 64  # runs of at most so many rows are not split
 PIECE_SECONDS = 0.1  # intended duration of a piece; graphs allocate up to 2 MB per millisecond
 
@@ -60,8 +60,11 @@ class Backend(Protocol):
     device: str  # "cpu" or "cuda": the device in use
     note: str | None  # why `auto` chose the CPU although the library supports CUDA
 
-    def open(self, task: TaskSpec) -> Graph:
-        """Return the function that runs a task. Raises GraphError if graph and manifest disagree."""
+    def open(self, task: TaskSpec, forms: Forms) -> tuple[Graph, int | None]:
+        """Return the function that runs a task, and the number of rows that each run needs; None if any number is allowed.
+
+        The function converts its inputs and outputs by `forms`. Raises GraphError if graph and manifest disagree.
+        """
         ...
 
     def chance(self, task: TaskSpec) -> Chance:
@@ -123,7 +126,8 @@ class OnnxBackend:
                 if _has_cuda(onnxruntime):  # a build for the CPU does not fall back: it was installed for the CPU
                     self.note = f"running on the CPU: {missing}"
 
-    def open(self, task: TaskSpec) -> Graph:
+    def open(self, task: TaskSpec, forms: Forms) -> tuple[Graph, int | None]:
+        """Open the graph in a session of ONNX Runtime."""
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -131,7 +135,7 @@ class OnnxBackend:
         options.log_severity_level = 4  # only fatal errors; all others are raised as exceptions with the same text
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
         path = self.folder / task.graph
-        recorded = self.device == "cuda" and not task.is_sampler
+        recorded = self.device == "cuda" and not task.is_sampler and not forms.differ
         try:
             session = self._session(path, options, recorded)
         except GraphError as error:
@@ -145,17 +149,19 @@ class OnnxBackend:
                 expected=True,
                 field="device",
             )
-        _check_session(path, task, session)
-        if self.device == "cuda":
+        rows = agreement.check(path, task, forms, session)
+        if self.device == "cuda" and not forms.differ and rows is None:
             plain = functools.partial(self._session, path, options, False) if recorded else None
-            return _guarded(path.name, BoundGraph(onnxruntime, session, task, "cuda", plain=plain))
-        return OnnxGraph(
+            return _guarded(path.name, BoundGraph(onnxruntime, session, task, "cuda", plain=plain)), None
+        graph = OnnxGraph(
             path.name,
             session,
             [spec.graph_name for spec in task.outputs],
             fixed_cost=has_fixed_cost(path),
-            divided=not task.is_sampler and PIECE % task.min_rows == 0,
+            divided=not task.is_sampler and PIECE % task.min_rows == 0 and rows is None,
+            forms=forms if forms.differ else None,
         )
+        return graph, rows
 
     def chance(self, task: TaskSpec) -> Chance:
         """Return the findings about the operators."""
@@ -190,11 +196,19 @@ class OnnxGraph:
     """
 
     def __init__(
-        self, graph: str, session: Any, names: list[str], *, fixed_cost: bool = False, divided: bool = False
+        self,
+        graph: str,
+        session: Any,
+        names: list[str],
+        *,
+        fixed_cost: bool = False,
+        divided: bool = False,
+        forms: Forms | None = None,
     ) -> None:
         self.graph, self.session, self.names = graph, session, names
         self.fixed_cost = fixed_cost  # whether the run time depends only on the shapes of the inputs
         self.divided = divided  # whether rows may be run in pieces; graphs with loops are faster with all rows at once
+        self.forms = forms  # the conversions of inputs and outputs, if any tensor differs in the graph
         self._row_seconds = math.inf  # shortest time per row so far
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -220,10 +234,12 @@ class OnnxGraph:
 
     def _run(self, inputs: Mapping[str, Array], *, shrink: bool = False) -> dict[str, Array]:
         options = _shrinking() if shrink else None
+        given = dict(inputs) if self.forms is None else self.forms.to_graph(inputs)
         try:
-            return dict(zip(self.names, self.session.run(self.names, dict(inputs), options), strict=True))
+            outputs = dict(zip(self.names, self.session.run(self.names, given, options), strict=True))
         except Exception as error:  # the errors of onnxruntime share no base class
             raise cannot_run(self.graph, "ONNX Runtime", error) from error
+        return outputs if self.forms is None else self.forms.from_graph(outputs)
 
     def trim(self, inputs: Mapping[str, Array]) -> None:
         """Run the graph once and release the memory that earlier, larger runs have left in the arena."""
@@ -278,104 +294,6 @@ def _cuda_device() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-# from ONNX Runtime's names of types to numpy's
-TYPES = {
-    "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "bool": "bool", "string": "string",
-    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
-
-
-def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
-    """Compare the inputs and outputs of the graph with the manifest. Raises GraphError with one line for each difference."""
-    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
-    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
-    _check_names(path.name, task, inputs, outputs)
-    scalars = _scalars(path, task, inputs)
-    problems: list[tuple[TensorSpec, str]] = []
-    for spec in task.inputs:
-        given = inputs[spec.graph_name]
-        dims = [] if spec.graph_name in scalars else given.shape or None  # without a shape, any shape may fit
-        problems += [(spec, line) for line in _input_problems(task, spec, _type(given.type), dims)]
-    for output in task.outputs:  # shapes of outputs are only hints; ONNX Runtime does not enforce them
-        if (kind := _type(outputs[output.graph_name].type)) != output.dtype:
-            problems.append(
-                (
-                    output,
-                    f"output {output.graph_name!r} is {kind} in the graph, but the manifest says {output.described}; make them equal",
-                )
-            )
-    if problems:
-        lines = "\n  ".join(line for _, line in problems)
-        first = problems[0][0]
-        raise GraphError(f"{path.name}: {lines}", graph=path.name, tensor=first.graph_name, expected=first.described)
-
-
-def _scalars(path: Path, task: TaskSpec, inputs: Mapping[str, Any]) -> set[str]:
-    """Return the inputs of rank 0. ONNX Runtime does not distinguish them from inputs without a shape."""
-    if all(inputs[spec.graph_name].shape for spec in task.inputs):
-        return set()
-    return onnx_file.read(path).graph.scalars
-
-
-def _type(name: str) -> str:
-    """Return numpy's name of a type such as `tensor(float)`; other types are returned unchanged."""
-    inner = name.removeprefix("tensor(").removesuffix(")")
-    return TYPES.get(inner, name)
-
-
-def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int | str | None] | None) -> list[str]:
-    """Return the problems of an input of the type `kind`. `dims` has a number for each fixed dimension; None stands for any shape."""
-    fits = dims is None or (
-        len(dims) == 1 + len(spec.shape)
-        and all(not isinstance(have, int) or have == size for have, size in zip(dims[1:], spec.shape, strict=True))
-    )
-    fixed_axes = [axis for axis in spec.free or () if dims is not None and fits and isinstance(dims[axis + 1], int)]
-    if fixed_axes and kind == spec.dtype:
-        return [
-            f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph: axis {fixed_axes[0]} after the batch is fixed, but the "
-            f"manifest says that it is free; export the graph with a dynamic axis, or remove `free`"
-        ]
-    if kind != spec.dtype or not fits:
-        shape = "" if dims is None else _shown(dims)
-        return [
-            f"input {spec.graph_name!r} is {kind}{shape} in the graph, but the manifest says {spec.described} (without the batch); make them equal"
-        ]
-    rows = dims[0] if dims else None
-    if isinstance(rows, int) and not task.min_rows == task.max_rows == rows:
-        fixed = f"set min_rows {rows}, max_rows {rows}, or " if rows <= MOST_ROWS else ""
-        first = "" if all(isinstance(dim, int) for dim in dims or []) else " as the first dimension"
-        return [
-            f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph: the graph takes {rows} row{'s' * (rows != 1)} at a time: "
-            f"{fixed}export it with a dynamic batch axis{first}"
-        ]
-    return []
-
-
-def _shown(dims: list[int | str | None]) -> str:
-    """Return dimensions as text, with names for the free ones."""
-    names = ["B", *"?" * len(dims)]
-    return f"[{', '.join(str(name if dim is None else dim) for dim, name in zip(dims, names, strict=False))}]"
-
-
-def _check_names(graph: str, task: TaskSpec, inputs: Collection[str], outputs: Collection[str]) -> None:
-    kinds: tuple[tuple[str, Sequence[TensorSpec], Collection[str]], ...] = (
-        ("input", task.inputs, inputs), ("output", task.outputs, outputs),
-    )  # fmt: skip
-    for kind, specs, have in kinds:
-        for spec in specs:
-            if spec.graph_name not in have:
-                raise GraphError(
-                    f"{graph}: has no {kind} {shown(spec.graph_name)} (role {shown(spec.role)}); it has {', '.join(sorted(have))}",
-                    graph=graph, tensor=spec.graph_name, expected=spec.described,
-                )  # fmt: skip
-    if missing := set(inputs) - {spec.graph_name for spec in task.inputs}:
-        raise GraphError(
-            f"{graph}: the input(s) {', '.join(sorted(missing))} are not in the manifest; add them to the inputs of the task",
-            graph=graph,
-            tensor=min(missing),
-        )
-
-
 class TorchScriptBackend:
     """The backend for torch.jit archives. One file may contain several tasks as methods."""
 
@@ -398,28 +316,24 @@ class TorchScriptBackend:
         if device == "auto" and self.device == "cpu" and torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
             self.note = "running on the CPU: torch finds no CUDA device"
 
-    def open(self, task: TaskSpec) -> Graph:
-        """Return the function that runs a method."""
+    def open(self, task: TaskSpec, forms: Forms) -> tuple[Graph, int | None]:
+        """Return the function that runs a method. A script does not state a number of rows."""
         torch, method = self.torch, self._method(task)
+        names = _in_order(task, [argument.name for argument in method.schema.arguments][1:])
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+            given = forms.to_graph(inputs)
+            arrays = [np.require(given[name], requirements=["C", "W"]) for name in names]
             try:
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
-                    outputs = method(
-                        *(
-                            torch.from_numpy(np.require(inputs[spec.graph_name], requirements=["C", "W"])).to(
-                                self.device
-                            )
-                            for spec in task.inputs
-                        )
-                    )
-                return self._arrays(task, outputs)
+                    outputs = method(*(torch.from_numpy(array).to(self.device) for array in arrays))
+                return forms.from_graph(self._arrays(task, outputs))
             except GraphError:
                 raise
             except Exception as error:  # scripts may raise any error
                 raise cannot_run(task.graph, "torch", error) from error
 
-        return run
+        return run, None
 
     def chance(self, task: TaskSpec) -> Chance:
         """Return the findings about the operators."""
@@ -446,6 +360,8 @@ class TorchScriptBackend:
 
     def _arrays(self, task: TaskSpec, outputs: Any) -> dict[str, Array]:
         """Return the outputs of a method by graph name. Raises GraphError unless they are tensors, as many as in the manifest."""
+        if isinstance(outputs, Mapping):
+            return self._named(task, outputs)
         given = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
         expected = ", ".join(spec.graph_name for spec in task.outputs)
         if wrong := [type(value).__name__ for value in given if not isinstance(value, self.torch.Tensor)]:
@@ -461,6 +377,23 @@ class TorchScriptBackend:
             )  # fmt: skip
         return {spec.graph_name: output.cpu().numpy() for spec, output in zip(task.outputs, given, strict=True)}
 
+    def _named(self, task: TaskSpec, outputs: Mapping[Any, Any]) -> dict[str, Array]:
+        """Return the outputs of a method that returns a dictionary. Raises GraphError for a name that it lacks, or that is not a tensor."""
+        for spec in task.outputs:
+            if not isinstance(outputs.get(spec.graph_name), self.torch.Tensor):
+                raise GraphError(
+                    f"{task.graph}: {task.method or 'forward'} returns a dictionary without the tensor {spec.graph_name!r}; it has "
+                    f"{', '.join(map(str, outputs))}; name one of them",
+                    graph=task.graph, tensor=spec.graph_name, expected=spec.described,
+                )  # fmt: skip
+        return {spec.graph_name: outputs[spec.graph_name].cpu().numpy() for spec in task.outputs}
+
+
+def _in_order(task: TaskSpec, arguments: list[str]) -> list[str]:
+    """Return the names of inputs and constants in the order of a method's arguments; if names differ, in the order of the manifest."""
+    names = [*(spec.graph_name for spec in task.inputs), *(task.constants or {})]
+    return arguments if set(arguments) == set(names) else names
+
 
 class FakeBackend:
     """A backend without graphs: smooth, deterministic functions of each row, in the right shapes. The whole stack can run without weights."""
@@ -468,7 +401,9 @@ class FakeBackend:
     device: str = "cpu"
     note: str | None = None
 
-    def open(self, task: TaskSpec) -> Graph:
+    def open(self, task: TaskSpec, forms: Forms) -> tuple[Graph, int | None]:
+        """Return the function that replaces a graph. It uses the form of the service."""
+
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
             rows = len(next(iter(inputs.values())))
             phase = np.zeros(rows)
@@ -486,7 +421,7 @@ class FakeBackend:
                 outputs[output.graph_name] = whole.astype(output.dtype).reshape(rows, *shape)
             return outputs
 
-        return run
+        return run, None
 
     def chance(self, task: TaskSpec) -> Chance:
         """Return NONE: the fake draws no random numbers, and its rows do not influence each other."""

@@ -190,6 +190,15 @@ class Manifest(Record):
             return self.target or self.spec
         return self.items.get(role, self.spec)
 
+    def held_in(self, tensor: TensorSpec) -> Kind | None:
+        """Return the spec of the items that a tensor holds; None for other tensors, such as masks and scores."""
+        if not isinstance(tensor, InputSpec):
+            return self.spec_of(tensor.role) if tensor.role in (DATA, TARGET, *self.items) else None
+        if tensor.source == "data":
+            return self.spec
+        condition = self.condition_of(tensor) if tensor.source == "condition" else None
+        return condition.data if isinstance(condition, Item) else None
+
     # --- latents ---
 
     @cached_property

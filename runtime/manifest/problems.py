@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from manifold.runtime.errors import shown
-from manifold.runtime.manifest import condition_problems, legal
+from manifold.runtime.manifest import condition_problems, form_problems, legal
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
 from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, RANDOM, SENT, InputSpec, TaskSpec, TensorSpec
 
@@ -23,6 +23,7 @@ def every(manifest: Manifest) -> Iterator[str]:
     for name, task in manifest.tasks.items():
         if name in TASKS:
             yield from _task_problems(manifest, name, task)
+            yield from form_problems.of_task(manifest, name, task)
         else:
             yield f"tasks.{shown(name)[1:-1]}: unknown task; valid are {', '.join(TASKS)}"
     yield from _scoring_problems(manifest)
@@ -88,7 +89,10 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
     for place, tensor in enumerate(task.inputs):
         where = f"tasks.{name}.{tensor.role}"
         if tensor.dtype != SENT[tensor.source]:
-            yield f"{where}: the type is {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
+            yield (
+                f"{where}: the type is {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; state the graph's type as "
+                "in_graph.dtype"
+            )
         yield from (f"{where}: {problem}" for problem in condition_problems.of_input(manifest, task, tensor))
         if tensor.free and tensor.source not in FREE:
             yield f"{where}.free: an input with the source {tensor.source!r} cannot have free axes; only {', '.join(FREE)} can"

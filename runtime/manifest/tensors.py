@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from manifold.runtime.errors import shown
+from manifold.runtime.manifest.graph_forms import Constant, GraphForm
 from manifold.runtime.records import Record
 
 Source = Literal[
@@ -50,6 +51,7 @@ class TensorSpec(Record):
     free: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None, description="axes that may be shorter (0 is the first one after the batch); all free axes of a task have the same length"
     )  # fmt: skip
+    in_graph: GraphForm | None = Field(default=None, description="the form of the tensor in the graph, if it differs")
 
     @cached_property
     def element(self) -> np.dtype[Any]:
@@ -91,6 +93,10 @@ class TensorSpec(Record):
         if len({self.shape[axis] for axis in free}) > 1:
             raise ValueError(
                 f"free: the sizes of the free axes {list(free)} differ in the shape {list(self.shape)}; they must be equal"
+            )
+        if self.in_graph is not None and self.free and {"shape", "layout", "batch_axis"} & set(self.in_graph.given):
+            raise ValueError(
+                "in_graph: a tensor with free axes can only differ in type and values; remove shape, layout and batch_axis"
             )
         return self
 
@@ -215,6 +221,9 @@ class TaskSpec(Record):
     reproducible: bool | None = Field(
         default=None, description="false if the graph draws random numbers itself; the loader detects this"
     )
+    constants: dict[str, Constant] | None = Field(
+        default=None, description="inputs of the graph that always have the same value, by their names in the graph"
+    )
     extra: tuple[str, ...] | None = Field(
         default=None, description="roles of outputs that only /v2 and the library return"
     )
@@ -231,6 +240,23 @@ class TaskSpec(Record):
     @cached_property
     def _first(self) -> dict[str, InputSpec]:
         return {spec.source: spec for spec in reversed(self.inputs)}
+
+    @cached_property
+    def singles(self) -> tuple[str, ...]:
+        """The roles of numbers that the graph takes once for all rows of a run."""
+        return tuple(
+            spec.role
+            for spec in self.inputs
+            if spec.in_graph is not None and spec.in_graph.is_single and spec.source in ("temperature", *NUMBERS)
+        )
+
+    @cached_property
+    def is_single(self) -> bool:
+        """True if the graph takes one item at a time."""
+        return any(
+            tensor.in_graph is not None and tensor.in_graph.is_single and tensor.role not in self.singles
+            for tensor in (*self.inputs, *self.outputs)
+        )
 
     @property
     def roles(self) -> list[str]:

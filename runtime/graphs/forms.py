@@ -1,0 +1,297 @@
+"""The conversion of tensors between the form in which the service uses them and the form that a foreign graph has.
+
+The service uses float32 and int64 arrays with the batch first, images as (B, C, H, W), and a weight for each class. A manifest states under `in_graph`
+how a tensor differs in the graph. The conversions cost little next to a network: casts, transposes and one multiplication per value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.errors import GraphError, InvalidValue
+from manifold.runtime.kinds import Kind
+from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
+from manifold.runtime.manifest.graph_forms import AXES, GraphForm
+
+Array = NDArray[Any]
+LUMINANCE = {"R": 0.299, "G": 0.587, "B": 0.114}  # ITU-R BT.601, as Pillow converts colours to grey
+OWN = {1: "L", 3: "RGB"}  # the letters of the channels of images in the service
+BYTES = (0.0, 255.0)  # the values of black and white in a graph with uint8 images
+
+
+@dataclass(frozen=True)
+class Form:
+    """The conversion of one tensor. `own` is its shape in the service, without the batch."""
+
+    tensor: TensorSpec
+    stated: GraphForm
+    spec: Kind | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type in the graph."""
+        return np.dtype(self.stated.dtype or ("int64" if self.stated.index else self.tensor.dtype))
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The shape of one item in the graph, with the axes of an image in the order C, H, W. None stands for any size."""
+        if self.stated.shape is not None:
+            return self.stated.shape
+        if self.stated.index:
+            return ()
+        own = self.tensor.shape
+        if self.stated.channels is None or len(own) != 3:
+            return own
+        count = len(self.stated.channels) if isinstance(self.stated.channels, str) or self._is_input else None
+        return (count, *own[1:])
+
+    @property
+    def _is_input(self) -> bool:
+        return isinstance(self.tensor, InputSpec)
+
+    @property
+    def dims(self) -> list[int | None]:
+        """The dimensions of the whole tensor in the graph. None stands for the batch, and for a size that the manifest does not state."""
+        if self.stated.layout is not None:
+            sizes: dict[str, int | None] = {"N": None, **dict(zip("CHW", self.shape, strict=True))}
+            return [sizes[letter] for letter in self.stated.layout]
+        dims: list[int | None] = list(self.shape)
+        if self.stated.batch_axis != "none":
+            dims.insert(self.stated.batch_axis, None)
+        return dims
+
+    @property
+    def rows_axis(self) -> int | None:
+        """The axis of the batch in the graph; None if the graph has none."""
+        if self.stated.layout is not None:
+            return self.stated.layout.find("N") if "N" in self.stated.layout else None
+        return None if self.stated.batch_axis == "none" else self.stated.batch_axis
+
+    # --- inputs ---------------------------------------------------------------------------------------------------------------
+
+    def to_graph(self, array: Array) -> Array:
+        """Convert an input (B, *shape) of the service into the form of the graph. Raises InvalidValue for a mixture of classes."""
+        if self.stated.index:
+            array = self._number(array)
+        if self.spec is not None and self.spec.pictures:
+            array = self._painted(array)
+        if self.stated.shape is not None:
+            array = array.reshape(len(array), *self.stated.shape)
+        array = self._cast(array)
+        if (layout := self.stated.layout) is not None:
+            kept = AXES if "C" in layout else AXES.replace("C", "")
+            array = array if "C" in layout else array[:, 0]
+            if "N" not in layout:
+                array, kept = array[0], kept.replace("N", "")
+            return np.ascontiguousarray(array.transpose([kept.index(letter) for letter in layout]))
+        if self.stated.batch_axis == "none":
+            return np.asarray(array[0])
+        return np.ascontiguousarray(np.moveaxis(array, 0, self.stated.batch_axis)) if self.stated.batch_axis else array
+
+    def _number(self, weights: Array) -> Array:
+        """Return the numbers of the classes (B,) with these weights (B, K)."""
+        number = weights.argmax(1)
+        if (weights.max(1) < 1 - 1e-6).any():
+            without = ~weights.any(1)
+            if self.stated.none is None or not (without | (weights.max(1) >= 1 - 1e-6)).all():
+                raise InvalidValue(
+                    "condition: this model takes one class for each item, not a mixture of classes; give one class, or the weight 1 for one class",
+                    field="condition",
+                )
+            number = np.where(without, self.stated.none, number)
+        return np.asarray(number)
+
+    def _cast(self, array: Array) -> Array:
+        kind = self.dtype
+        if kind.kind == "b":
+            return array >= 0.5 if array.dtype.kind == "f" else array != 0
+        if kind.kind in "iu":
+            limits = np.iinfo(kind)
+            array = np.clip(np.rint(array), limits.min, limits.max) if array.dtype != kind else array
+        return array.astype(kind, copy=False)
+
+    # --- outputs --------------------------------------------------------------------------------------------------------------
+
+    def from_graph(self, array: Array, graph: str) -> Array:
+        """Convert an output of the graph into the form of the service, (B, *shape). Raises GraphError if its shape is not the stated one."""
+        dims = self.dims
+        if array.ndim != len(dims) or any(
+            size not in (None, have) for size, have in zip(dims, array.shape, strict=True)
+        ):
+            wanted = ", ".join(
+                "B" if axis == self.rows_axis else "?" if size is None else str(size) for axis, size in enumerate(dims)
+            )
+            raise GraphError(
+                f"{graph}: output {self.tensor.graph_name!r} has the shape {list(array.shape)} in the graph, but in_graph says [{wanted}]; make them equal",
+                graph=graph, tensor=self.tensor.graph_name,
+            )  # fmt: skip
+        array = array.astype(self.tensor.element, copy=False)
+        if (layout := self.stated.layout) is not None:
+            if "N" not in layout:
+                array, layout = array[None], "N" + layout
+            if "C" not in layout:
+                array, layout = array[..., None], layout + "C"
+            array = array.transpose([layout.index(letter) for letter in AXES])
+        elif self.stated.batch_axis == "none":
+            array = array[None]
+        else:
+            array = np.moveaxis(array, self.stated.batch_axis, 0)
+        if self.stated.shape is not None:
+            between = self.tensor.shape if self.stated.channels is None else (-1, *self.tensor.shape[1:])
+            array = array.reshape(len(array), *between)
+        array = _activated(array, self.stated.activation)
+        if self.spec is not None and self.spec.pictures:
+            array = self._plain(array)
+        return -array if self.stated.negate else array
+
+    # --- pixels ---------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _values(self) -> tuple[float, float] | None:
+        """The values of black and white in the graph; None if mean and standard deviation state them."""
+        if self.stated.mean is not None:
+            return None
+        assert self.spec is not None and self.spec.limits is not None
+        return self.stated.range or (BYTES if self.dtype == np.uint8 else self.spec.limits)
+
+    @property
+    def _keeps_values(self) -> bool:
+        """Whether pixels have the same values in the graph as in the service."""
+        assert self.spec is not None
+        same = self._values == self.spec.limits and not self.stated.invert
+        channels = self.stated.channels
+        return same and (
+            not isinstance(channels, str)
+            or (not {*channels} & {"A"} and set(channels) == set(OWN[self.tensor.shape[0]]))
+        )
+
+    def _painted(self, x: Array) -> Array:
+        """Convert images (B, C, H, W) of the service into channels and values of the graph."""
+        assert self.spec is not None and self.spec.limits is not None
+        own, letters = OWN[self.tensor.shape[0]], self.stated.channels
+        if isinstance(letters, tuple):
+            x = x[:, np.argsort(letters)]
+            letters = None
+        if self._keeps_values:
+            return x if letters is None else x[:, [own.index(letter) for letter in letters]]
+        black, white = self.spec.limits
+        x = (x - np.float32(black)) * np.float32(1 / (white - black))
+        if self.stated.invert:
+            x = 1 - x
+        if letters is not None:
+            x = np.stack([_channel(x, own, letter) for letter in letters], 1)
+        return self._scaled(x)
+
+    def _scaled(self, x: Array) -> Array:
+        """Convert pixels in [0, 1] into values of the graph."""
+        if (values := self._values) is None:
+            mean, std = (
+                np.asarray(numbers, np.float32)[:, None, None] for numbers in (self.stated.mean, self.stated.std)
+            )
+            return np.asarray((x - mean) / std)
+        return np.asarray(x * np.float32(values[1] - values[0]) + np.float32(values[0]))
+
+    def _plain(self, x: Array) -> Array:
+        """Convert channels and values (B, C, H, W) of the graph into images of the service."""
+        assert self.spec is not None and self.spec.limits is not None
+        own, letters = OWN[self.tensor.shape[0]], self.stated.channels
+        if isinstance(letters, tuple):
+            if max(letters) >= x.shape[1]:
+                raise GraphError(
+                    f"output {self.tensor.graph_name!r} has {x.shape[1]} channels, but in_graph.channels names the place {max(letters)}; "
+                    "count the places from 0"
+                )  # fmt: skip
+            x = x[:, list(letters)]
+            letters = None
+        if self._keeps_values:
+            return x if letters is None else x[:, [letters.index(letter) for letter in own]]
+        if (values := self._values) is None:
+            mean, std = (
+                np.asarray(numbers, np.float32)[:, None, None] for numbers in (self.stated.mean, self.stated.std)
+            )
+            x = x * std + mean
+        else:
+            x = (x - np.float32(values[0])) * np.float32(1 / (values[1] - values[0]))
+        alpha = None
+        if letters is not None:
+            alpha = x[:, [letters.index("A")]] if "A" in letters else None
+            x = np.stack([_channel(x, letters, letter) for letter in own], 1)
+        if self.stated.invert:
+            x = 1 - x
+        if alpha is not None:
+            x = x * alpha + (1 - alpha)  # over white
+        black, white = self.spec.limits
+        return np.asarray(x * np.float32(white - black) + np.float32(black))
+
+
+def _channel(x: Array, have: str, letter: str) -> Array:
+    """Return one channel (B, H, W) of pixels in [0, 1] with the channels `have`."""
+    if letter in have:
+        return np.asarray(x[:, have.index(letter)])
+    if letter == "A":
+        return np.ones_like(x[:, 0])
+    if letter == "L":
+        return np.asarray(sum(np.float32(weight) * x[:, have.index(name)] for name, weight in LUMINANCE.items()))
+    return np.asarray(x[:, have.index("L")])
+
+
+def _activated(array: Array, activation: str | None) -> Array:
+    match activation:
+        case "sigmoid":
+            half = np.float32(0.5)
+            return np.asarray(half * np.tanh(half * array) + half)  # it does not overflow
+        case "tanh":
+            return np.asarray(np.tanh(array))
+        case "softmax":
+            array = np.exp(array - array.max(1, keepdims=True))
+            return np.asarray(array / array.sum(1, keepdims=True))
+        case "log":
+            return np.asarray(np.log(np.maximum(array, np.finfo(np.float32).tiny)))
+        case _:
+            return array
+
+
+class Forms:
+    """The conversions of all tensors of a task that differ in the graph, and its constants."""
+
+    def __init__(self, task: TaskSpec, manifest: Manifest) -> None:
+        plain = GraphForm()
+        self.graph = task.graph
+        self.of = {
+            tensor.graph_name: Form(tensor, tensor.in_graph or plain, manifest.held_in(tensor))
+            for tensor in (*task.inputs, *task.outputs)
+        }
+        self.inputs = [tensor.graph_name for tensor in task.inputs if tensor.in_graph is not None]
+        self.outputs = [tensor.graph_name for tensor in task.outputs if tensor.in_graph is not None]
+        self.constants = {name: (constant.array, constant.batch) for name, constant in (task.constants or {}).items()}
+
+    @property
+    def differ(self) -> bool:
+        """Whether any tensor differs in the graph."""
+        return bool(self.inputs or self.outputs or self.constants)
+
+    def to_graph(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Convert the inputs of a run, by their names in the graph."""
+        rows = len(next(iter(inputs.values())))
+        made = {name: self.of[name].to_graph(array) if name in self.inputs else array for name, array in inputs.items()}
+        for name, (value, batch) in self.constants.items():
+            made[name] = np.broadcast_to(value, (rows, *value.shape)) if batch else value
+        return made
+
+    def from_graph(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Convert the outputs of a run, by their names in the graph. Raises GraphError if they have other shapes than stated."""
+        return {
+            name: self.of[name].from_graph(np.asarray(array), self.graph) if name in self.outputs else array
+            for name, array in outputs.items()
+        }
+
+
+def size_of(shape: tuple[int | None, ...]) -> int | None:
+    """Return the number of values of an item; None if a size is not stated."""
+    return None if None in shape else math.prod(size for size in shape if size is not None)
