@@ -74,13 +74,21 @@ def check(
             "--seal", help="Write the checksums of the files into the manifest, and fitted priors into a file."
         ),
     ] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for samples of the model, a PNG for images or CSV for rows: look at it, as a check cannot see wrong colours. For one model."
+        ),
+    ] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
     """Check models, and report problems field by field.
 
-    The manifest, checksums, graphs, golden vectors and batch sizes are checked. The exit status is 1 if a model has a problem.
+    The manifest, checksums, graphs, golden vectors and batch sizes are checked. Each endpoint is called, and the items are compared with the declared
+    range and with the inputs. The exit status is 1 if a model has a problem.
     """
+    check_writable(sheet)
     if everything == bool(artifacts):
         raise typer.BadParameter(
             f"name the models to check, such as `manifold check {models}/my-model`, or use --all for every model in {models}, not both",
@@ -96,7 +104,9 @@ def check(
         good = not problems
     else:
         paths = [_named(name, models) for name in artifacts or []]
-    results = [_check(path, device, seal) for path in paths]
+    if sheet is not None and len(paths) != 1:
+        raise typer.BadParameter(f"it is for one model, but {len(paths)} are checked", param_hint="--sheet")
+    results = [_check(path, device, seal, sheet) for path in paths]
     if not (good and all(results)):
         raise typer.Exit(1)
 
@@ -125,7 +135,7 @@ def _check_any(found: Sequence[object], folder: Path) -> None:
         )
 
 
-def _check(path: Path, device: str, seal: bool) -> bool:
+def _check(path: Path, device: str, seal: bool, sheet: Path | None = None) -> bool:
     """Check one artifact and print its problems. Return whether it has none."""
     from manifold.runtime import checks, repository
     from manifold.runtime.errors import Unavailable, reason
@@ -133,7 +143,10 @@ def _check(path: Path, device: str, seal: bool) -> bool:
     problems: list[str] = []
     notes: list[str] = []
     try:
-        problems, notes, manifest = checks.check(repository.locate(path), device, seal=seal)
+        found = checks.check(repository.locate(path), device, seal=seal)
+        problems, notes, manifest = found.problems, found.notes, found.manifest
+        if sheet is not None:
+            notes = [*notes, _write_sheet(sheet, found.sheet)]
     except Unavailable as error:
         typer.echo(f"{path}: not checked: {error.message}")
         return True
@@ -150,8 +163,21 @@ def _check(path: Path, device: str, seal: bool) -> bool:
         lines = [f"{path}:", *(f"  {problem}" for problem in problems)]
     else:
         lines = [f"{path}: good: {', '.join(manifest.tasks)}"]
-    typer.echo("\n".join([*lines, *(f"  note: {note}" for note in notes)]))
+    typer.echo(
+        "\n".join([*lines, *(f"  {note}" if note.startswith("warning: ") else f"  note: {note}" for note in notes)])
+    )
     return not problems
+
+
+def _write_sheet(path: Path, content: bytes | None) -> str:
+    """Write a sheet of samples, and return a line about it."""
+    from manifold.runtime.repository import replacing
+
+    if content is None:
+        return f"{path}: not written, as the model makes no items"
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return f"{path}: samples of the model; look whether colours, polarity and orientation are right"
 
 
 def schema() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 
+from manifold.runtime import diagnoses, priors, published, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime import priors, published, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, ManifoldError
 from manifold.runtime.graphs import batches
@@ -17,13 +18,19 @@ from manifold.runtime.runner import example_inputs
 
 def run_all(model: Model) -> list[str]:
     """Run every task at every batch size. Return the problems, one line each."""
-    problems = []
+    return [line for lines in _runs(model).values() for line in lines]
+
+
+def _runs(model: Model) -> dict[str, list[str]]:
+    """Return the problems of each task that has any."""
+    problems: dict[str, list[str]] = {}
     for name in model.manifest.tasks:
         try:
-            problems += [f"tasks.{name}: {line}" for line in _run(model, name)]
+            found = _run(model, name)
         except ManifoldError as error:
-            message = error.message.removeprefix(f"tasks.{name}: ")
-            problems.append(f"tasks.{name}: {message}")
+            found = [error.message.removeprefix(f"tasks.{name}: ")]
+        if found:
+            problems[name] = [f"tasks.{name}: {line}" for line in found]
     return problems
 
 
@@ -69,8 +76,18 @@ def draws(model: Model, task: str) -> str:
     return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
 
 
-def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
-    """Check an artifact. With `seal`, seal it first and move fitted priors into a file. Return problems, notes, and the stored manifest.
+@dataclass(frozen=True)
+class Checked:
+    """The result of a check. `sheet` is a picture of sampled images, or a table of sampled rows, for a model that makes items."""
+
+    problems: list[str]
+    notes: list[str]
+    manifest: Manifest  # as it is stored
+    sheet: bytes | None = None
+
+
+def check(folder: Path, device: str, *, seal: bool) -> Checked:
+    """Check an artifact. With `seal`, seal it first and move fitted priors into a file.
 
     Raises ArtifactError for an artifact that cannot be loaded, or whose published version would be changed by sealing it. Raises Unavailable
     if something that it needs is not on this machine.
@@ -82,8 +99,12 @@ def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str
             raise _would_change(folder)
         stored = repository.seal(folder, model.manifest.drawing)
     changed = published.problem_of(folder)
-    problems = [*run_all(model), *unrecorded(stored, model), *([] if changed is None else [changed])]
-    return problems, notes(folder, model), stored
+    wrong = _runs(model)
+    seen = diagnoses.of(model, set(wrong))
+    lines = [line for each in wrong.values() for line in each]
+    problems = [*lines, *seen.problems, *unrecorded(stored, model), *([] if changed is None else [changed])]
+    said = [*(f"warning: {line}" for line in seen.warnings), *notes(folder, model)]
+    return Checked(problems, said, stored, None if seen.items is None else diagnoses.sheet(model, seen.items))
 
 
 def _sealed(folder: Path) -> Manifest:

@@ -41,8 +41,8 @@ def write(
 
 
 def turned(source: str, target: str) -> list[Any]:
-    """Return nodes from (B, SIZE) to images (B, 1, 2, 2). They need the constant `image`."""
-    return [node("Reshape", [source, "image"], [target])]
+    """Return nodes from (B, SIZE) to images (B, 1, 2, 2) in [0, 1]. They need the constant `image`."""
+    return [node("Sigmoid", [source], [f"{source}_light"]), node("Reshape", [f"{source}_light", "image"], [target])]
 
 
 IMAGE = constant("image", np.asarray([-1, 1, 2, 2], np.int64))
