@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from manifold.cli import artifacts, asking, compressing, evaluation, fitting, samples, scoring, service, training
+from manifold.cli import (
+    artifacts,
+    asking,
+    compressing,
+    evaluation,
+    fitting,
+    importing,
+    samples,
+    scoring,
+    service,
+    training,
+)
 from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError, Unavailable
 
@@ -81,6 +92,7 @@ SUBJECTS = (  # in the order of the help
         (service.key, "my-client --scope infer"),
     )),
     Subject("Artifacts", (
+        (importing.import_, "generator.onnx --name my-generator"),
         (artifacts.check, "--all"),
         (artifacts.schema, ""),
         (artifacts.catalogue, "--page models.md"),
@@ -92,6 +104,7 @@ NEEDED: dict[
     Callable[..., Any], tuple[str, ...]
 ] = {  # the extras of which a command needs every module; it checks them before its work begins
     asking.ask: ("cpu",),
+    importing.import_: ("cpu",),
     compressing.compress: ("compress",),
     compressing.decompress: ("compress",),
     fitting.fit: TRAINING,

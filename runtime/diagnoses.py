@@ -151,7 +151,7 @@ def _range(items: Array, low: float, high: float) -> _Finding | None:
     clipped = float(((items < low - slack) | (items > high + slack)).mean())
     used = (min(largest, high) - max(smallest, low)) / (high - low)
     said = f"values from {smallest:.3g} to {largest:.3g}"
-    likely = _likely(smallest, largest)
+    likely = likely_range(smallest, largest)
     advice = (
         f"the range looks like {_text(likely)}, declared as {_text((low, high))}"
         if likely not in (None, (low, high))
@@ -187,7 +187,7 @@ def _range(items: Array, low: float, high: float) -> _Finding | None:
     return None
 
 
-def _likely(smallest: float, largest: float) -> tuple[float, float] | None:
+def likely_range(smallest: float, largest: float) -> tuple[float, float] | None:
     """Return the narrowest of the usual ranges that holds the values, of which they use at least a third; None if there is none."""
     holding = [
         (low, high)

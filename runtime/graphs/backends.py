@@ -434,3 +434,61 @@ def _shape_of(output: TensorSpec, task: TaskSpec, inputs: Mapping[str, Array]) -
         return output.shape
     length = next(inputs[tensor.graph_name].shape[axis + 1] for tensor in task.inputs for axis in tensor.free or ())
     return tuple(length if axis in output.free else size for axis, size in enumerate(output.shape))
+
+
+# --- graphs without a manifest ------------------------------------------------------------------------------------------------
+
+Dims: TypeAlias = "tuple[int | str | None, ...]"
+
+
+def signature(path: Path) -> tuple[list[tuple[str, str, Dims | None]], list[tuple[str, str, Dims | None]]]:
+    """Return name, type and dimensions of the inputs and of the outputs of an ONNX graph. Raises GraphError if it cannot be loaded."""
+    session = _plain_session(path)
+    inputs, outputs = (
+        [(each.name, agreement.type_of(each.type), tuple(each.shape) if each.shape else None) for each in tensors]
+        for tensors in (session.get_inputs(), session.get_outputs())
+    )
+    return inputs, outputs
+
+
+def arguments(path: Path, method: str | None) -> list[str]:
+    """Return the names of the arguments of a method of a TorchScript archive. Raises GraphError if it cannot be loaded."""
+    return [each.name for each in _script(path, method).schema.arguments][1:]
+
+
+def trial(path: Path, backend: str, method: str | None, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a graph without a manifest on inputs by name. Return its outputs by name. Raises GraphError if it fails.
+
+    The outputs of a script have the names of its dictionary, or output, or output0, output1 and so on.
+    """
+    if backend == "onnx":
+        session = _plain_session(path)
+        names = [each.name for each in session.get_outputs()]
+        try:
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        except Exception as error:  # the errors of onnxruntime share no base class
+            raise cannot_run(path.name, "ONNX Runtime", error) from error
+    called = _script(path, method)
+    import torch
+
+    try:
+        with torch.inference_mode():
+            made = called(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs.values()))
+    except Exception as error:  # scripts may raise any error
+        raise cannot_run(path.name, "torch", error) from error
+    if not isinstance(made, Mapping):
+        several = list(made) if isinstance(made, tuple | list) else [made]
+        made = {"output" if len(several) == 1 else f"output{place}": each for place, each in enumerate(several)}
+    return {str(name): each.numpy() for name, each in made.items() if isinstance(each, torch.Tensor)}
+
+
+def _plain_session(path: Path) -> Any:
+    onnxruntime = _onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return OnnxBackend(path.parent, "cpu", 1)._session(path, options, False)
+
+
+def _script(path: Path, method: str | None) -> Any:
+    task = TaskSpec.model_construct(graph=path.name, method=method, inputs=(), outputs=())
+    return TorchScriptBackend(path.parent, "cpu", 1)._method(task)

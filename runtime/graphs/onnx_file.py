@@ -257,6 +257,18 @@ def read(path: Path) -> Content:
     return Content(graph, functions)
 
 
+def opset(path: Path) -> int | None:
+    """Return the version of the standard operators that a file uses; None if it does not state one."""
+    found: int | None = None
+    with _mapped(path) as data:
+        for number, wire, start, end in fields(data, 0, len(data)):
+            if wire == BYTES and number == 8:  # ModelProto.opset_import: 1 is the domain, 2 the version
+                stated = {each: (a, b) for each, _, a, b in fields(data, start, end)}
+                if not _text(data, *stated[1]) if 1 in stated else True:
+                    found = stated[2][0] if 2 in stated else found
+    return found
+
+
 def _read_graph(data: Buffer, start: int, end: int, graph: Graph, depth: int) -> Graph:
     if depth > DEPTH:
         raise Broken(f"graphs are nested more than {DEPTH} levels deep")

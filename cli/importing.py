@@ -1,0 +1,290 @@
+"""The command `manifold import`: an artifact made of graphs from elsewhere."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manifold.cli.options import Models, elsewhere
+from manifold.cli.outputs import check_folder
+from manifold.runtime.errors import InvalidValue, command, shown
+
+if TYPE_CHECKING:
+    from manifold.runtime.foreign.guesses import Wishes
+    from manifold.runtime.kinds import Kind
+
+RAW = 1e30  # limit for values of columns that a foreign scorer gets unchanged
+TASKS = ("decode", "decode_codes", "sample", "encode", "score", "features")
+SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*)\[(?:B,? ?)?(?P<dims>[\d, ]*)\]|(?P<plain>[\dx]+))")
+
+
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE", help="ONNX file, TorchScript archive (.pt) or exported program (.pt2); one for each task."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model.")],
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Task of each file, in their order: {', '.join(TASKS)}. By default guessed."),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="TorchScript: method of the module. By default forward.")] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=SHAPE",
+            help="TorchScript: type and shape of an input, such as z=float32[B,64] or z=64. Repeat it for more.",
+        ),
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="INPUT=SOURCE",
+            help="Source of an input: latent, normal, data, condition or codes. Repeat it for more.",
+        ),
+    ] = None,
+    output: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OUTPUT=ROLE",
+            help="Role of an output: data, mean, log_variance, codes, features, logits, the name of a score, or none. Repeat it.",
+        ),
+    ] = None,
+    constant: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INPUT=NUMBER", help="An input that always has this value. Repeat it for more."),
+    ] = None,
+    number: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INPUT=DEFAULT[:LOW:HIGH]",
+            help="An input that requests state as a number, with its default and limits. Repeat it for more.",
+        ),
+    ] = None,
+    range_: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", metavar="BLACK WHITE", help="Images: values of black and white in the graph."),
+    ] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="Images: size, if the graph does not state it."),
+    ] = None,
+    layout: Annotated[str | None, typer.Option(help="Images: order of the axes in the graph, such as NHWC.")] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: channels in the graph, such as BGR or RGBA; or the places of those to show, such as 3,2,1."
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Images: mean of each channel, such as 0.485,0.456,0.406.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Images: standard deviation of each channel.")
+    ] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Images: the graph has white where the image is black.")
+    ] = False,
+    activation: Annotated[
+        str | None, typer.Option(help="Function to apply to the images of the graph: sigmoid or tanh.")
+    ] = None,
+    classes: Annotated[str | None, typer.Option(help="Number of classes, or their names with commas.")] = None,
+    levels: Annotated[int | None, typer.Option(min=2, help="Number of different codes.")] = None,
+    columns: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows: a .csv or .parquet file whose numeric columns are those of the graph, in their order."
+        ),
+    ] = None,
+    negate: Annotated[bool, typer.Option("--negate", help="The score is higher for more normal items.")] = False,
+    description: Annotated[str, typer.Option(help="Description of the model.")] = "",
+    license_: Annotated[str, typer.Option("--license", help="Licence of the model.")] = "",
+    models: Models = Path("models"),
+) -> None:
+    """Make a model of graphs from elsewhere.
+
+    Names, types and shapes are read from the graphs, and a trial run shows the shapes and values of their outputs. What is guessed is printed with the
+    reason, and an option corrects it. The model is checked, and nothing is published if the check finds a problem. Look at its preview: no check sees wrong
+    colours. A program (.pt2) is converted into ONNX, which needs the extra `train`; load only programs that you trust.
+    """
+    from manifold.runtime.foreign import importing, inspection
+    from manifold.training import outlines
+
+    outlines.check_name(name)
+    check_folder(models)
+    if task and len(task) != len(files):
+        raise typer.BadParameter(
+            f"{len(task)} tasks for {len(files)} files; give one for each file", param_hint="--task"
+        )
+    if wrong := [each for each in task or () if each not in TASKS]:
+        raise typer.BadParameter(f"unknown task {shown(wrong[0])}; valid are {', '.join(TASKS)}", param_hint="--task")
+    wishes = _wishes(
+        range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), invert=invert,
+        activation=activation, classes=_classes(classes), levels=levels, negate=negate, inputs=dict(_pair(each, "--input") for each in input_ or ()),
+        outputs=dict(_pair(each, "--output") for each in output or ()), spec=None if columns is None else _rows(columns),
+        constants={key: _float(value, "--constant") for key, value in (_pair(each, "--constant") for each in constant or ())},
+        numbers={key: _stated(value) for key, value in (_pair(each, "--number") for each in number or ())},
+    )  # fmt: skip
+    shapes = dict(_shape(each) for each in shape or ())
+    with tempfile.TemporaryDirectory() as scratch:
+        read = [inspection.read(_converted(path, Path(scratch)), method, shapes) for path in files]
+        if len({graph.backend for graph in read}) > 1:
+            raise InvalidValue(
+                "file: ONNX and TorchScript files cannot be tasks of one model; export all of them in one format",
+                field="file",
+            )
+        found: list[Any] = [None] * len(read)
+        spec: dict[str, Any] | None = None
+        for place in sorted(
+            range(len(read)), key=lambda at: any(inspection.count(each.dims) == 1 for each in read[at].outputs)
+        ):
+            found[place] = importing.guess(read[place], wishes, task[place] if task else None, spec)
+            spec = spec or found[place].sections.get("data")
+        for graph, one in zip(read, found, strict=True):
+            typer.echo(f"{graph.path.name}: {one.task}{f', opset {graph.opset}' if graph.opset else ''}")
+            for line in one.lines:
+                typer.echo(f"  {line.removeprefix(f'{graph.path.name}: ')}")
+        made = importing.publish(read, found, wishes, name, models, description=description, license=license_)
+    for note in made.notes:
+        typer.echo(note if note.startswith("warning: ") else f"note: {note}", err=note.startswith("warning: "))
+    typer.echo(f"{made.folder}: done; endpoints: {_endpoints(made.folder)}")
+    preview = made.folder / importing.PREVIEW
+    look = (
+        f"look at {preview}, as no check sees wrong colours or a wrong polarity; then: "
+        if preview.exists()
+        else "next: "
+    )
+    typer.echo(f"{look}{_next(made.manifest, name, models)}")
+
+
+def _wishes(**stated: Any) -> Wishes:
+    from manifold.runtime.foreign.guesses import Wishes
+
+    return Wishes(**{name: value for name, value in stated.items() if value is not None})
+
+
+def _endpoints(folder: Path) -> str:
+    from manifold.runtime import engine
+
+    return ", ".join(engine.load(folder, device="cpu").endpoints)
+
+
+def _next(manifest: Any, name: str, models: Path) -> str:
+    if set(manifest.tasks) & {"decode", "sample"}:
+        return command("sample", name, "-n", "64", "--seed", "1", *elsewhere(models))
+    if "score" in manifest.tasks:
+        return command("calibrate", name, "NORMAL", *elsewhere(models))
+    return command("serve", *elsewhere(models))
+
+
+def _converted(path: Path, scratch: Path) -> Path:
+    """Return the path of a graph: for an exported program, that of the ONNX file made from it."""
+    if path.suffix.lower() != ".pt2" or not path.is_file():
+        return path
+    from manifold.runtime import extras
+
+    extras.check("train")
+    from manifold.training.exporting import programs
+
+    target = scratch / f"{path.stem}.onnx"
+    programs.to_onnx(path, target)
+    return target
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise InvalidValue(f"{option} {shown(text)}: not of the form NAME=VALUE", field=option)
+    return name, value
+
+
+def _float(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidValue(f"{option}: {shown(text)} is not a number", field=option) from None
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    return None if text is None else tuple(_float(each, option) for each in text.split(","))
+
+
+def _stated(text: str) -> tuple[float, ...]:
+    parts = text.split(":")
+    if len(parts) not in (1, 3):
+        raise InvalidValue(
+            f"--number: {shown(text)} is not DEFAULT or DEFAULT:LOW:HIGH, such as 0.7:0:1", field="--number"
+        )
+    return tuple(_float(each, "--number") for each in parts)
+
+
+def _channels(text: str | None) -> str | tuple[int, ...] | None:
+    if text is None or not text.replace(",", "").isdigit():
+        return text
+    return tuple(int(each) for each in text.split(",") if each)
+
+
+def _classes(text: str | None) -> tuple[str, ...]:
+    if text is None:
+        return ()
+    if text.isdigit():
+        if not 1 <= int(text) <= 10_000:
+            raise InvalidValue(
+                f"--classes: {text} is out of range; give a number from 1 to 10000, or names", field="--classes"
+            )
+        return tuple(str(number) for number in range(int(text)))
+    return tuple(each.strip() for each in text.split(","))
+
+
+def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...]]]:
+    name, stated = _pair(text, "--shape")
+    found = SHAPE.fullmatch(stated)
+    if found is None:
+        raise InvalidValue(
+            f"--shape: {shown(stated)} is not a shape; give one such as float32[B,64], or 64, without the batch",
+            field="--shape",
+        )
+    dims = found["plain"].split("x") if found["plain"] else [each for each in re.split(r"[, ]+", found["dims"]) if each]
+    return name, (found["dtype"] or "float32", tuple(map(int, dims)))
+
+
+def _rows(path: Path) -> Kind:
+    """Return the kind of rows with the numeric columns of a file, as they are. Raises InvalidValue for columns that are not numeric."""
+    from manifold.runtime import extras
+
+    extras.check("tables")
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from manifold.runtime.errors import reason
+    from manifold.runtime.kinds.table import TableSpec
+    from manifold.runtime.tables.schema import NumericColumn
+
+    if not path.is_file():
+        raise InvalidValue(f"--columns: {path} is not a file; give a .csv or .parquet file", field="--columns")
+    try:
+        table = pa.parquet.read_table(path) if path.suffix.lower() == ".parquet" else pa.csv.read_csv(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidValue(f"--columns: {path} cannot be read: {reason(error)}", field="--columns") from None
+    return TableSpec(columns=tuple(_column(name, table[name], NumericColumn, pa, pc) for name in table.column_names))
+
+
+def _column(name: str, values: Any, column: Any, pa: Any, pc: Any) -> Any:
+    numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+    limits: dict[str, Any] = pc.min_max(values).as_py() if numeric else {"min": None, "max": None}
+    if limits["min"] is None:
+        raise InvalidValue(
+            f"--columns: the column {shown(name)} has no numbers; give a file with the columns that the graph takes, as numbers",
+            field="--columns",
+        )
+    made: Any = column(name=name, mean=0, scale=1, clip=RAW, minimum=float(limits["min"]), maximum=float(limits["max"]))
+    return made

@@ -1,0 +1,252 @@
+"""The meaning of a graph's inputs and outputs: the task, the source of each input, the role of each output, and the form of each tensor.
+
+Every guess has a line that says what was seen and what was concluded. Statements of the user replace guesses. Where a guess would be a gamble, the
+error says which option states the fact.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.diagnoses import likely_range
+from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.foreign.inspection import Foreign, Seen
+from manifold.runtime.graphs import agreement
+from manifold.runtime.graphs.forms import Form
+from manifold.runtime.kinds import Kind
+from manifold.runtime.manifest import InputSpec, TensorSpec
+from manifold.runtime.manifest.graph_forms import GraphForm
+
+Array = NDArray[Any]
+FEW = (1, 2, 3, 4)  # numbers of channels that an image can have
+SMALLEST = 4  # smallest height and width of an image
+LABELS = re.compile(r"label|class|cond|target|onehot|one_hot|^y$|^c$", re.IGNORECASE)
+MEANS = re.compile(r"mean|mu$|^mu|loc$", re.IGNORECASE)
+VARIANCES = re.compile(r"log_?var|logvar|^lv", re.IGNORECASE)
+SCORES = re.compile(r"score|anomal|distance|error|loss|nll|energy|outlier", re.IGNORECASE)
+LOGITS = re.compile(r"logit|prob|softmax|class", re.IGNORECASE)
+CHANNELS = {
+    1: (1, None),
+    2: (1, "LA"),
+    3: (3, None),
+    4: (3, "RGBA"),
+}  # by the number in the graph: the number in the service, and the letters
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user states about the graphs."""
+
+    spec: Kind | None = None  # the items, if they are rows
+    size: tuple[int, int] | None = None  # height and width
+    range: tuple[float, float] | None = None
+    layout: str | None = None
+    channels: str | tuple[int, ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    invert: bool = False
+    activation: str | None = None
+    classes: tuple[str, ...] = ()
+    levels: int | None = None
+    negate: bool = False
+    inputs: Mapping[str, str] = field(default_factory=dict)  # source by the input's name
+    outputs: Mapping[str, str] = field(default_factory=dict)  # role by the output's name
+    constants: Mapping[str, float] = field(default_factory=dict)
+    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # default, and possibly minimum and maximum
+
+
+@dataclass
+class Guess:
+    """A task of the manifest, and what it says about the other sections. `lines` are the reasons."""
+
+    task: str
+    inputs: list[dict[str, Any]] = field(default_factory=list)
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    constants: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, Any] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The place of an image in a tensor: its layout, and the numbers of channels, rows and columns in the graph."""
+
+    layout: str
+    channels: int
+    height: int
+    width: int
+    flat: bool = False
+
+
+def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture | None:
+    """Return where an image is in a tensor with these dimensions; None if it holds none."""
+    if wishes.spec is not None or dims is None:
+        return None
+    sizes = [dim if isinstance(dim, int) else None for dim in dims]
+    for layout in (wishes.layout,) if wishes.layout else ("NCHW", "NHWC", "NHW"):
+        if len(layout) != len(sizes):
+            continue
+        of = dict(zip(layout, sizes, strict=True))
+        height, width = of["H"] or (wishes.size or (None,))[0], of["W"] or (wishes.size or (None, None))[1]
+        channels = of.get("C", 1)
+        fits = channels in FEW or wishes.layout is not None or isinstance(wishes.channels, tuple)
+        if channels and height and width and fits and min(height, width) >= SMALLEST:
+            return Picture(layout, channels, height, width)
+    if len(sizes) == 2 and sizes[1] and wishes.size:
+        channels, rest = divmod(sizes[1], wishes.size[0] * wishes.size[1])
+        if not rest and channels in (1, 3):
+            return Picture("NCHW", channels, *wishes.size, flat=True)
+    return None
+
+
+def image_section(found: Picture, limits: tuple[float, float], wishes: Wishes) -> dict[str, Any]:
+    """Return the section `data` for images."""
+    if isinstance(wishes.channels, tuple):
+        channels = len(wishes.channels)
+    elif isinstance(wishes.channels, str):
+        channels = 3 if set("RGB") <= set(wishes.channels) else 1
+    else:
+        channels = CHANNELS.get(found.channels, (3, None))[0]
+    return {"kind": "image", "height": found.height, "width": found.width, "channels": channels, "range": list(limits)}
+
+
+def image_form(
+    found: Picture, kind: str, own: int, wishes: Wishes, *, output: bool, limits: tuple[float, float] | None
+) -> dict[str, Any]:
+    """Return `in_graph` of an image."""
+    letters = (
+        wishes.channels
+        or CHANNELS.get(found.channels, (own, None))[1]
+        or ("RGB" if own == 1 and found.channels == 3 else None)
+    )
+    form: dict[str, Any] = {
+        "dtype": None if kind == "float32" else kind,
+        "layout": None if found.flat or found.layout == "NCHW" else found.layout,
+        "shape": [found.channels * found.height * found.width] if found.flat else None,
+        "channels": list(letters) if isinstance(letters, tuple) else letters,
+        "range": list(limits) if limits else None,
+        "mean": None if wishes.mean is None else list(wishes.mean),
+        "std": None if wishes.std is None else list(wishes.std),
+        "invert": wishes.invert or None,
+        "activation": wishes.activation if output else None,
+    }
+    return {name: value for name, value in form.items() if value is not None}
+
+
+def limits_of(values: Array, kind: str, wishes: Wishes) -> tuple[tuple[float, float], str]:
+    """Return the range of the pixels of a trial run, and the reason. Raises InvalidValue if no usual range holds them."""
+    if wishes.range is not None:
+        return wishes.range, "as stated"
+    if wishes.mean is not None:
+        return (0.0, 1.0), "pixels in [0, 1] after mean and standard deviation"
+    if wishes.activation is not None:
+        made = (-1.0, 1.0) if wishes.activation == "tanh" else (0.0, 1.0)
+        return made, f"that of {wishes.activation}"
+    if kind == "uint8":
+        return (0.0, 255.0), "the type is uint8"
+    smallest, largest = float(values.min()), float(values.max())
+    found = likely_range(smallest, largest)
+    if found is None:
+        raise InvalidValue(
+            f"range: the values of a trial run go from {smallest:.3g} to {largest:.3g}, which is none of the usual ranges of images; give --range BLACK WHITE, "
+            "--mean and --std, or --activation if the graph gives logits",
+            field="range",
+        )
+    return found, f"the values of a trial run go from {smallest:.3g} to {largest:.3g}"
+
+
+def form_of(tensor: TensorSpec, seen: Seen, spec: Kind | None, classes: int | None = None) -> dict[str, Any]:
+    """Return `in_graph` of a tensor that is no image. Raises InvalidValue if none of the usual forms agrees."""
+    found = agreement.guess(Form(tensor, GraphForm(), spec), seen.dtype, seen.dims, classes=classes)
+    if found is None:
+        raise InvalidValue(
+            f"{seen}: this does not agree with {tensor.described} in any of the usual forms; state another source or role, or write the manifest by hand",
+            field=seen.name,
+        )
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def with_form(content: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
+    """Return a tensor of the manifest with its form in the graph, if it differs."""
+    return {**content, "in_graph": form} if form else content
+
+
+def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool, taken: set[str]) -> tuple[str, str]:
+    """Return the source of an input, and the reason. Raises InvalidValue if it cannot be guessed."""
+    if seen.name in wishes.inputs:
+        return wishes.inputs[seen.name], "as stated"
+    whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen) == 1
+    if whole and one and (wishes.classes or LABELS.search(seen.name)):
+        if not wishes.classes:
+            raise InvalidValue(
+                f"{graph.path.name}: input {seen} looks like a class; give --classes with their number or names",
+                field="classes",
+            )
+        return "condition", "whole numbers, one for each item: the class"
+    if one:
+        raise InvalidValue(
+            f"{graph.path.name}: input {seen} is one number; give its value for all requests, --constant {cut(seen.name)}=1, or let requests state it, "
+            f"--number {cut(seen.name)}=1{', or --classes if it is a class' if whole else ''}",
+            field=seen.name,
+        )
+    if whole and makes_images:
+        if wishes.levels is None:
+            raise InvalidValue(
+                f"{graph.path.name}: input {seen} looks like codes; give --levels with the number of different codes",
+                field="levels",
+            )
+        return "codes", "whole numbers: codes"
+    if wishes.classes and _count(seen) == len(wishes.classes) and ("latent" in taken or LABELS.search(seen.name)):
+        return "condition", "one number for each class: weights of classes"
+    if not makes_images:
+        return "data", "the items that the graph reads"
+    return (
+        ("latent", "numbers from which images are made: the latent")
+        if "latent" not in taken
+        else ("normal", "further numbers: noise")
+    )
+
+
+def _count(seen: Seen) -> int | None:
+    if seen.dims is None or not seen.dims:
+        return 1
+    rest = list(seen.dims[1:]) if len(seen.dims) > 1 or not isinstance(seen.dims[0], int) else list(seen.dims)
+    return (
+        None
+        if any(not isinstance(dim, int) for dim in rest)
+        else math.prod(dim for dim in rest if isinstance(dim, int))
+    )
+
+
+def latent_shape(seen: Seen) -> list[int]:
+    """Return the shape of a latent: a vector if all axes but one have the length 1."""
+    dims = seen.dims or ()
+    free = [place for place, dim in enumerate(dims) if not isinstance(dim, int)]
+    batch = free[0] if free else 0 if len(dims) > 1 else None
+    shape = [dim for place, dim in enumerate(dims) if place != batch and isinstance(dim, int)]
+    if len(shape) + (batch is not None) != len(dims):
+        raise InvalidValue(
+            f"input {seen}: its shape is not fixed; give --shape {cut(seen.name)}=float32[B,100] with the shape of one latent",
+            field=seen.name,
+        )
+    long = [size for size in shape if size > 1]
+    return long if len(long) == 1 else shape
+
+
+def tensor(role: str, seen: Seen, shape: Sequence[int], source: str | None = None) -> tuple[dict[str, Any], TensorSpec]:
+    """Return a tensor as content of a manifest, and as its spec."""
+    dtype = "int64" if source in ("codes", "tokens", "integer") or (source is None and role == "codes") else "float32"
+    content: dict[str, Any] = {
+        "role": role,
+        **({} if seen.name == role else {"name": seen.name}),
+        **({} if dtype == "float32" else {"dtype": dtype}),
+    }
+    content |= {"shape": list(shape)} if source is None else {"source": source, "shape": list(shape)}
+    return content, (TensorSpec if source is None else InputSpec).model_validate(content)
