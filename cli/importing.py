@@ -142,9 +142,7 @@ def import_(
             )
         found: list[Any] = [None] * len(read)
         spec: dict[str, Any] | None = None
-        for place in sorted(
-            range(len(read)), key=lambda at: any(inspection.count(each.dims) == 1 for each in read[at].outputs)
-        ):
+        for place in sorted(range(len(read)), key=lambda at: importing.reads_items(read[at], wishes)):
             found[place] = importing.guess(read[place], wishes, task[place] if task else None, spec)
             spec = spec or found[place].sections.get("data")
         for graph, one in zip(read, found, strict=True):

@@ -48,7 +48,7 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, spec: Mapping[str, A
         ),
         None,
     )
-    reads = wishes.spec is not None or any(_reads(seen, wishes) for seen in graph.inputs)
+    reads = reads_items(graph, wishes)
     makes = image is not None and (task in MAKING if task else not reads)
     made = Guess(task or "")
     _inputs(graph, wishes, made, spec, makes_images=makes)
@@ -57,6 +57,11 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, spec: Mapping[str, A
     else:
         _other_outputs(graph, wishes, made)
     return made
+
+
+def reads_items(graph: Foreign, wishes: Wishes) -> bool:
+    """Return whether a graph reads items, by its inputs. Graphs that make items are guessed first, since they show the range."""
+    return wishes.spec is not None or any(_reads(seen, wishes) for seen in graph.inputs)
 
 
 def _example(seen: Seen, wishes: Wishes) -> Array:

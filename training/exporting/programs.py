@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import torch
 
 from manifold.runtime.errors import GraphError, reason
+
+COLOURS = re.compile(r"\x1b\[\d*m")  # the exporter colours its messages
 
 
 def to_onnx(program: Path, target: Path) -> None:
@@ -18,8 +22,11 @@ def to_onnx(program: Path, target: Path) -> None:
             f"{program.name}: torch cannot load the program: {reason(error)}", graph=program.name
         ) from error
     try:
-        torch.onnx.export(loaded, f=str(target), dynamo=True, external_data=False, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are about torch's own calls
+            torch.onnx.export(loaded, f=str(target), dynamo=True, external_data=False, verbose=False)
     except Exception as error:  # the exporter raises errors of many types
         raise GraphError(
-            f"{program.name}: torch cannot convert the program into ONNX: {reason(error)}", graph=program.name
+            f"{program.name}: torch cannot convert the program into ONNX: {COLOURS.sub('', reason(error))}",
+            graph=program.name,
         ) from error
