@@ -15,7 +15,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from manifold.cli import artifacts, asking, compressing, evaluation, fitting, samples, scoring, service, training
+from manifold.cli import (
+    artifacts,
+    asking,
+    compressing,
+    evaluation,
+    fitting,
+    samples,
+    scoring,
+    service,
+    sharing,
+    training,
+)
 from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError, Unavailable
 
@@ -81,6 +92,8 @@ SUBJECTS = (  # in the order of the help
         (service.key, "my-client --scope infer"),
     )),
     Subject("Artifacts", (
+        (sharing.push, "my-digits /mnt/share/models"),
+        (sharing.pull, "hf://OWNER/my-digits"),
         (artifacts.check, "--all"),
         (artifacts.schema, ""),
         (artifacts.catalogue, "--page models.md"),
