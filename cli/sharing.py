@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -123,8 +124,8 @@ def _teller(name: str, quiet: bool) -> Callable[[str], None]:
 
 
 def _set_bars(place: object, quiet: bool) -> None:
-    """Switch the progress bars of huggingface_hub off if `quiet`."""
-    if quiet and not isinstance(place, Path):
-        from huggingface_hub.utils import disable_progress_bars
+    """Switch the progress bars of huggingface_hub off if `quiet`, or if stderr is not a terminal."""
+    if not isinstance(place, Path) and (quiet or not sys.stderr.isatty()):
+        from huggingface_hub import utils
 
-        disable_progress_bars()
+        utils.disable_progress_bars()

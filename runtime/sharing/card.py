@@ -22,9 +22,9 @@ BEGIN, END = "<!-- made by manifold push -->", "<!-- end of what manifold push m
 PICTURES = ("preview.png", "page/sheet.png")  # the first that the artifact has is shown
 MIB = 2**20
 LONGEST = 1500  # characters of a protocol
-LICENSES = (  # identifiers of the Hub that occur as a whole in the texts of manifests
+LICENSES = (  # identifiers of the Hub that the manifest may have as its licence
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "cc0-1.0", "cc-by-3.0", "cc-by-4.0",
-    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odbl", "openrail", "unlicense", "other",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odbl", "openrail", "unlicense",
 )  # fmt: skip
 PATH = re.compile(r"(?:~?[/\\]|[A-Za-z]:[/\\]).*", re.DOTALL)
 
@@ -90,9 +90,12 @@ def metadata(manifest: Manifest, license_: str | None = None) -> dict[str, Any]:
 
 
 def license_of(text: str) -> str:
-    """Return the identifier of a licence on the Hub from the text of a manifest: `other` for an unknown one, empty for none."""
-    stated = re.sub(r"[\s_]+", "-", text.rpartition(": ")[2].partition(",")[0].strip().lower())
-    return stated if stated in LICENSES else "other" if text.strip() else ""
+    """Return the identifier of a licence on the Hub from the text of a manifest; empty for no licence.
+
+    It is `other` unless the whole text names a known licence: the text may be about the training data, not about the model.
+    """
+    stated = re.sub(r"[\s_]+", "-", text.strip().lower())
+    return stated if stated in LICENSES else "other" if stated else ""
 
 
 def pipeline_tag(manifest: Manifest) -> str | None:

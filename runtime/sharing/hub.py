@@ -46,8 +46,19 @@ class Repository:
     files: Mapping[str, int]
 
     @classmethod
-    def open(cls, address: HubAddress) -> Repository:
-        """Read the list of files at the commit that the revision means now. Raises UnknownModel if there is no such repository or revision."""
+    def open(cls, address: HubAddress, field: str = "source") -> Repository:
+        """Read the list of files at the commit that the revision means now. `field` is the argument with the address.
+
+        Raises UnknownModel if there is no such repository or revision.
+        """
+        try:
+            return cls._open(address)
+        except UnknownModel as error:
+            error.field = field
+            raise
+
+    @classmethod
+    def _open(cls, address: HubAddress) -> Repository:
         api = _api()
         with _reported(address, "read it"):
             commit = api.model_info(address.repo, revision=address.revision).sha
@@ -58,7 +69,7 @@ class Repository:
     def open_or_make(cls, address: HubAddress, *, private: bool) -> tuple[Repository, bool]:
         """Open a repository, and make it if it does not exist. Return it, and whether it was made."""
         try:
-            return cls.open(address), False
+            return cls.open(address, "target"), False
         except UnknownModel as error:
             if not isinstance(error, UnknownRepository):
                 raise
@@ -69,7 +80,7 @@ class Repository:
             )
         with _reported(address, "make it"):
             _api().create_repo(address.repo, private=private, exist_ok=True)
-        return cls.open(address), True
+        return cls.open(address, "target"), True
 
     def at(self, below: str) -> str:
         """Return the address of a folder."""
@@ -195,7 +206,9 @@ def _reported(address: HubAddress, doing: str) -> Iterator[None]:
             raise
         raise _unreachable(address, error) from None
     except (*transport, ValueError, RuntimeError) as error:
-        raise _unreachable(address, error) from None
+        if isinstance(error.__cause__, errors.HfHubHTTPError):  # a failed upload of a large file
+            raise _refused(address, doing, error.__cause__) from None
+        raise _unreachable(address, error.__cause__ or error) from None
 
 
 def _unreachable(address: HubAddress, error: BaseException) -> Unavailable:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
+from manifold.runtime import repository
 from manifold.runtime.errors import ArtifactError, cut
-from manifold.runtime.repository import VERSION
 from manifold.runtime.sharing import candidates, installing, sources
 from manifold.runtime.sharing.addresses import HubAddress, joined
 from manifold.runtime.sharing.candidates import Candidate, listed
@@ -68,7 +68,7 @@ def read(source: Source, below: str) -> Candidate:
         source.fetch(joined(below, manifests.FILE), Path(folder) / manifests.FILE, manifests.MAX_BYTES)
         candidate = candidates.read(Path(folder), source.at(below))
     number = below.rpartition("/")[2]
-    if VERSION.fullmatch(number) and int(number) != candidate.manifest.version:
+    if repository.VERSION.fullmatch(number) and int(number) != candidate.manifest.version:
         raise ArtifactError(
             f"{candidate.address}: the manifest says version {candidate.manifest.version}, but the folder is {number}; make them equal"
         )
@@ -76,8 +76,9 @@ def read(source: Source, below: str) -> Candidate:
 
 
 def _check_sizes(candidate: Candidate, sizes: dict[str, int]) -> None:
-    """Raise ArtifactError for files that are missing or have another size, before the first one is copied."""
-    problems = []
+    """Raise ArtifactError for files that are missing, unlisted, or of another size, before the first one is copied."""
+    named = dict.fromkeys(name for _, name in repository.named(candidate.manifest))
+    problems = [f"{name}: has no checksum under files" for name in named if name not in candidate.manifest.files]
     for path, record in candidate.manifest.files.items():
         if path not in sizes:
             problems.append(f"files.{path}: missing")
