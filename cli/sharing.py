@@ -43,9 +43,9 @@ def push(
     quiet: Quiet = False,
     models: Models = Path("models"),
 ) -> None:
-    """Copy a model to a folder of models, or to a repository of the Hugging Face Hub.
+    """Copy a model to a folder or a Hugging Face repository.
 
-    All checksums are verified first, and a model without checksums is refused. In a folder the model is written to TARGET/NAME/VERSION, and in a
+    All checksums are verified first, and a model without checksums is refused. In a folder of models, the model is written to TARGET/NAME/VERSION, and in a
     repository to VERSION. A model card, README.md, is written beside the versions. A version that exists with other content is never replaced.
 
     Repositories need the extra `hub`. The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
@@ -85,10 +85,11 @@ def pull(
     quiet: Quiet = False,
     models: Models = Path("models"),
 ) -> None:
-    """Copy a model from a folder or from a repository of the Hugging Face Hub into the folder of models.
+    """Copy a model from a folder or a Hugging Face repository.
 
-    The latest version is copied; name another one as SOURCE/VERSION. Every file is compared with its checksum in the manifest, and
-    files that the manifest does not list are left out. No file is executed or unpickled. If the command fails, nothing is left behind.
+    It is copied into the folder --models. The latest version is copied; name another one as SOURCE/VERSION. Every file is compared with its
+    checksum in the manifest, and files that the manifest does not list are left out. No file is executed or unpickled. If the command fails, nothing
+    is left behind.
 
     Repositories need the extra `hub`. The token is that of `hf auth login`, or of the environment variable HF_TOKEN.
     """

@@ -55,7 +55,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256
     requests: list[str] = field(default_factory=list)
     faults: dict[str, Callable[[Handler], None]] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)  # of commits
+    messages: list[str] = field(default_factory=list)  # the first line of each commit
 
     def repo(self, name: str, files: dict[str, bytes] | None = None, *, private: bool = False) -> Repo:
         """Make a repository with one commit."""

@@ -432,6 +432,18 @@ def test_the_cards_of_shipped_models_have_valid_metadata(name: str) -> None:
     assert front_of(card.build(manifest, "x", [1], "cc0-1.0"))["license"] == "cc0-1.0"
 
 
+def test_odd_texts_stay_in_their_place(tmp_path: Path) -> None:
+    text = 'a: "b"\n---\n| c | <img src=x> # é \x7f\u2028 é'
+    odd = [{"name": text, "value": 1.0, "protocol": {text: text}}]
+    made = artifact(tmp_path, description=text, license=text, metrics=odd, family=text)
+    run("push", made, tmp_path / "share")
+    written = (tmp_path / "share/own/README.md").read_text()
+    fields = front_of(written)
+    assert fields["license"] == "other" and len(fields["metrics"]) == 1 and fields["library_name"] == "manifold"
+    assert "<img" not in written.partition(card.BEGIN)[2]
+    assert written.count("\n---\n") == 1
+
+
 def test_the_card_describes_the_latest_version_and_keeps_what_users_add(tmp_path: Path) -> None:
     path = tmp_path / "share/own/README.md"
     run("push", artifact(tmp_path, 2), tmp_path / "share")
@@ -511,7 +523,7 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setattr(
-        extras, "requirements", lambda: ['huggingface_hub>=0.36; extra == "hub"', 'onnxruntime; extra == "cpu"']
+        extras, "requirements", lambda: ['huggingface_hub>=1.0; extra == "hub"', 'onnxruntime; extra == "cpu"']
     )
     monkeypatch.setattr(sys, "argv", ["manifold", "pull", "hf://me/digits"])
     with pytest.raises(SystemExit) as ended:

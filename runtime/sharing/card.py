@@ -146,7 +146,8 @@ def _title(metric: Metric) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value as JSON that is also YAML: without the characters that YAML does not allow in a text."""
+    return re.sub(r"[\x7f-\x9f\ud800-\udfff\ufeff\ufffe\uffff]", "", json.dumps(value, ensure_ascii=False))
 
 
 # --- body ---------------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from manifold.runtime import repository
 from manifold.runtime.errors import (
@@ -134,7 +135,7 @@ class Repository:
 
     def page(self, below: str) -> str:
         """Return the web address of a folder."""
-        return f"{_api().endpoint}/{self.address.repo}/tree/{joined(self.address.revision or MAIN, self.address.folder, below)}"
+        return f"{_endpoint()}/{self.address.repo}/tree/{joined(self.address.revision or MAIN, self.address.folder, below)}"
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,12 @@ def _api() -> Any:
     return HfApi(library_name="manifold")
 
 
+def _endpoint() -> str:
+    """Return the address of the Hub, without a password that it may contain."""
+    parts = urlsplit(str(_api().endpoint))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 @contextmanager
 def _reported(address: HubAddress, doing: str) -> Iterator[None]:
     """Raise an error of ours for an error of huggingface_hub. `doing` completes the sentence "the token is not permitted to …"."""
@@ -213,7 +220,7 @@ def _reported(address: HubAddress, doing: str) -> Iterator[None]:
 
 def _unreachable(address: HubAddress, error: BaseException) -> Unavailable:
     return Unavailable(
-        f"{address}: the Hub at {_api().endpoint} could not do this: {_plain(reason(error))}; check the network, and HF_ENDPOINT if it is set"
+        f"{address}: the Hub at {_endpoint()} could not do this: {_plain(reason(error))}; check the network, and HF_ENDPOINT if it is set"
     )
 
 
@@ -241,7 +248,7 @@ def _refused(address: HubAddress, doing: str, error: Exception) -> ManifoldError
         return Forbidden(f"{address}: the token is not permitted to {doing}{said}; use one with this permission")
     if status in CONFLICT:
         return Unavailable(f"{address}: the repository has changed meanwhile{said}; repeat the command")
-    return Unavailable(f"{address}: the Hub at {_api().endpoint} reports an error{said}; try again later")
+    return Unavailable(f"{address}: the Hub at {_endpoint()} reports an error{said}; try again later")
 
 
 def _plain(text: str) -> str:

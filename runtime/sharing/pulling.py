@@ -9,7 +9,7 @@ from pathlib import Path
 
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
-from manifold.runtime.errors import ArtifactError, cut
+from manifold.runtime.errors import ArtifactError, shown
 from manifold.runtime.sharing import candidates, installing, sources
 from manifold.runtime.sharing.addresses import HubAddress, joined
 from manifold.runtime.sharing.candidates import Candidate, listed
@@ -92,7 +92,9 @@ def _notes(candidate: Candidate, done: installing.Installed, left_out: list[str]
     notes = []
     if left_out:
         more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
-        notes.append(f"not pulled, as the manifest does not list them: {', '.join(map(cut, left_out[:NAMED]))}{more}")
+        notes.append(
+            f"not pulled, as the manifest does not list them: {', '.join(shown(name)[1:-1] for name in left_out[:NAMED])}{more}"
+        )
     if done.there is not None and done.there.manifest.metrics != candidate.manifest.metrics:
         notes.append("its figures differ from those at the source; those in the folder are kept")
     if candidate.manifest.backend == "torchscript":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,9 +49,14 @@ class FolderSource:
         return str(self.root / below)
 
     def folders(self, below: str) -> list[str]:
-        """Return the names of the folders in a folder, without hidden ones."""
-        with os.scandir(self.root / below) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+        """Return the names of the folders in a folder, without hidden ones. A sub-folder that cannot be read has none."""
+        try:
+            with os.scandir(self.root / below) as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+        except PermissionError:
+            if below:  # such as lost+found, which is not a model
+                return []
+            raise
 
     def has(self, path: str) -> bool:
         """Return whether a file exists."""
@@ -120,7 +126,8 @@ def artifacts(source: Source) -> dict[str, list[str]]:
         return {"": [""]}
     if own := _versions(source, ""):
         return {"": own}
-    return {name: found for name in source.folders("") if (found := _versions(source, name))}
+    names = [name for name in source.folders("") if re.fullmatch(manifests.NAME, name)]
+    return {name: found for name in names if (found := _versions(source, name))}
 
 
 def _versions(source: Source, below: str) -> list[str]:
