@@ -21,7 +21,7 @@ from manifold.runtime.sharing import card
 from tests import hub_stand_in as stand_in
 from tests.conftest import ROOT
 from tests.hub_stand_in import READER, WRITER, Handler, Hub
-from tests.test_sharing import artifact, content, front_of, is_clean, run
+from tests.pushed import artifact, content, front_of, is_clean, run
 
 pytestmark = [
     pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""`manifold push` and `pull` with folders: what is copied, what is refused, what stays behind, and the model card."""
+"""`manifold push` and `pull` with folders: what is copied, what is refused, and what stays behind."""
 
 from __future__ import annotations
 
@@ -10,70 +10,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.runtime import checks, engine, extras, published, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.errors import ArtifactError, InvalidValue, ManifoldError, UnknownModel
-from manifold.runtime.sharing import addresses, card, pulling, sources
+from manifold.runtime.sharing import addresses, pulling, sources
 from manifold.runtime.sharing.addresses import HubAddress
-from tests import foreign
 from tests.conftest import ROOT, SHIPPED
-
-LICENCE = "MIT"
-METRICS = [
-    {"name": "fid", "value": 12.5, "se": 0.25, "protocol": {"data": "made", "n": 100, "extractor": "e/1", "file": "/home/me/x.csv"}},
-    {"name": "kid", "value": 0.5, "protocol": {"data": "made", "n": 100, "extractor": "e/1", "blocks": 20}},
-]  # fmt: skip
-
-
-def artifact(root: Path, version: int = 1, seed: int = 0, **changes: Any) -> Path:
-    """Write a sealed artifact ROOT/own/VERSION. Its content depends on the seed."""
-    folder = foreign.write(root / f"drafts-{version}-{seed}", **{
-        "name": "own", "version": version, "license": LICENCE, "metrics": METRICS, "description": "Made | for tests.", **changes
-    })  # fmt: skip
-    (folder / "page").mkdir()
-    (folder / "page/curves.json").write_text(json.dumps({"seed": seed}))
-    shutil.copy(SHIPPED / "digits-classifier/1/preview.png", folder / "preview.png")
-    repository.seal(folder)
-    target = root / "models" / str(changes.get("name", "own")) / str(version)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(target)
-    return target
-
-
-def run(*arguments: object, status: int = 0) -> str:
-    """Run a command in this process. Return its output and messages; an error of ours is raised."""
-    done = CliRunner().invoke(cli.app, list(map(str, arguments)))
-    if isinstance(done.exception, ManifoldError):
-        raise done.exception
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == status, done.output
-    return done.output
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    """Return all files below a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def restate(folder: Path, **changes: Any) -> None:
-    """Change fields of a manifest."""
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def is_clean(root: Path) -> bool:
-    """Return whether a failed command has left nothing in a folder of models."""
-    return not root.exists() or not any(path.is_file() or path.name.startswith(".") for path in root.rglob("*"))
-
+from tests.pushed import artifact, content, is_clean, restate, run
 
 # --- there and back -------------------------------------------------------------------------------------------------------------
 
@@ -390,100 +338,6 @@ def test_a_target_must_be_another_folder_of_models(below: str, message: str, tmp
     made = artifact(tmp_path)
     with pytest.raises(InvalidValue, match=message):
         run("push", made, tmp_path / "models" / below)
-
-
-# --- the card -------------------------------------------------------------------------------------------------------------------
-
-
-def front_of(text: str) -> dict[str, Any]:
-    """Return the metadata of a card."""
-    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
-    return found
-
-
-def test_the_card_is_made_from_the_manifest(tmp_path: Path) -> None:
-    made = artifact(tmp_path)
-    run("push", made, tmp_path / "share")
-    text = (tmp_path / "share/own/README.md").read_text()
-    fields = front_of(text)
-    assert fields["license"] == "mit" and fields["library_name"] == "manifold"
-    assert fields["pipeline_tag"] == "unconditional-image-generation"
-    assert {"manifold", "onnx", "image", "sample"} <= set(fields["tags"])
-    assert fields["metrics"] == ["fid", "kid"]
-    assert [each["value"] for each in fields["model-index"][0]["results"][0]["metrics"]] == [12.5, 0.5]
-    assert "![samples of own](1/preview.png)" in text and (tmp_path / "share/own/1/preview.png").exists()
-    assert f"manifold pull {tmp_path}/share/own/1\n" in text
-    assert "Protocol: data made; n 100; extractor e/1." in text
-    assert "| fid | 12.5 ± 0.25 |  |  |" in text and "| kid | 0.5 |  | blocks 20 |" in text
-    assert "Made | for tests." in text and "/home/me" not in text
-
-
-@pytest.mark.parametrize("name", ["mnist-vae", "transactions-vae", "fashion-cgan", "digits-classifier", "mnist-vae-ts"])
-def test_the_cards_of_shipped_models_have_valid_metadata(name: str) -> None:
-    manifest = manifests.read(repository.find(name, SHIPPED))
-    text = card.build(manifest, f"hf://me/{name}/1", [manifest.version])
-    fields = front_of(text)
-    assert fields["license"] == "other" and manifest.license in text  # the licence of the data is not that of the model
-    assert len(fields["model-index"][0]["results"][0]["metrics"]) == len(manifest.metrics)
-    for metric in manifest.metrics:
-        assert f"| {metric.name} | {metric.value:.6g}" in text
-    expected = {"transactions-vae": None, "digits-classifier": "image-classification"}
-    assert fields.get("pipeline_tag") == expected.get(name, "unconditional-image-generation")
-    assert front_of(card.build(manifest, "x", [1], "cc0-1.0"))["license"] == "cc0-1.0"
-
-
-def test_odd_texts_stay_in_their_place(tmp_path: Path) -> None:
-    text = 'a: "b"\n---\n| c | <img src=x> # é \x7f\u2028 é'
-    odd = [{"name": text, "value": 1.0, "protocol": {text: text}}]
-    made = artifact(tmp_path, description=text, license=text, metrics=odd, family=text)
-    run("push", made, tmp_path / "share")
-    written = (tmp_path / "share/own/README.md").read_text()
-    fields = front_of(written)
-    assert fields["license"] == "other" and len(fields["metrics"]) == 1 and fields["library_name"] == "manifold"
-    assert "<img" not in written.partition(card.BEGIN)[2]
-    assert written.count("\n---\n") == 1
-
-
-def test_the_card_describes_the_latest_version_and_keeps_what_users_add(tmp_path: Path) -> None:
-    path = tmp_path / "share/own/README.md"
-    run("push", artifact(tmp_path, 2), tmp_path / "share")
-    path.write_text(path.read_text() + "\n## My notes\n\nKept.\n")
-    run("push", artifact(tmp_path, 1, seed=1), tmp_path / "share")
-    assert "own/2\n" in path.read_text()
-    run("push", artifact(tmp_path, 3, seed=3), tmp_path / "share")
-    text = path.read_text()
-    assert "share/own/3\n" in text and "versions here: 1, 2, 3" in text and text.endswith("\n## My notes\n\nKept.\n")
-    assert text.count(card.END) == 1
-
-
-def test_a_card_by_a_user_is_kept_unless_it_is_to_be_replaced(tmp_path: Path) -> None:
-    made, path = artifact(tmp_path), tmp_path / "share/own/README.md"
-    path.parent.mkdir(parents=True)
-    path.write_text("# Mine\n")
-    assert "is kept; --replace-card replaces it" in run("push", made, tmp_path / "share")
-    assert path.read_text() == "# Mine\n"
-    run("push", made, tmp_path / "share", "--replace-card", "--license", "apache-2.0")
-    assert front_of(path.read_text())["license"] == "apache-2.0"
-
-
-def test_figures_that_were_recorded_later_are_pushed_again(tmp_path: Path) -> None:
-    made = artifact(tmp_path)
-    run("push", made, tmp_path / "share")
-    repository.save_metrics(made, [manifests.Metric(name="fid", value=9.75)])
-    assert "its figures there were replaced" in run("push", made, tmp_path / "share")
-    assert manifests.read(tmp_path / "share/own/1").metrics[0].value == 9.75
-    assert "| fid | 9.75 |" in (tmp_path / "share/own/README.md").read_text()
-    run("pull", tmp_path / "share", "--models", tmp_path / "here")
-    repository.save_metrics(made, [])
-    assert "those in the folder are kept" in run("pull", made, "--models", tmp_path / "here")
-
-
-def test_paths_of_this_machine_in_the_manifest_are_named(tmp_path: Path) -> None:
-    made = artifact(tmp_path, provenance={"data": {"data": "/home/me/payments.csv", "test": "10 rows"}})
-    said = run("push", made, tmp_path / "share")
-    assert "paths of your machine" in said and "provenance.data.data: /home/me/payments.csv" in said
-    text = (tmp_path / "share/own/README.md").read_text()
-    assert "| data | payments.csv |" in text and "/home/me" not in text
 
 
 # --- addresses ------------------------------------------------------------------------------------------------------------------
