@@ -48,13 +48,14 @@ class Repo:
 
 @dataclass
 class Hub:
-    """The state of the stand-in. `faults` maps a pattern of "METHOD path" to what a request gets instead of its answer."""
+    """The state of the stand-in. `faults` maps a pattern of "METHOD path" to a function that answers the
+    request instead; it returns False if the request is also answered as usual."""
 
     address: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256
     requests: list[str] = field(default_factory=list)
-    faults: dict[str, Callable[[Handler], None]] = field(default_factory=dict)
+    faults: dict[str, Callable[[Handler], bool | None]] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)  # the first line of each commit
 
     def repo(self, name: str, files: dict[str, bytes] | None = None, *, private: bool = False) -> Repo:
@@ -75,6 +76,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     hub: Hub
+    body: bytes
 
     def log_message(self, format: str, *args: object) -> None:
         """Print nothing."""
@@ -99,21 +101,15 @@ class Handler(BaseHTTPRequestHandler):
         """The token of the request."""
         return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
 
-    def body(self) -> bytes:
-        """Return the body of the request."""
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
     def _take(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
         said = f"{self.command} {path}"
         self.hub.requests.append(said)
         for pattern, fault in self.hub.faults.items():
-            if re.search(pattern, said):
-                self.body()
-                fault(self)
+            if re.search(pattern, said) and fault(self) is not False:
                 return
         if self.token not in (None, READER, WRITER):
-            self.body()
             self.refuse(401, "Invalid username or password.")
             return
         for method, pattern, route in ROUTES:
@@ -186,7 +182,7 @@ def resolve(handler: Handler, repo: str, revision: str, path: str) -> None:
 
 def create(handler: Handler) -> None:
     """POST a new repository."""
-    wanted = json.loads(handler.body())
+    wanted = json.loads(handler.body)
     if handler._writable():
         name = f"{wanted['organization']}/{wanted['name']}"
         if name in handler.hub.repos:
@@ -199,7 +195,7 @@ def create(handler: Handler) -> None:
 
 def validate(handler: Handler) -> None:
     """POST the text of a model card. Its metadata must be YAML."""
-    text = json.loads(handler.body())["content"]
+    text = json.loads(handler.body)["content"]
     fields = yaml.safe_load(text.split("---")[1])
     errors = [] if isinstance(fields.get("tags", []), list) else [{"message": "tags must be a list"}]
     handler.answer(400 if errors else 200, {"errors": errors, "warnings": []})
@@ -207,7 +203,7 @@ def validate(handler: Handler) -> None:
 
 def preupload(handler: Handler, repo: str, revision: str) -> None:
     """POST the names of files, to know which take the way of large files."""
-    wanted = json.loads(handler.body())
+    wanted = json.loads(handler.body)
     if handler._writable() and handler._at(repo, revision):
         modes = [
             {
@@ -222,7 +218,7 @@ def preupload(handler: Handler, repo: str, revision: str) -> None:
 
 def batch(handler: Handler, repo: str) -> None:
     """POST the checksums of large files, to know where they are uploaded."""
-    wanted = json.loads(handler.body())
+    wanted = json.loads(handler.body)
     if handler._writable():
         objects = [
             {
@@ -243,7 +239,7 @@ def batch(handler: Handler, repo: str) -> None:
 
 def put(handler: Handler, oid: str) -> None:
     """PUT a large file."""
-    content = handler.body()
+    content = handler.body
     if hashlib.sha256(content).hexdigest() != oid:
         handler.refuse(400, "the checksum differs")
         return
@@ -253,7 +249,7 @@ def put(handler: Handler, oid: str) -> None:
 
 def commit(handler: Handler, repo: str, revision: str) -> None:
     """POST a commit: lines of JSON."""
-    lines = [json.loads(line) for line in handler.body().splitlines()]
+    lines = [json.loads(line) for line in handler.body.splitlines()]
     found = handler._at(repo, revision)
     if not handler._writable() or found is None:
         return

@@ -287,11 +287,11 @@ def test_private_and_unknown_repositories(hub: Hub, tmp_path: Path, monkeypatch:
 def test_a_push_that_loses_a_race_changes_nothing(hub: Hub, tmp_path: Path) -> None:
     there = hub.repo("me/digits")
 
-    def overtaken(handler: Handler) -> None:
+    def overtake(handler: Handler) -> bool:
         there.commit("main", {"other": b""})
-        handler.refuse(412, "A commit has happened since. Please refresh and try again.")
+        return False
 
-    hub.faults["POST .*/commit/"] = overtaken
+    hub.faults["POST .*/preupload/"] = overtake
     with pytest.raises(Unavailable, match=r"the repository has changed meanwhile.*repeat the command"):
         run("push", artifact(tmp_path), "hf://me/digits")
     assert hub.files("me/digits") == {"other": b""}

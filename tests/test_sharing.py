@@ -89,6 +89,17 @@ def test_files_that_are_not_listed_are_left_out(tmp_path: Path) -> None:
     assert "extra.py" not in content(tmp_path / "share/own/1")
 
 
+def test_a_folder_in_an_artifact_must_not_be_a_link(tmp_path: Path) -> None:
+    made = artifact(tmp_path)
+    link_folder(made)
+    for source, path in (
+        (sources.FolderSource(made), "page/curves.json"),
+        (sources.FolderSource(made.parent), "1/page/curves.json"),
+    ):
+        with pytest.raises(ArtifactError, match=r"curves\.json: is a link; replace it by a copy"):
+            source.fetch(path, tmp_path / "copy", 100)
+
+
 def test_links_to_folders_of_models_are_followed(tmp_path: Path) -> None:
     made = artifact(tmp_path)
     (tmp_path / "linked").symlink_to(made.parent)
