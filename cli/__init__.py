@@ -25,6 +25,7 @@ from manifold.cli import (
     samples,
     scoring,
     service,
+    sharing,
     training,
 )
 from manifold.runtime import extras
@@ -93,6 +94,8 @@ SUBJECTS = (  # in the order of the help
     )),
     Subject("Artifacts", (
         (importing.import_, "generator.onnx --name my-generator"),
+        (sharing.push, "my-digits /mnt/share/models"),
+        (sharing.pull, "hf://OWNER/my-digits"),
         (artifacts.check, "--all"),
         (artifacts.schema, ""),
         (artifacts.catalogue, "--page models.md"),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from manifold.runtime import manifest as manifests
 from manifold.runtime.errors import ArtifactError
@@ -24,9 +26,13 @@ RULE = (
 
 def identity(folder: Path) -> str:
     """Return the SHA-256 of an artifact's content: its manifest as it is stored, without figures. It holds the checksum of every other file."""
-    stated = manifests.stated(folder)
-    stated.pop("metrics", None)
-    return hashlib.sha256(json.dumps(stated, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return identity_of(manifests.stated(folder))
+
+
+def identity_of(stated: Mapping[str, Any]) -> str:
+    """Return the identity of the artifact with these fields in its manifest, as they are stored."""
+    content = {name: value for name, value in stated.items() if name != "metrics"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def read(root: Path) -> dict[str, str]:

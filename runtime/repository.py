@@ -319,7 +319,7 @@ def _altered(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield the problems of the files that the manifest names."""
-    for where, name in dict.fromkeys(_named(manifest)):
+    for where, name in dict.fromkeys(named(manifest)):
         if wrong := place(folder, name):
             yield f"{where}: {wrong}"
         elif "/" in name and where.endswith(".graph"):
@@ -330,7 +330,7 @@ def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield from _weights(folder, manifest, where, name)
 
 
-def _named(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def named(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield the files that a manifest names, each with its field."""
     if manifest.backend != "fake":
         for task, spec in manifest.tasks.items():
