@@ -36,7 +36,7 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "sample": (("data",),),
     "impute": (("data",),),
     "encode": (("mean",), ("codes",), ("latent",)),
-    "features": (("features",),),
+    "features": (("features",), ("logits",)),
     "neighbours": (("nearest", "distance"),),
     "predict": (("logits",),), "predict_row": (("links", "next_embedded", "next_vertical"),),
     "predict_pixel": (("logits", "features", "next_embedded", "next_horizontal"),), "predict_part": (("logits",),),
