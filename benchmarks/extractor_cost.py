@@ -113,9 +113,7 @@ def main() -> None:
         extractor = extractors.load("resnet18", Path(root), "torch-bilinear", device="cpu")
         shape = (options.n, options.channels, options.image, options.image)
         source = ImageArray.of(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-        arrays = [
-            extractor.edge(source.pixels[start : start + BATCH]) for start in range(0, options.n, BATCH)
-        ]
+        arrays = [extractor.edge(source.pixels[start : start + BATCH]) for start in range(0, options.n, BATCH)]
         chosen = onnxruntime.SessionOptions()
         chosen.intra_op_num_threads = chosen.inter_op_num_threads = 1
         session = onnxruntime.InferenceSession(str(graph), chosen, providers=["CPUExecutionProvider"])

@@ -69,7 +69,8 @@ def sample(
     capabilities.check_supports(manifest, "sample")
     if why := operations.why_not_draw(manifest):
         raise UnsupportedTask(
-            f"{manifest.name} cannot draw samples: {why}; give them to /sample, or to the method sample of a model in Python", field="model"
+            f"{manifest.name} cannot draw samples: {why}; give them to /sample, or to the method sample of a model in Python",
+            field="model",
         )
     spec = manifest.spec
     check_suffix(out, spec.noun, spec.suffix)

@@ -1,7 +1,7 @@
 """The batch evaluator of artifacts. It compares a model's samples with real images and measures the model on held-out images.
 
-A model that draws no images is measured on held-out images alone. evaluation.evaluate_images evaluates the samples. The test images give likelihood, reconstructions and codes. The training images reveal
-copies; compared with the test images they also give the figures of real images (anchors).
+evaluation.evaluate_images evaluates the samples. The test images give likelihood, reconstructions and codes; a model that draws no images is
+measured on these alone. The training images reveal copies; compared with the test images they also give the figures of real images (anchors).
 """
 
 from __future__ import annotations

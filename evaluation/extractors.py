@@ -58,7 +58,9 @@ class Extractor:
         self.model, self.spec, self.mode = model, ImageSpec.of(spec, model.manifest.name), resize.check(resize_mode)
         self.classes = model.manifest.classes
         shapes = {tensor.role: tensor.shape for tensor in task.outputs}
-        self.output = "features" if "features" in shapes else "logits"  # a classifier with logits alone is compared by these
+        self.output = (
+            "features" if "features" in shapes else "logits"
+        )  # a classifier with logits alone is compared by these
         self.dimensions = math.prod(shapes[self.output])
         self.has_logits = "logits" in shapes
         self._role = next(tensor.role for tensor in task.inputs if tensor.source == "data")
@@ -89,7 +91,9 @@ class Extractor:
             return own
         task = manifest.tasks["features"]
         reads = [manifest.spec, *task.inputs, *task.outputs]
-        said = json.dumps([task.method, *(each.model_dump(mode="json", exclude_none=True) for each in reads)], sort_keys=True)
+        said = json.dumps(
+            [task.method, *(each.model_dump(mode="json", exclude_none=True) for each in reads)], sort_keys=True
+        )
         return hashlib.sha256(f"{own} {said}".encode()).hexdigest()
 
     @property
@@ -123,7 +127,9 @@ class Extractor:
     def __call__(self, pixels: Array | list[Array]) -> tuple[Float32, Float32 | None]:
         """Return features (n, d) and class probabilities (n, C). The latter is None if the artifact has no logits."""
         outputs = self.model.run("features", {self._role: self.edge(pixels)})
-        features = outputs[self.output].reshape(len(outputs[self.output]), -1)  # those of a convolution may be (n, C, 1, 1)
+        features = outputs[self.output].reshape(
+            len(outputs[self.output]), -1
+        )  # those of a convolution may be (n, C, 1, 1)
         return features, softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
 
 

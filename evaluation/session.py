@@ -242,4 +242,6 @@ def _check_draws(options: Mapping[str, object], manifest: Manifest) -> None:
     """Raise InvalidValue for an option about samples if the model draws none."""
     for name, value in options.items():
         if value is not None:
-            raise InvalidValue(f"--{name}: it has no effect, because {manifest.name} draws no images; remove it", field=name)
+            raise InvalidValue(
+                f"--{name}: it has no effect, because {manifest.name} draws no images; remove it", field=name
+            )

@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from manifold_client import Client, RequestRefused
 from PIL import Image
 
 from manifold.runtime import manifest, operations
@@ -21,6 +20,7 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.service.rpc import messages
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
+from manifold_client import Client, RequestRefused
 from tests import foreign_tasks
 from tests.conftest import SHIPPED
 from tests.foreign_tasks import LEVELS, PLACES, SIZE
@@ -89,7 +89,7 @@ def test_the_client_decodes_given_codes(service: Served) -> None:
     with Client(service.url) as client:
         samples = client.sample(codes=CODES, model="vq", encoding="array")
         assert np.allclose(np.asarray(samples.values["data"])[:, 0] * 255, pixels(CODES), atol=0.5)
-        with pytest.raises(RequestRefused, match="codes: vq has no prior over its codes.* give codes of shape"):
+        with pytest.raises(RequestRefused, match=r"codes: vq has no prior over its codes.* give codes of shape"):
             client.sample(3, model="vq")
 
 
@@ -175,7 +175,7 @@ def test_a_sampler_that_takes_items_has_no_endpoint(tmp_path: Path) -> None:
     )  # fmt: skip
     made = manifest.read(folder)
     assert operations.endpoints(made) == []
-    with pytest.raises(UnsupportedTask, match="/sample: its task sample needs data.*; it has the tasks sample$"):
+    with pytest.raises(UnsupportedTask, match=r"/sample: its task sample needs data.*; it has the tasks sample$"):
         operations.check_supports(made, "sample")
 
 

@@ -172,7 +172,8 @@ def _no_codes(manifest: Manifest) -> InvalidValue:
     """Return the error of a request without codes for a model that makes items from codes alone."""
     shape = ", ".join(map(str, ("n", *(manifest.codes.shape if manifest.codes is not None else ()))))
     return InvalidValue(
-        f"codes: {manifest.name} has no prior over its codes, so it cannot draw them; give codes of shape [{shape}]", field="codes"
+        f"codes: {manifest.name} has no prior over its codes, so it cannot draw them; give codes of shape [{shape}]",
+        field="codes",
     )
 
 
