@@ -11,7 +11,7 @@ from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Prior
 from manifold.cli.outputs import check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
 
 
 def sample(
@@ -67,6 +67,11 @@ def sample(
     check_writable(out)
     manifest = manifest_of(model, models)
     capabilities.check_supports(manifest, "sample")
+    if why := operations.why_not_draw(manifest):
+        raise UnsupportedTask(
+            f"{manifest.name} cannot draw samples: {why}; give them to /sample, or to the method sample of a model in Python",
+            field="model",
+        )
     spec = manifest.spec
     check_suffix(out, spec.noun, spec.suffix)
     loaded = load(model, models, device)

@@ -14,7 +14,8 @@ from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Skip
 from manifold.cli.outputs import check_writable
 from manifold.cli.tables import aligned
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, shown
+from manifold.training import outlines
 
 if TYPE_CHECKING:
     from manifold.runtime.scores.bulk import Total
@@ -166,8 +167,17 @@ def _progress(began: float) -> Callable[[Total], None]:
 def calibrate(
     model: ModelName,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Normal data: a .csv, .parquet or .npy file, or a folder of images.")
-    ],
+        Path | None,
+        typer.Argument(metavar="FILE", help="Normal data: a .csv, .parquet or .npy file, or a folder of images."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data set instead of FILE. Its calibration split is used, which models of the data set are not trained on. A file or a folder is "
+            "accepted too.",
+            autocompletion=completion.data_names,
+        ),
+    ] = None,
     truth: Annotated[
         str | None,
         typer.Option(
@@ -185,13 +195,37 @@ def calibrate(
     skip_unreadable: Skip = False,
     models: Models = Path("models"),
 ) -> None:
-    """Calibrate a model on your own normal rows or images.
+    """Calibrate a model on your own normal rows or images, or on a data set.
 
     The model is not trained. The result is published as its next version.
     """
     from manifold.runtime.operations import capabilities
 
-    capabilities.check_supports(manifest_of(model, models), "anomaly-score")
+    capabilities.check_supports(manifest := manifest_of(model, models), "anomaly-score")
+    if (file is None) == (data is None):
+        raise InvalidValue(
+            f"file: {'nothing to calibrate on is given' if file is None else 'FILE and --data are given together'}; give either FILE, a file or a folder "
+            "of normal items, or --data with the name of a data set",
+            field="file",
+        )
+    if data is not None:
+        early.check_data(data)
+        if outlines.data_set(data) is not None:
+            outlines.check_items(data, manifest.spec.noun, "--data")
+            given = {"--truth": truth is not None, "--skip-unreadable": skip_unreadable}
+            if option := next((option for option, is_given in given.items() if is_given), None):
+                raise InvalidValue(
+                    f"{option}: this option is for files and folders, and {shown(data)} is a data set; remove the option",
+                    field=option.lstrip("-").replace("-", "_"),
+                )
+            _calibrate_on_data(model, data, models, strict=strict)
+            return
+        file = Path(data)
+    assert file is not None
+    if not file.exists() and outlines.data_set(str(file)) is not None:
+        raise InvalidValue(
+            f"{file}: there is no such file or folder; for the data set of this name, use --data {file}", field="file"
+        )
     if not file.is_dir():
         early.check_file(file)
     if file.is_dir():
@@ -231,6 +265,18 @@ def _calibrate_on_images(model: str, folder: Path, models: Path, *, strict: bool
         typer.echo(f"note: {text}", err=True)
 
     made, done = image_calibration.recalibrate(load(model, models), folder, models, strict=strict, skip=skip, note=note)
+    _published(made.folder, done, made.warnings)
+
+
+def _calibrate_on_data(model: str, data: str, models: Path, *, strict: bool) -> None:
+    """Calibrate a model on the calibration split of a data set."""
+    from manifold.training import calibrating, datasets
+
+    def note(text: str) -> None:
+        typer.echo(f"note: {text}", err=True)
+
+    loaded = load(model, models)
+    made, done = calibrating.recalibrate(loaded, datasets.load(data), models, strict=strict, note=note)
     _published(made.folder, done, made.warnings)
 
 

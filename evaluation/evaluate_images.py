@@ -68,8 +68,9 @@ def file_warnings(source: ImageSource | None, features: ExtractedFeatures, which
 
 
 def _protocol(extractor: Extractor, reference: Reference, n: int, seed: int) -> dict[str, Any]:
+    stated = {} if extractor.output == "features" else {"features": extractor.output}
     return {
-        "extractor": extractor.name, "extractor_sha256": extractor.sha256, "reference": reference.origin, "n": n,
+        "extractor": extractor.name, "extractor_sha256": extractor.sha256, **stated, "reference": reference.origin, "n": n,
         "resize": extractor.mode, "seed": seed,
     }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """The batch evaluator of artifacts. It compares a model's samples with real images and measures the model on held-out images.
 
-evaluation.evaluate_images evaluates the samples. The test images give likelihood, reconstructions and codes. The training images reveal
-copies; compared with the test images they also give the figures of real images (anchors).
+evaluation.evaluate_images evaluates the samples. The test images give likelihood, reconstructions and codes; a model that draws no images is
+measured on these alone. The training images reveal copies; compared with the test images they also give the figures of real images (anchors).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask, cut, near
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import NUMBERS, Manifest
-from manifold.runtime.operations import sampling_task, supports
+from manifold.runtime.operations import draws_items, sampling_task, supports, why_not_draw
 from manifold.runtime.operations.capabilities import abilities
 
 
@@ -73,15 +73,45 @@ def evaluate(
     return report, pictures
 
 
+def evaluate_held_out(model: Model, data: RealData, *, seed: int = 0, stage: Stage = silent) -> tuple[Report, Pictures]:
+    """Evaluate an artifact that draws no images, on held-out images: likelihood (beside lossless codecs), reconstructions and codes.
+
+    Raises UnsupportedTask for a model with none of these.
+    """
+    manifest = model.manifest
+    if not measures_held_out(manifest):
+        raise _cannot(manifest)
+    origin = {"data": data.name, "split": data.part, "n": data.test.n, "sha256": data.test.content_hash()}
+    report = Report(
+        manifest.name, manifest.version, {"reference": origin, "seed": seed}, {}, checksum=model.checksum,
+        warnings=[f"distances and scores of samples are missing: {_lacks(manifest)}"],
+    )  # fmt: skip
+    pictures = Pictures()
+    held_out.likelihood(report, model, data, stage)
+    codecs.beside_bits(report, ImageSpec.of(manifest.spec, manifest.name), data.test, stage)
+    held_out.reconstruction(report, model, data, pictures, seed, stage)
+    held_out.codes(report, model, data, stage)
+    return report, pictures
+
+
+def measures_held_out(manifest: Manifest) -> bool:
+    """Return whether held-out images alone give figures of a model that draws none: it reconstructs them, or its score is their likelihood."""
+    terms = manifest.scoring.terms if manifest.scoring is not None else ()
+    return manifest.spec.pictures and (supports(manifest, "reconstruct") or any(term.likelihood for term in terms))
+
+
+def draws_images(manifest: Manifest) -> bool:
+    """Return whether a seed is enough to make images."""
+    return manifest.spec.pictures and draws_items(manifest)
+
+
 def check_can(manifest: Manifest, n: int, prior: str | None, numbers: Mapping[str, float] | None = None) -> None:
     """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior.
 
     `numbers` are inputs of the model by name. Raises InvalidValue for one that the model does not take or offer.
     """
-    if not manifest.spec.pictures or not supports(manifest, "sample"):
-        raise UnsupportedTask(
-            f"{manifest.name} cannot be evaluated: {_lacks(manifest)}; {abilities(manifest)}", field="model"
-        )
+    if not draws_images(manifest):
+        raise _cannot(manifest)
     if n < 2:
         raise EvaluationError(
             f"n: {n} is too small; use at least 2 images, and thousands for a precise figure", field="n"
@@ -96,11 +126,17 @@ def check_can(manifest: Manifest, n: int, prior: str | None, numbers: Mapping[st
     inputs.with_fields(manifest, [manifest.tasks[sampling_task(manifest, None, None)]], None, numbers or {}, n)
 
 
+def _cannot(manifest: Manifest) -> UnsupportedTask:
+    return UnsupportedTask(
+        f"{manifest.name} cannot be evaluated: {_lacks(manifest)}; {abilities(manifest)}", field="model"
+    )
+
+
 def _lacks(manifest: Manifest) -> str:
-    """Return why a model makes no images."""
+    """Return why a model draws no images."""
     if not manifest.spec.pictures:
         return f"it makes {manifest.spec.noun}, not images (`manifold judge` measures its score)"
-    return "it makes no images"
+    return why_not_draw(manifest) or "it makes no images"
 
 
 def anchors(

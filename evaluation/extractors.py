@@ -7,6 +7,8 @@ changes a bit of them.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +38,7 @@ T = TypeVar("T")
 BATCH = 128
 SHOWN = 1000  # number of images that are kept for the page
 KEPT = 10_000  # number of feature rows that are kept for metrics on pairs; moments use all rows
+EXPORTED = "torch"  # entry of the provenance of every extractor that this project exports
 INCEPTION = "6726825d"  # start of the SHA-256 of the published weights; only their distance is named FID
 
 Progress = Callable[[int, int], None]  # called with the number of images done and the total
@@ -47,7 +50,7 @@ class Extractor:
 
     def __init__(self, model: Model, resize_mode: str = resize.NONE) -> None:
         spec, task = model.manifest.spec, model.manifest.task("features")
-        if task is None or "features" not in task.roles or not spec.pictures:
+        if task is None or {"features", "logits"}.isdisjoint(task.roles) or not spec.pictures:
             raise EvaluationError(
                 f"extractor: {model.manifest.name} has no task `features` for images; its tasks are {', '.join(model.manifest.tasks)}",
                 field="extractor",
@@ -55,7 +58,10 @@ class Extractor:
         self.model, self.spec, self.mode = model, ImageSpec.of(spec, model.manifest.name), resize.check(resize_mode)
         self.classes = model.manifest.classes
         shapes = {tensor.role: tensor.shape for tensor in task.outputs}
-        self.dimensions = shapes["features"][0]
+        self.output = (
+            "features" if "features" in shapes else "logits"
+        )  # a classifier with logits alone is compared by these
+        self.dimensions = math.prod(shapes[self.output])
         self.has_logits = "logits" in shapes
         self._role = next(tensor.role for tensor in task.inputs if tensor.source == "data")
 
@@ -71,12 +77,24 @@ class Extractor:
 
     @property
     def sha256(self) -> str:
-        """Return the SHA-256 of the graph and its weights. The artifact's other files do not change it."""
+        """Return the SHA-256 of the graph and its weights. The artifact's other files do not change it.
+
+        For a manifest that was written by hand, what it says about the images and tensors is included: it can be edited, and the same graph then
+        gives other features.
+        """
         manifest = self.model.manifest
         files = manifest.files or repository.records(self.model.folder)
         graph = manifest.tasks["features"].graph
         kept = {name: record for name, record in files.items() if name == graph or _is_weights(name)}
-        return repository.checksum(kept)
+        own = repository.checksum(kept)
+        if EXPORTED in manifest.provenance:
+            return own
+        task = manifest.tasks["features"]
+        reads = [manifest.spec, *task.inputs, *task.outputs]
+        said = json.dumps(
+            [task.method, *(each.model_dump(mode="json", exclude_none=True) for each in reads)], sort_keys=True
+        )
+        return hashlib.sha256(f"{own} {said}".encode()).hexdigest()
 
     @property
     def distance_name(self) -> str:
@@ -94,7 +112,11 @@ class Extractor:
                     f"extractor: {self.name} takes grey images, but these are in colour; choose another extractor",
                     field="extractor",
                 )
-            pixels = pixels.repeat(self.spec.channels, axis=1)
+            return self._resized(pixels).repeat(self.spec.channels, axis=1)
+        return self._resized(pixels)
+
+    def _resized(self, pixels: Array) -> Float32:
+        """Resize uint8 images (n, C, H, W), and convert them to the range of the model. The channels are not changed."""
         if pixels.shape[2:] == (self.spec.height, self.spec.width):
             return imaging.from_uint8(pixels, self.spec)
         low, high = self.spec.range
@@ -105,7 +127,10 @@ class Extractor:
     def __call__(self, pixels: Array | list[Array]) -> tuple[Float32, Float32 | None]:
         """Return features (n, d) and class probabilities (n, C). The latter is None if the artifact has no logits."""
         outputs = self.model.run("features", {self._role: self.edge(pixels)})
-        return outputs["features"], softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
+        features = outputs[self.output].reshape(
+            len(outputs[self.output]), -1
+        )  # those of a convolution may be (n, C, 1, 1)
+        return features, softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
 
 
 def silent(stage: str) -> None:

@@ -19,14 +19,17 @@ from manifold.evaluation.model_inputs import conditions, inputs, joined, no_cond
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import Likelihood, figures
+from manifold.runtime.manifest import Likelihood, Scoring, Term, figures
 from manifold.runtime.operations import PATHS, supports
+from manifold.runtime.operations.encode import reconstruction_task
 
 Array = NDArray[Any]
 
 ENCODED = 5000  # largest number of test images whose latents define the unit of latent distance
 CHAINED = 1000  # largest number of test images of a diffusion model for its bound and its reconstructions, which take many runs of its network
 DRAWS = 20  # number of steps that are drawn for each image for the bound
+COUNTED = ("static", "dynamic", "threshold", "levels")  # the forms of x with finitely many values
+NO_PROBABILITY = "A binary cross-entropy of grey values is none: it has no bits per dimension"
 PAIRS = 16  # number of images that are shown with their reconstructions
 BOUNDS = {"exact": "exact", "elbo": "lower bound on log p(x)", "iwae": "importance-weighted lower bound on log p(x)"}
 BITS = {"exact": "exact", "elbo": "upper bound: from the ELBO", "iwae": "upper bound: importance-weighted"}
@@ -37,7 +40,9 @@ def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> No
     test = data.test
     scoring = model.manifest.scoring
     term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
-    if term is None or term.likelihood is None:
+    if note := _unstated(scoring, term):
+        report.warnings.append(note)
+    if term is None or term.likelihood is None or term.likelihood.named is None:
         return
     given = conditions(model, test, ("score",)) if model.manifest.conditions is not None else no_conditions
     batches = map_batches(
@@ -48,7 +53,8 @@ def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> No
     stated, form = term.likelihood, term.likelihood.named
     if form == "threshold" and _are_binary(test):
         form = "static"
-    name = figures.name_of(stated.bound, form or "levels", stated.k, "condition" if model.manifest.conditions else "")
+    assert form is not None
+    name = figures.name_of(stated.bound, form, stated.k, "condition" if model.manifest.conditions else "")
     protocol = _likelihood_protocol(model, stated, data)
     error = float(nats.std(ddof=1) / math.sqrt(len(nats)))
     report.metrics |= {
@@ -56,7 +62,7 @@ def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> No
         name + figures.SE: rounded(error),
     }
     report.details[name] = protocol
-    if stated.discrete:
+    if stated.discrete and form in COUNTED:
         values = math.prod(model.manifest.spec.shape) * math.log(2)
         report.metrics |= {
             "bits_per_dim": rounded(float(nats.mean()) / values),
@@ -64,6 +70,30 @@ def likelihood(report: Report, model: Model, data: RealData, stage: Stage) -> No
         }
         bound = {"bound": BITS[stated.bound], "unit": "bits", "dimensions": math.prod(model.manifest.spec.shape)}
         report.details["bits_per_dim"] = {**protocol, **bound}
+
+
+def _unstated(scoring: Scoring | None, term: Term | None) -> str:
+    """Return a note about likelihood figures that are missing because a manifest does not state what they need; empty if it does."""
+    if scoring is None:
+        return ""
+    if term is None or term.likelihood is None:
+        in_nats = [each.name for each in scoring.terms if each.kind == "nll"]
+        return "" if not in_nats else (
+            f"likelihood and bits_per_dim are missing: the manifest does not state that {in_nats[0]} is -log p(x) or a bound of it; if it is, add "
+            f"`likelihood` to the term. {NO_PROBABILITY}"
+        )  # fmt: skip
+    stated = term.likelihood
+    if stated.named is None:
+        return (
+            f"likelihood and bits_per_dim are missing: the manifest does not state which form x has in {term.name}; add `form`, one of "
+            f"{', '.join(figures.FORMS)}, to its `likelihood`"
+        )
+    if stated.discrete is None and stated.named in COUNTED:
+        return (
+            f"bits_per_dim is missing: the manifest does not state that p(x) of {term.name} is a probability; if the probabilities of all images sum to 1, "
+            f"add `discrete: true` to its `likelihood`. {NO_PROBABILITY}"
+        )
+    return ""
 
 
 def chain_bound(report: Report, model: Model, data: RealData, seed: int, stage: Stage) -> None:
@@ -138,7 +168,8 @@ def reconstruction(
     errors = np.concatenate(batches)
     report.metrics |= {"reconstruction_mse": rounded(float(errors.mean())), "psnr_mean": rounded(metrics.psnr(errors))}
     part = {"part": data.part, "n": test.n}
-    report.details["reconstruction_mse"] = {**part, "unit": "squared, of values in [0, 1]", "latent": "posterior mean"}
+    through = "codes" if reconstruction_task(model.manifest) == "decode_codes" else "posterior mean"
+    report.details["reconstruction_mse"] = {**part, "unit": "squared, of values in [0, 1]", "latent": through}
     report.details["psnr_mean"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     n = min(PAIRS, test.n)
     back = model.reconstruct(inputs(model, test, 0, n), **given(0, n), numbers=numbers).data

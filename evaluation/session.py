@@ -29,6 +29,7 @@ from manifold.evaluation.report import Pictures
 from manifold.runtime import engine, repository, revisions
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.graphs.backends import known_device
 from manifold.runtime.manifest import Manifest
 
@@ -66,11 +67,14 @@ class Session:
     ) -> tuple[dict[str, Any], Pictures, Path]:  # fmt: skip
         """Evaluate a model on a split of a data set. Return its report, the images for the page, and the artifact's folder.
 
-        `numbers` are inputs of the model by name, such as steps.
+        `numbers` are inputs of the model by name, such as steps. A model that draws no images is measured on the split alone, without an extractor.
         """
         manifest = manifests.read(repository.find(name, self.root))
-        evaluate_model.check_can(manifest, self.options.n, prior, numbers)
         images.check_part(part)  # before a data set is loaded, and perhaps downloaded
+        if not evaluate_model.draws_images(manifest) and evaluate_model.measures_held_out(manifest):
+            _check_draws({"prior": prior, "against": against, **(numbers or {})}, manifest)
+            return self._held_out(name, data or self._data_of(manifest), part)
+        evaluate_model.check_can(manifest, self.options.n, prior, numbers)
         data = data or self._data_of(manifest)
         model = self._model(name)
         extractor = self._extractor_for(data)
@@ -88,6 +92,16 @@ class Session:
                 model, statistics, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, numbers=numbers,
                 stage=stage,
             )  # fmt: skip
+        return report.as_dict(), pictures, model.folder
+
+    def _held_out(self, name: str, data: str, part: str) -> tuple[dict[str, Any], Pictures, Path]:
+        """Evaluate a model that draws no images on a split of a data set, without an extractor."""
+        model, real = self._model(name), self.data(data).on(part)
+        if part != "test":
+            images.check_not_trained_on(model.manifest, real)
+        self._check_shape(model, real)
+        with Stages(self.quiet) as stage:
+            report, pictures = evaluate_model.evaluate_held_out(model, real, seed=self.options.seed, stage=stage)
         return report.as_dict(), pictures, model.folder
 
     def compare(self, names: Sequence[str], data_of: Callable[[str], str | None]) -> list[reports.Values]:
@@ -191,7 +205,7 @@ class Session:
 
     def _is_same(self, protocol: dict[str, Any], extractor: Extractor, data: str) -> bool:
         """Return whether a report's protocol equals that of this session."""
-        recorded = [protocol[key] for key in ("extractor_sha256", "n", "seed", "resize")]
+        recorded = [protocol.get(key) for key in ("extractor_sha256", "n", "seed", "resize")]
         own = [extractor.sha256, self.options.n, self.options.seed, extractor.mode]
         measured = protocol["reference"]
         return recorded == own and measured.get("data") == data and measured.get("split", "test") == "test"
@@ -222,3 +236,12 @@ class Session:
     def _reference_of(self, path: Path, extractor: Extractor, skip: bool, stage: Stage) -> Reference:
         """Return the statistics of images in a folder or file."""
         return reference.of_source(extractor, self._images(path, extractor, skip), "all", stage("reference"))
+
+
+def _check_draws(options: Mapping[str, object], manifest: Manifest) -> None:
+    """Raise InvalidValue for an option about samples if the model draws none."""
+    for name, value in options.items():
+        if value is not None:
+            raise InvalidValue(
+                f"--{name}: it has no effect, because {manifest.name} draws no images; remove it", field=name
+            )

@@ -37,7 +37,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def test_the_manifests_for_a_model_of_ones_own_are_valid() -> None:
-    generator, encoder, score = blocks("how-to/bring-a-model.md", "## 1.")
+    generator, encoder, score, *_ = blocks("how-to/bring-a-model.md", "## 1.")
     assert Manifest.model_validate(generator).name == "my-model"
     whole = {**generator, "scoring": score["scoring"], "tasks": {**generator["tasks"], **encoder, **score["tasks"]}}
     assert endpoints(Manifest.model_validate(whole)) == [

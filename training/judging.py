@@ -200,6 +200,9 @@ def shift(manifest: Manifest, data: Data) -> str:
     if again:
         if here is not None and again.get("sha256") == here:
             return f"the model was calibrated on the {noun} of this file, so the rates on them say nothing about other {noun}"
+        items = _mapping(again.get("items"))
+        if items and all(items.get(name) == data.protocol.get(name) for name in ("data", "calibration", *SPLITTING)):
+            return data.differs
         source = (
             manifest.scoring.calibration.source if manifest.scoring and manifest.scoring.calibration else "other data"
         )

@@ -26,9 +26,10 @@ class Likelihood(Record):
         default=None,
         description="the form of x in the names of figures: static, dynamic or threshold (how pixels were binarised), levels, density, or columns",
     )
-    discrete: bool = Field(
-        default=True,
-        description="true if p(x) is a probability and not a density, so that bits per dimension can be stated",
+    discrete: bool | None = Field(
+        default=None,
+        description="true if p(x) is a probability, whose sum over all x is 1, and not a density, so that bits per dimension can be stated. If absent, "
+        "they are not stated. A binary cross-entropy of grey values is no probability",
     )
 
     @property

@@ -12,8 +12,19 @@ infer         a single task on tensors
 capabilities  which models support which use cases
 """
 
-from manifold.runtime.operations.capabilities import check_supports, endpoints, supports, why_not
-from manifold.runtime.operations.common import Latents, no_effect, role_of, softmax, why_not_encode, with_data
+from manifold.runtime.operations.capabilities import abilities, check_supports, endpoints, supports, why_not
+from manifold.runtime.operations.common import (
+    Latents,
+    draws_items,
+    makes_items,
+    no_effect,
+    role_of,
+    softmax,
+    task_of_codes,
+    why_not_draw,
+    why_not_encode,
+    with_data,
+)
 from manifold.runtime.operations.complete import Completed, candidates_of, complete, open_classes
 from manifold.runtime.operations.encode import Encoded, Reconstructed, encode, reconstruct
 from manifold.runtime.operations.impute import Imputed, impute
@@ -23,8 +34,8 @@ from manifold.runtime.operations.score import Scores, class_energies, classify, 
 from manifold.runtime.operations.steps import Run, Steps, drive, watched
 
 __all__ = [
-    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps", "candidates_of",
-    "check_supports", "class_energies", "classify", "complete", "drive", "encode", "endpoints", "impute", "interpolate", "is_reproducible", "no_effect",
-    "open_classes", "reconstruct", "role_of", "sample", "sampling_task", "score", "softmax", "supports", "takes_temperature", "watched", "why_not",
-    "why_not_encode", "with_data",
+    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps", "abilities",
+    "candidates_of", "check_supports", "class_energies", "classify", "complete", "draws_items", "drive", "encode", "endpoints", "impute", "interpolate",
+    "is_reproducible", "makes_items", "no_effect", "open_classes", "reconstruct", "role_of", "sample", "sampling_task", "score", "softmax", "supports",
+    "takes_temperature", "task_of_codes", "watched", "why_not", "why_not_draw", "why_not_encode", "with_data",
 ]  # fmt: skip

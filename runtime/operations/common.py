@@ -15,7 +15,10 @@ from manifold.runtime.inputs import Numbers, number
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.conditions import NO_CLASS, Classes, Values
 from manifold.runtime.manifest.rules import STATED
+from manifold.runtime.manifest.tensors import Source
 from manifold.runtime.operations.steps import Array, Float32, Float64
+
+GIVEN: tuple[Source, ...] = ("codes", "data", "mask", "state")  # sources that only a request can fill, and no seed
 
 # a latent, float32 (n, *shape); for a model that names its latents, a mapping from roles to such arrays
 Latents: TypeAlias = Any
@@ -209,8 +212,44 @@ def cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
 
 
 def makes_items(manifest: Manifest) -> bool:
-    """Return whether a model makes new items."""
-    return "sample" in manifest.tasks or ("decode" in manifest.tasks and manifest.latent is not None)
+    """Return whether a model makes new items from noise or latents, which a seed draws or a request gives."""
+    sampler = manifest.task("sample")
+    if sampler is not None and sampler.sources.isdisjoint(GIVEN):
+        return True
+    return "decode" in manifest.tasks and manifest.latent is not None
+
+
+def draws_items(manifest: Manifest) -> bool:
+    """Return whether a seed is enough to make new items: neither codes nor latents without a prior must be given."""
+    if not makes_items(manifest):
+        return False
+    sampler = manifest.task("sample")
+    spec = sampler if sampler is not None and sampler.sources.isdisjoint(GIVEN) else manifest.tasks["decode"]
+    latents = [manifest.latent_of(tensor) for tensor in spec.latents]
+    return all(latent is None or latent.prior is not None for latent in latents)
+
+
+def why_not_draw(manifest: Manifest) -> str:
+    """Return why a model that makes items from given latents or codes cannot draw them; empty for other models."""
+    if draws_items(manifest) or not (makes_items(manifest) or task_of_codes(manifest)):
+        return ""
+    what = "latents" if makes_items(manifest) else "codes"
+    return f"it has no prior over its {what}, so it makes {manifest.spec.noun} from given {what} alone"
+
+
+def task_of_codes(manifest: Manifest) -> str | None:
+    """Return the task that makes items from given codes: decode_codes, else sample if codes are among its inputs. None if there is neither."""
+    if "decode_codes" in manifest.tasks:
+        return "decode_codes"
+    sampler = manifest.task("sample")
+    return "sample" if sampler is not None and sampler.input("codes") is not None else None
+
+
+def why_not_sample(manifest: Manifest) -> str:
+    """Return why a model with the task sample cannot make items, as the end of a sentence; empty for other models."""
+    sampler = manifest.task("sample")
+    needed = [tensor.role for tensor in sampler.inputs if tensor.source in GIVEN] if sampler is not None else []
+    return f": its task sample needs {', '.join(needed)}, which no request to /sample can give" if needed else ""
 
 
 def why_not_encode(manifest: Manifest) -> str:

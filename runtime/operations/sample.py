@@ -13,6 +13,7 @@ from manifold.runtime.inputs import InputOptions, Numbers, check_numbers, check_
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import CONDITIONS, RANDOM, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
+    GIVEN,
     Capability,
     Latents,
     by_role,
@@ -23,7 +24,8 @@ from manifold.runtime.operations.common import (
     no_effect,
     options_of,
     others_of,
-    require,
+    task_of_codes,
+    why_not_sample,
 )
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 from manifold.runtime.shown import ShownItems
@@ -144,23 +146,35 @@ def _latents(
 
 
 def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | None) -> str:
-    """Return the name of the task that makes items. Raises UnsupportedTask if there is none, InvalidValue for both latents and codes."""
+    """Return the name of the task that makes items. Raises UnsupportedTask if there is none.
+
+    Raises InvalidValue for both latents and codes, and if the model needs codes and none are given.
+    """
     tasks = manifest.tasks
     if latents is not None and codes is not None:
         raise InvalidValue("codes: latents and codes cannot be combined; give only one of them", field="codes")
     if codes is not None:
-        require(manifest, "decode_codes", "decode codes")
-        return "decode_codes"
+        decoder = task_of_codes(manifest)
+        if decoder is None:
+            raise cannot(manifest, "decode codes")
+        return decoder
     if latents is not None:
         chosen = next((name for name in ("sample", "decode") if name in tasks and tasks[name].input("latent")), None)
         if chosen is None:
             raise cannot(manifest, "decode latents")
         return chosen
-    if "sample" in tasks:
-        return "sample"
-    if manifest.latent is None or "decode" not in tasks:
-        raise cannot(manifest, "sample")
-    return "decode"
+    if not makes_items(manifest):
+        raise _no_codes(manifest) if task_of_codes(manifest) is not None else cannot(manifest, "sample")
+    return "sample" if "sample" in tasks and tasks["sample"].sources.isdisjoint(GIVEN) else "decode"
+
+
+def _no_codes(manifest: Manifest) -> InvalidValue:
+    """Return the error of a request without codes for a model that makes items from codes alone."""
+    shape = ", ".join(map(str, ("n", *(manifest.codes.shape if manifest.codes is not None else ()))))
+    return InvalidValue(
+        f"codes: {manifest.name} has no prior over its codes, so it cannot draw them; give codes of shape [{shape}]",
+        field="codes",
+    )
 
 
 def needs_seed(spec: TaskSpec, open_latents: bool, condition: Given | None) -> bool:
@@ -180,4 +194,6 @@ def _is_partly_open(spec: TaskSpec, condition: Given | None) -> bool:
     return len(condition.parts) < len(wanted) or any(map(conditions.is_random, condition.parts.values()))
 
 
-CAPABILITIES = (Capability("sample", 10, makes_items),)
+CAPABILITIES = (
+    Capability("sample", 10, lambda manifest: makes_items(manifest) or task_of_codes(manifest) is not None, why_not_sample),
+)  # fmt: skip

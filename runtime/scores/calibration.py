@@ -139,13 +139,15 @@ def recalibrate(
     *,
     source: str,
     trained_on: bool = False,
+    shift: str | None = None,
     strict: bool = False,
     **recorded: Any,
 ) -> Recalibrated:
     """Publish the artifact in `root` as its next version, calibrated on `data` (n, *shape). The graphs do not change.
 
     The figures that were measured with the old calibration are left out, and so is the statement on its test items. `trained_on` says that the
-    model was trained on some of these items: the calibration records it, and there is a warning. `recorded` is added to the provenance. Raises
+    model was trained on some of these items: the calibration records it, and there is a warning. `shift` is the reason why the items and test
+    items are not exchangeable, if there are test items. `recorded` is added to the provenance. Raises
     UnsupportedTask for a model without a score, or with conditions other than classes, and with `strict` InvalidValue if there are warnings.
     """
     scoring, manifest = model.manifest.scoring, model.manifest
@@ -162,7 +164,7 @@ def recalibrate(
             f"the model was trained on some of these {noun}, so more normal {noun} than requested will be flagged; calibrate on {noun} that it was "
             "not trained on"
         )
-    shift = f"the model was trained on some of the calibration {noun}" if trained_on else None
+    shift = f"the model was trained on some of the calibration {noun}" if trained_on else shift
 
     def change(folder: Path, plain: Manifest) -> Manifest:
         scores = model.score(data)

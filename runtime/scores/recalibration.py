@@ -71,7 +71,7 @@ def recalibrate(
             field="file",
         )
     described = f"{reservoir.size('rows')} of {cut(name)} (SHA-256 {digest[:12]}…)"
-    left_out = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
+    left_out: dict[str, Any] = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
     made = calibration.recalibrate(
         model, reservoir.data, root, source=described, trained_on=trained_on, strict=strict, sha256=digest, **left_out
     )

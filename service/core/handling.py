@@ -40,7 +40,7 @@ class Handling:
             if names:
                 raise default_model(entry.name, f"does not support /{endpoint}{why}", names, UnsupportedTask)
             raise UnsupportedTask(
-                f"{entry.name} does not support /{endpoint}{why}; it supports {', '.join('/' + name for name in can)}",
+                f"{entry.name} does not support /{endpoint}{why}; {operations.abilities(entry.manifest)}",
                 field="model",
                 valid=can,
             )

@@ -208,7 +208,7 @@ class Reader:
         )
 
     def _codes(self, manifest: Manifest, codes: Any) -> Array:
-        if manifest.codes is None or "decode_codes" not in manifest.tasks:
+        if manifest.codes is None or operations.task_of_codes(manifest) is None:
             raise UnsupportedTask(
                 f"codes: {manifest.name} does not decode codes; remove them",
                 field="codes",

@@ -56,14 +56,13 @@ def _of_manifest(entry: Entry, manifest: Manifest) -> dict[str, Any]:
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    can_sample = operations.supports(manifest, "sample")
     return {
         "family": manifest.family, "description": manifest.description, "tasks": list(manifest.served),
         "classes": list(manifest.classes) if manifest.classes else None,
         "conditions": list(manifest.conditions.names) if manifest.conditions else None,
         "data": _data(manifest.spec), "items": _items(manifest), "conditioned": _conditioned(manifest), "inputs": _inputs(manifest),
         "dataset": manifest.data_name, "figures": figures.stated(manifest),
-        "temperature": can_sample and operations.takes_temperature(manifest, None, None),
+        "temperature": operations.makes_items(manifest) and operations.takes_temperature(manifest, None, None),
     }  # fmt: skip
 
 

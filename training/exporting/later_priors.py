@@ -9,7 +9,7 @@ from manifold.runtime import priors as stores
 from manifold.runtime import revisions
 from manifold.runtime.engine import Model, load
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations import supports
+from manifold.runtime.operations import draws_items
 from manifold.training.data import Data
 from manifold.training.exporting import priors, shown
 from manifold.training.exporting.calibrated import DENSITIES
@@ -39,7 +39,7 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
 
     def change(folder: Path, manifest: Manifest) -> Manifest:
         manifest = stores.stored(folder, manifest.model_copy(update={"latent": latent, "provenance": provenance}))
-        if (folder / shown.PREVIEW).exists() and supports(manifest, "sample"):
+        if (folder / shown.PREVIEW).exists() and draws_items(manifest):
             revisions.write(folder, manifest)
             engine = load(folder, device="cpu")
             (folder / shown.PREVIEW).write_bytes(shown.preview(engine, data.test, to_model))

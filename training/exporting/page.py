@@ -27,7 +27,7 @@ from manifold.runtime import imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations import supports
+from manifold.runtime.operations import draws_items, supports
 from manifold.training.data import Data
 from manifold.training.data.parts import first, subset
 from manifold.training.exporting import priors
@@ -81,7 +81,7 @@ def read(folder: Path) -> dict[str, bytes]:
 def possible(manifest: Manifest) -> list[str]:
     """Return the names of the files that can be made from an artifact and its data, without the run."""
     names = [POINTS] if _most_points(manifest) else []
-    shows = supports(manifest, "reconstruct") or supports(manifest, "sample")
+    shows = supports(manifest, "reconstruct") or draws_items(manifest)
     return [*names, *([sheet_name(manifest)] if shows else [])]
 
 
@@ -230,7 +230,7 @@ def _groups(source: Source, n: int) -> Array | None:
             items, classes=priors.conditions(model.manifest, data, held) if conditioned else None
         ).data
         return np.stack([items, back], axis=1)
-    return model.sample(n, seed=SEED).data[:, None] if supports(model.manifest, "sample") else None
+    return model.sample(n, seed=SEED).data[:, None] if draws_items(model.manifest) else None
 
 
 def _spread(n: int, most: int) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.operations import supports
+from manifold.runtime.operations import draws_items
 from manifold.training.data import Part
 from manifold.training.data.parts import batches, first
 from manifold.training.exporting.context import Context
@@ -28,7 +28,7 @@ def write_preview(context: Context) -> None:
     A model that makes nothing shows the test items with the smallest margin if it has features, else the most anomalous ones.
     """
     engine, data, spec = context.engine, context.data, context.data.spec
-    if supports(engine.manifest, "sample"):
+    if draws_items(engine.manifest):
         content = preview(engine, data.test, spec.to_model)
     else:
         classifies = "features" in engine.manifest.tasks

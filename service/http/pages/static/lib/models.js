@@ -96,8 +96,11 @@ export const newest = models => models.filter(model => listed(models, { name: mo
 /** Whether the model answers requests: an idle model loads at its first request. */
 export const answers = model => model.state === "ready" || model.state === "idle";
 
-/** Whether the model supports an endpoint, such as "sample". */
-export const supports = (model, endpoint) => model.endpoints.includes(endpoint);
+/** Whether the page can use an endpoint of the model, such as "sample": the page gives no codes, so a model that only decodes given codes cannot sample here. */
+export const supports = (model, endpoint) => model.endpoints.includes(endpoint) && (endpoint !== "sample" || makesItems(model));
+
+/** Whether the model makes new items without given codes. */
+const makesItems = model => model.tasks.includes("sample") || model.tasks.includes("decode");
 
 /** Whether the model only serves to evaluate others: it makes and edits nothing. */
 export const isEvaluator = model => model.endpoints.length > 0 && model.endpoints.every(name => name === "classify");
