@@ -110,7 +110,7 @@ def import_(
 ) -> None:
     """Make a model of graphs from elsewhere.
 
-    Names, types and shapes are read from the graphs, and a trial run shows the shapes and values of their outputs. What is guessed is printed with the
+    Names, types and shapes are read from the graphs, and a trial run shows the shapes and values of their outputs. Each guess is printed with its
     reason, and an option corrects it. The model is checked, and nothing is published if the check finds a problem. Look at its preview: no check sees wrong
     colours. A program (.pt2) is converted into ONNX, which needs the extra `train`; load only programs that you trust.
     """

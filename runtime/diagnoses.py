@@ -41,7 +41,7 @@ VARIED = (
 
 @dataclass
 class Diagnosis:
-    """What was found: problems, and warnings that need a look at the sheet. `items` are the sampled items, to be shown."""
+    """The findings: problems, and warnings that need a look at the sheet. `items` are the sampled items, to be shown."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

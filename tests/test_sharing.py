@@ -34,8 +34,8 @@ def test_a_model_is_the_same_after_a_push_and_a_pull(tmp_path: Path) -> None:
     said = run("pull", share / "own", "--models", here, "--quiet")
     assert said.splitlines()[0] == str(here / "own/1")
     assert content(here) == {f"own/1/{name}": text for name, text in content(made).items()}
-    problems, notes, _ = checks.check(share / "own/1", "cpu", seal=False)
-    assert (problems, notes) == ([], [])  # the card is beside the artifact, not in it
+    found = checks.check(share / "own/1", "cpu", seal=False)
+    assert (found.problems, found.notes) == ([], [])  # the card is beside the artifact, not in it
     first, again = (engine.load(folder).sample(3, seed=1).data for folder in (made, here / "own/1"))
     assert np.array_equal(first, again)
 

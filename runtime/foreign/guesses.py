@@ -1,6 +1,6 @@
 """The meaning of a graph's inputs and outputs: the task, the source of each input, the role of each output, and the form of each tensor.
 
-Every guess has a line that says what was seen and what was concluded. Statements of the user replace guesses. Where a guess would be a gamble, the
+Every guess has a line that says what was seen and what was concluded. Statements of the user replace guesses. If there is no good guess, the
 error says which option states the fact.
 """
 
@@ -42,7 +42,7 @@ CHANNELS = {
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user states about the graphs."""
+    """The statements of the user about the graphs."""
 
     spec: Kind | None = None  # the items, if they are rows
     size: tuple[int, int] | None = None  # height and width

@@ -1,4 +1,4 @@
-"""What a graph states about itself: names, types and dimensions of its inputs and outputs; and what a trial run shows."""
+"""The facts that a graph states: names, types and dimensions of its inputs and outputs; and the outputs of a trial run."""
 
 from __future__ import annotations
 

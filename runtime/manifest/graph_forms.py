@@ -21,7 +21,7 @@ PICTURES = ("layout", "channels", "range", "mean", "std", "invert")  # the field
 
 
 class GraphForm(Record):
-    """How a tensor is in its graph, if it differs from `dtype`, `shape` and the values of the manifest.
+    """The form of a tensor in its graph, if it differs from `dtype`, `shape` and the values of the manifest.
 
     The conversion of an output is: batch axis, type, layout, shape, activation, values (`range`, or `mean` and `std`, and `invert`), channels, `negate`.
     An input is converted in the opposite order. Values for an integer type are rounded and clipped.
