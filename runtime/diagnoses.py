@@ -134,7 +134,8 @@ def _look(model: Model, items: Array, found: Diagnosis) -> None:
         return
     if _looks_inverted(items, low, high):
         found.warnings.append(
-            "data: the images look inverted: they are dark on a white border; if they should be light on black, state invert: true in in_graph"
+            "data: the images look inverted: they are dark on a white border; if they should be light on black, use --invert of manifold import, or state "
+            "invert: true in in_graph"
         )
 
 
