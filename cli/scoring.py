@@ -195,7 +195,7 @@ def calibrate(
     skip_unreadable: Skip = False,
     models: Models = Path("models"),
 ) -> None:
-    """Calibrate a model on your own normal items, or on a data set.
+    """Calibrate a model on your own normal items or a data set.
 
     The model is not trained. The result is published as its next version.
     """
