@@ -161,8 +161,8 @@ def options(family: str) -> list[str]:
 
 
 def has_steps(family: str) -> bool:
-    """Return whether a family takes training steps: its options of steps have an effect."""
-    return "epochs" in options(family)
+    """Return whether a family takes training steps: its options of steps have an effect. A family without a file of its own takes steps."""
+    return not _path("families", family).is_file() or "epochs" in options(family)
 
 
 def terms(family: str) -> tuple[str, ...]:
