@@ -8,8 +8,8 @@ process may use cores, as the evaluator uses; and the extraction of the evaluato
 of the features, and looks for copies. The passes are interleaved, and their order changes with each round. The ratios are medians over the rounds.
 Threads that share a core or a cache cost more CPU time for the same work. `taskset -c 0` leaves one core, so that all passes use one thread.
 
-`--image` and `--channels` give the size and the channels of the images; those
-that differ from the extractor are resized by the rule torch-bilinear, and grey images are repeated for its three channels.
+`--image` and `--channels` give the size and the channels of the images. Images of another size than the extractor's are resized by the rule
+torch-bilinear, and grey images are repeated for its three channels.
 """
 
 from __future__ import annotations
