@@ -89,7 +89,8 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
         "classify": lambda: model.classify(items),
     }
     if not conditioned:
-        calls["encode"] = lambda: model.encode(items, **one)
+        encodes = manifest.tasks.get("encode")
+        calls["encode"] = lambda: model.encode(items, **(one if encodes and encodes.input("condition") else {}))
         calls["reconstruct"] = lambda: model.reconstruct(items, **one)
     if not conditioned and all(latent.priors for latent in manifest.latents.values()):
         ends: list[Any] = [

@@ -182,7 +182,7 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     """Return the source of an input, and the reason. Raises InvalidValue if it cannot be guessed."""
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name], "as stated"
-    whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen) == 1
+    whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph) == 1
     if whole and one and (wishes.classes or LABELS.search(seen.name)):
         if not wishes.classes:
             raise InvalidValue(
@@ -203,7 +203,11 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
                 field="levels",
             )
         return "codes", "whole numbers: codes"
-    if wishes.classes and _count(seen) == len(wishes.classes) and ("latent" in taken or LABELS.search(seen.name)):
+    if (
+        wishes.classes
+        and _count(seen, graph) == len(wishes.classes)
+        and ("latent" in taken or LABELS.search(seen.name))
+    ):
         return "condition", "one number for each class: weights of classes"
     if not makes_images:
         return "data", "the items that the graph reads"
@@ -214,10 +218,14 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     )
 
 
-def _count(seen: Seen) -> int | None:
-    if seen.dims is None or not seen.dims:
-        return 1
-    rest = list(seen.dims[1:]) if len(seen.dims) > 1 or not isinstance(seen.dims[0], int) else list(seen.dims)
+def _count(seen: Seen, graph: Foreign) -> int | None:
+    """Return the number of values of one item; None if it is not fixed. A single fixed axis is the batch if other inputs have the same first axis."""
+    dims = seen.dims or ()
+    first = {other.dims[0] for other in graph.inputs if other.dims is not None and len(other.dims) > 1}
+    without = (
+        len(dims) == 1 and isinstance(dims[0], int) and dims[0] not in first
+    )  # one item at a time, without an axis for the batch
+    rest = dims if without else dims[1:]
     return (
         None
         if any(not isinstance(dim, int) for dim in rest)
