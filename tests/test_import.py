@@ -267,3 +267,49 @@ def test_the_next_version_follows(tmp_path: Path) -> None:
     for version in (1, 2):
         model, _ = bring(tmp_path / "models", path)
         assert model.version == version
+
+
+def test_maps_are_told_from_images(tmp_path: Path) -> None:
+    """A map of 4 channels from which a larger image is made is a latent; a smaller map that is made of an image is no image."""
+    up = [
+        node("Slice", ["x", "from", "to", "axis"], ["three"]),
+        node("Resize", ["three", "", "scales"], ["big"], mode="nearest"),
+        node("Tanh", ["big"], ["y"]),
+    ]
+    constants = [
+        constant("from", [0]),
+        constant("to", [3]),
+        constant("axis", [1]),
+        constant("scales", np.asarray([1, 1, 4, 4], np.float32)),
+    ]
+    graphs.write(
+        tmp_path / "d.onnx", up, [value("x", shape=["B", 4, 8, 8])], [value("y", shape=["B", 3, 32, 32])], constants
+    )
+    model, _ = bring(tmp_path / "d", tmp_path / "d.onnx")
+    assert model.manifest.latents["latent"].dims == (4, 8, 8) and "interpolate" in model.endpoints
+    assert model.interpolate({"seed": 1}, {"seed": 2}, steps=3).data.shape == (3, 3, 32, 32)
+    down = [node("AveragePool", ["x"], ["y"], kernel_shape=[4, 4], strides=[4, 4])]
+    graphs.write(tmp_path / "e.onnx", down, [value("x", shape=["B", 3, 32, 32])], [value("y", shape=["B", 3, 8, 8])])
+    model, _ = bring(tmp_path / "e", tmp_path / "e.onnx")
+    assert set(model.manifest.tasks) == {"features"}
+    same = [node("Tanh", ["x"], ["y"])]
+    graphs.write(tmp_path / "s.onnx", same, [value("x", shape=["B", 3, 32, 32])], [value("y", shape=["B", 3, 32, 32])])
+    said = refused(tmp_path / "s", tmp_path / "s.onnx")
+    assert "if the input is noise, state --input x=normal" in said and "export its encoder and its decoder" in said
+    model, _ = bring(tmp_path / "n", tmp_path / "s.onnx", "--input", "x=normal")
+    assert model.endpoints == ["sample"]
+
+
+def test_a_latent_with_a_part_for_each_layer(tmp_path: Path) -> None:
+    """The latent (14, 6) of a style-based generator keeps its shape, and can be interpolated."""
+    nodes = [
+        node("ReduceMean", ["w_plus", "axis"], ["z"], keepdims=0),
+        *brought.body(),
+        node("Identity", ["x"], ["img"]),
+    ]
+    graphs.write(
+        tmp_path / "g.onnx", nodes, [value("w_plus", shape=["B", 14, LATENT])], [value("img", shape=None)], [*CONSTANTS, constant("axis", [1])]
+    )  # fmt: skip
+    model, _ = bring(tmp_path / "models", tmp_path / "g.onnx", "--range", -1, 1)
+    assert model.manifest.latents["latent"].dims == (14, LATENT)
+    assert model.interpolate({"seed": 1}, {"seed": 2}, steps=3).data.shape == (3, 3, 4, 5)

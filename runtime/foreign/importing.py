@@ -48,8 +48,7 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, spec: Mapping[str, A
         ),
         None,
     )
-    reads = reads_items(graph, wishes)
-    makes = image is not None and (task in MAKING if task else not reads)
+    makes = image is not None and (task in MAKING if task else _makes_images(graph, wishes, image[1]))
     made = Guess(task or "")
     _inputs(graph, wishes, made, spec, makes_images=makes)
     if makes and image is not None:
@@ -57,6 +56,28 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, spec: Mapping[str, A
     else:
         _other_outputs(graph, wishes, made)
     return made
+
+
+def _makes_images(graph: Foreign, wishes: Wishes, made: guesses.Picture) -> bool:
+    """Return whether a graph with an image among its outputs makes images. Raises InvalidValue if it may also read images of this size."""
+    if wishes.spec is not None or "data" in (wishes.inputs.get(seen.name) for seen in graph.inputs):
+        return False
+    for seen in graph.inputs:
+        read = None if seen.name in wishes.inputs else guesses.picture(_sized(seen, wishes).dims, wishes)
+        if read is None:
+            continue
+        if (read.height, read.width) == (made.height, made.width):
+            raise InvalidValue(
+                f"{graph.path.name}: input {seen} and an output are images of {made.width}x{made.height}; if the input is noise, state "
+                f"--input {cut(seen.name)}=normal; if the graph encodes images, state the roles of its outputs, such as --output NAME=features; an autoencoder "
+                "in one graph cannot be served, so export its encoder and its decoder",
+                field=seen.name,
+            )
+        if (
+            read.height * read.width > made.height * made.width and read.layout != "NHW"
+        ):  # (B, 14, 512) is a latent with 14 parts
+            return False  # an encoder, whose output is a small map
+    return True
 
 
 def reads_items(graph: Foreign, wishes: Wishes) -> bool:
