@@ -39,7 +39,8 @@ def import_(
         list[str] | None,
         typer.Option(
             metavar="INPUT=SHAPE",
-            help="TorchScript: type and shape of an input, such as z=float32[B,64] or z=64. Repeat it for more.",
+            help="Shape of an input without the batch, such as z=64 or z=4x8x8, if the graph does not state it; for TorchScript also its type, such as "
+            "z=float32[B,64]. Repeat it for more.",
         ),
     ] = None,
     input_: Annotated[
@@ -47,7 +48,7 @@ def import_(
         typer.Option(
             "--input",
             metavar="INPUT=SOURCE",
-            help="Source of an input: latent, normal, data, condition or codes. Repeat it for more.",
+            help="Source of an input: latent, normal (noise), data, condition or codes. Repeat it for more.",
         ),
     ] = None,
     output: Annotated[
@@ -140,11 +141,12 @@ def import_(
                 "file: ONNX and TorchScript files cannot be tasks of one model; export all of them in one format",
                 field="file",
             )
+        importing.check_names(read, wishes)
         found: list[Any] = [None] * len(read)
-        spec: dict[str, Any] | None = None
+        sections: dict[str, Any] = {}
         for place in sorted(range(len(read)), key=lambda at: importing.reads_items(read[at], wishes)):
-            found[place] = importing.guess(read[place], wishes, task[place] if task else None, spec)
-            spec = spec or found[place].sections.get("data")
+            found[place] = importing.guess(read[place], wishes, task[place] if task else None, sections)
+            sections = {**found[place].sections, **sections}
         for graph, one in zip(read, found, strict=True):
             typer.echo(f"{graph.path.name}: {one.task}{f', opset {graph.opset}' if graph.opset else ''}")
             for line in one.lines:
@@ -171,7 +173,7 @@ def _wishes(**stated: Any) -> Wishes:
 def _endpoints(folder: Path) -> str:
     from manifold.runtime import engine
 
-    return ", ".join(engine.load(folder, device="cpu").endpoints)
+    return ", ".join(engine.load(folder, device="cpu").endpoints) or "none"
 
 
 def _next(manifest: Any, name: str, models: Path) -> str:
@@ -179,6 +181,8 @@ def _next(manifest: Any, name: str, models: Path) -> str:
         return command("sample", name, "-n", "64", "--seed", "1", *elsewhere(models))
     if "score" in manifest.tasks:
         return command("calibrate", name, "NORMAL", *elsewhere(models))
+    if set(manifest.tasks) == {"features"} and manifest.classification is None:
+        return command("evaluate", "MODEL", "--extractor", name, *elsewhere(models))
     return command("serve", *elsewhere(models))
 
 

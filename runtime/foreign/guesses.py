@@ -28,7 +28,8 @@ Array = NDArray[Any]
 FEW = (1, 2, 3, 4)  # numbers of channels that an image can have
 SMALLEST = 4  # smallest height and width of an image
 LABELS = re.compile(r"label|class|cond|target|onehot|one_hot|^y$|^c$", re.IGNORECASE)
-MEANS = re.compile(r"mean|mu$|^mu|loc$", re.IGNORECASE)
+LATENTS = re.compile(r"latent|noise|^(z|w|eps|epsilon)(_?(in|input|\d))?$", re.IGNORECASE)
+MEANS = re.compile(r"mean|mu$|^mu|loc$|latent|^z$", re.IGNORECASE)
 VARIANCES = re.compile(r"log_?var|logvar|^lv", re.IGNORECASE)
 SCORES = re.compile(r"score|anomal|distance|error|loss|nll|energy|outlier", re.IGNORECASE)
 LOGITS = re.compile(r"logit|prob|softmax|class", re.IGNORECASE)
@@ -104,6 +105,16 @@ def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture 
         if not rest and channels in (1, 3):
             return Picture("NCHW", channels, *wishes.size, flat=True)
     return None
+
+
+def reads(seen: Seen, wishes: Wishes) -> bool:
+    """Return whether an input takes images. Floats with 2 or 4 channels, or named like a latent, are latents unless something else is stated."""
+    if seen.name in wishes.inputs:
+        return wishes.inputs[seen.name] == "data"
+    found = picture(seen.dims, wishes)
+    if found is None or seen.dtype == "uint8" or wishes.channels is not None:
+        return found is not None
+    return found.channels in (1, 3) and LATENTS.search(seen.name) is None
 
 
 def image_section(found: Picture, limits: tuple[float, float], wishes: Wishes) -> dict[str, Any]:
@@ -182,7 +193,11 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     """Return the source of an input, and the reason. Raises InvalidValue if it cannot be guessed."""
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name], "as stated"
+<<<<<<< HEAD
     whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph) == 1
+=======
+    whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph.rows) == 1
+>>>>>>> i28-howto
     if whole and one and (wishes.classes or LABELS.search(seen.name)):
         if not wishes.classes:
             raise InvalidValue(
@@ -205,7 +220,11 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
         return "codes", "whole numbers: codes"
     if (
         wishes.classes
+<<<<<<< HEAD
         and _count(seen, graph) == len(wishes.classes)
+=======
+        and _count(seen, graph.rows) == len(wishes.classes)
+>>>>>>> i28-howto
         and ("latent" in taken or LABELS.search(seen.name))
     ):
         return "condition", "one number for each class: weights of classes"
@@ -214,10 +233,11 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     return (
         ("latent", "numbers from which images are made: the latent")
         if "latent" not in taken
-        else ("normal", "further numbers: noise")
+        else ("latent", "further numbers: another latent; --input states another source, such as normal")
     )
 
 
+<<<<<<< HEAD
 def _count(seen: Seen, graph: Foreign) -> int | None:
     """Return the number of values of one item; None if it is not fixed. A single fixed axis is the batch if other inputs have the same first axis."""
     dims = seen.dims or ()
@@ -226,6 +246,13 @@ def _count(seen: Seen, graph: Foreign) -> int | None:
         len(dims) == 1 and isinstance(dims[0], int) and dims[0] not in first
     )  # one item at a time, without an axis for the batch
     rest = dims if without else dims[1:]
+=======
+def _count(seen: Seen, rows: int | None) -> int | None:
+    """Return how many numbers an input has for each item; None if that is not fixed. `rows` is the fixed number of rows of the graph."""
+    if not seen.dims or seen.dims == (rows,):
+        return 1
+    rest = list(seen.dims[1:]) if len(seen.dims) > 1 or not isinstance(seen.dims[0], int) else list(seen.dims)
+>>>>>>> i28-howto
     return (
         None
         if any(not isinstance(dim, int) for dim in rest)
@@ -241,7 +268,7 @@ def latent_shape(seen: Seen) -> list[int]:
     shape = [dim for place, dim in enumerate(dims) if place != batch and isinstance(dim, int)]
     if len(shape) + (batch is not None) != len(dims):
         raise InvalidValue(
-            f"input {seen}: its shape is not fixed; give --shape {cut(seen.name)}=float32[B,100] with the shape of one latent",
+            f"input {seen}: its shape is not fixed; give --shape {cut(seen.name)}=100 with the shape of one latent",
             field=seen.name,
         )
     long = [size for size in shape if size > 1]

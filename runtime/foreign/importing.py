@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import checks, lineage, repository
 from manifold.runtime import manifest as manifests
-from manifold.runtime.errors import ArtifactError, InvalidValue, cut
+from manifold.runtime.errors import ArtifactError, InvalidValue, cut, shown
 from manifold.runtime.foreign import guesses, inspection
 from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign, Seen
@@ -36,8 +36,22 @@ class Imported:
     notes: list[str] = field(default_factory=list)
 
 
-def guess(graph: Foreign, wishes: Wishes, task: str | None, spec: Mapping[str, Any] | None) -> Guess:
-    """Return the task of a graph. `spec` is the section `data` that an earlier graph has determined. Raises InvalidValue for what cannot be guessed."""
+def check_names(graphs: Sequence[Foreign], wishes: Wishes) -> None:
+    """Raise InvalidValue for a statement about an input that no graph has."""
+    known = {seen.name for graph in graphs for seen in graph.inputs}
+    for option, names in (("input", wishes.inputs), ("constant", wishes.constants), ("number", wishes.numbers)):
+        if wrong := [name for name in names if name not in known]:
+            raise InvalidValue(
+                f"--{option}: no graph has an input {shown(wrong[0])}; the inputs are {', '.join(sorted(known)) or 'none'}",
+                field=option,
+            )
+
+
+def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[str, Any]) -> Guess:
+    """Return the task of a graph. `sections` are those that earlier graphs have determined. Raises InvalidValue for what cannot be guessed."""
+    spec = sections.get("data")
+    for seen in graph.inputs:
+        _check_axes(graph, _sized(seen, wishes), wishes)
     examples = {seen.name: _example(seen, wishes) for seen in graph.inputs}
     inspection.run(graph, examples)
     image = next(
@@ -54,7 +68,8 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, spec: Mapping[str, A
     if makes and image is not None:
         _image_output(graph, wishes, made, spec, *image)
     else:
-        _other_outputs(graph, wishes, made)
+        _other_outputs(graph, wishes, made, sections)
+    made.lines += [f"{graph.path.name}: not used: output {seen} (its type cannot be served)" for seen in graph.dropped]
     return made
 
 
@@ -82,7 +97,7 @@ def _makes_images(graph: Foreign, wishes: Wishes, made: guesses.Picture) -> bool
 
 def reads_items(graph: Foreign, wishes: Wishes) -> bool:
     """Return whether a graph reads items, by its inputs. Graphs that make items are guessed first, since they show the range."""
-    return wishes.spec is not None or any(_reads(seen, wishes) for seen in graph.inputs)
+    return wishes.spec is not None or any(guesses.reads(seen, wishes) for seen in graph.inputs)
 
 
 def _example(seen: Seen, wishes: Wishes) -> Array:
@@ -94,8 +109,10 @@ def _example(seen: Seen, wishes: Wishes) -> Array:
 
 
 def _sized(seen: Seen, wishes: Wishes) -> Seen:
-    """Return an input with the free axes of an image at the stated size."""
-    if wishes.size is None or seen.dims is None or len(seen.dims) != 4:
+    """Return an input with the free axes of an image at the stated size, or those of rows at the number of columns."""
+    if wishes.spec is not None and seen.dims is not None and len(seen.dims) == 2 == len(wishes.spec.shape) + 1:
+        return Seen(seen.name, seen.dtype, (seen.dims[0], wishes.spec.shape[0]))
+    if wishes.size is None or seen.dims is None or len(seen.dims) != 4 or not guesses.reads(seen, wishes):
         return seen
     of = dict(zip(wishes.layout or ("NHWC" if seen.dims[3] in guesses.FEW else "NCHW"), range(4), strict=True))
     dims = list(seen.dims)
@@ -104,9 +121,15 @@ def _sized(seen: Seen, wishes: Wishes) -> Seen:
     return Seen(seen.name, seen.dtype, tuple(dims))
 
 
-def _reads(seen: Seen, wishes: Wishes) -> bool:
-    stated = wishes.inputs.get(seen.name)
-    return stated == "data" if stated else guesses.picture(seen.dims, wishes) is not None
+def _check_axes(graph: Foreign, seen: Seen, wishes: Wishes) -> None:
+    """Raise InvalidValue for an input with several axes without a fixed length: only the batch may have none."""
+    free = [dim for dim in seen.dims or () if not isinstance(dim, int)]
+    if len(free) > 1 and seen.name not in (*wishes.constants, *wishes.numbers):
+        raise InvalidValue(
+            f"{graph.path.name}: input {seen}: several axes have no fixed length, but only the batch may have none; give --size HEIGHT WIDTH for images, or "
+            f"the shape of one item, --shape {cut(seen.name)}={'x'.join(str(dim) if isinstance(dim, int) else '8' for dim in (seen.dims or ())[1:])}",
+            field="shape",
+        )
 
 
 def _may_be_data(seen: Seen, wishes: Wishes) -> bool:
@@ -115,6 +138,7 @@ def _may_be_data(seen: Seen, wishes: Wishes) -> bool:
 
 def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any] | None, *, makes_images: bool) -> None:
     taken: set[str] = set()
+    sources: list[tuple[Seen, str]] = []
     for seen in graph.inputs:
         where = f"{graph.path.name}: input {seen}"
         if seen.name in wishes.constants:
@@ -133,10 +157,25 @@ def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any]
                 f"{where}: the number {cut(seen.name)} of a request, by default {wishes.numbers[seen.name][0]:g}"
             )
             continue
+        if seen.name in graph.unused and seen.name not in wishes.inputs:
+            made.constants[seen.name] = _unused(seen)
+            made.lines.append(f"{where}: always 0 (no operator of the graph uses it)")
+            continue
         source, why = guesses.source_of(seen, graph, wishes, makes_images=makes_images, taken=taken)
         taken.add(source)
-        made.inputs.append(_input(seen, source, wishes, made, spec))
+        sources.append((seen, source))
         made.lines.append(f"{where}: {source} ({why})")
+    latents = [seen for seen, source in sources if source == "latent"]
+    for seen, source in sources:
+        made.inputs.append(_input(seen, source, wishes, made, spec, named=len(latents) > 1))
+
+
+def _unused(seen: Seen) -> dict[str, Any]:
+    """Return the constant for an input without influence."""
+    dims = seen.dims or ()
+    batch = bool(dims) and not isinstance(dims[0], int)
+    shape = [dim if isinstance(dim, int) else 1 for dim in dims[batch:]]
+    return {"dtype": seen.dtype, "value": np.zeros(shape, seen.dtype).tolist(), "batch": batch}
 
 
 def _number(seen: Seen, stated: tuple[float, ...]) -> dict[str, Any]:
@@ -146,8 +185,11 @@ def _number(seen: Seen, stated: tuple[float, ...]) -> dict[str, Any]:
     return guesses.with_form(content, guesses.form_of(spec, seen, None))
 
 
-def _input(seen: Seen, source: str, wishes: Wishes, made: Guess, spec: Mapping[str, Any] | None) -> dict[str, Any]:
-    role = {"data": "data", "latent": "latent", "condition": "condition", "codes": "codes"}.get(source, seen.name)
+def _input(
+    seen: Seen, source: str, wishes: Wishes, made: Guess, spec: Mapping[str, Any] | None, *, named: bool
+) -> dict[str, Any]:
+    """Return an input of the manifest. `named` says that there are several latents, which have the names of the graph as roles."""
+    role = source if source in ("data", "condition", "codes") or (source == "latent" and not named) else seen.name
     if source == "data" and wishes.spec is None:
         found = guesses.picture(_sized(seen, wishes).dims, wishes)
         if found is None:
@@ -169,7 +211,7 @@ def _input(seen: Seen, source: str, wishes: Wishes, made: Guess, spec: Mapping[s
         form_limits = limits if spec and limits and list(limits) != section["range"] else None
         form = guesses.image_form(found, seen.dtype, section["channels"], wishes, output=False, limits=form_limits)
         made.lines.append(
-            f"  {found.width}x{found.height} pixels, {found.channels} channel(s), {found.layout}; range {wishes.range or section['range']} ({why})"
+            f"  {found.width}x{found.height} pixels, {found.channels} channel(s), {found.layout}; range {list(limits or section['range'])} ({why})"
         )
         content, _ = guesses.tensor(role, seen, (section["channels"], found.height, found.width), source)
         return guesses.with_form(content, form)
@@ -183,7 +225,8 @@ def _input(seen: Seen, source: str, wishes: Wishes, made: Guess, spec: Mapping[s
         return guesses.with_form(content, guesses.form_of(tensor, seen, None, classes=len(wishes.classes)))
     shape = guesses.latent_shape(seen)
     if source == "latent":
-        made.sections["latent"] = {"size": shape[0]} if len(shape) == 1 else {"shape": shape}
+        latent = {"size": shape[0]} if len(shape) == 1 else {"shape": shape}
+        made.sections["latent"] = {**made.sections.get("latent", {}), role: latent} if named else latent
     elif source == "codes":
         made.sections["codes"] = {"shape": shape, "levels": wishes.levels}
     content, tensor = guesses.tensor(role, seen, shape, source)
@@ -213,11 +256,14 @@ def _image_output(
         made.lines.append(f"{graph.path.name}: not used: {', '.join(others)}")
 
 
-def _other_outputs(graph: Foreign, wishes: Wishes, made: Guess) -> None:
+def _other_outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, Any]) -> None:
     """Guess the roles of the outputs of a graph that reads items."""
+    reasons = []
     for seen in graph.outputs:
-        role, why = _role(seen, graph.made[seen.name], wishes, {tensor["role"] for tensor in made.outputs})
+        taken = {tensor["role"] for tensor in made.outputs}
+        role, why = _role(seen, graph.made[seen.name], wishes, taken, made.task, sections)
         if role is None:
+            reasons.append(f"{seen}: {why}")
             made.lines.append(f"{graph.path.name}: not used: output {seen} ({why})")
             continue
         made.outputs.append(_output(seen, role, graph.made[seen.name], wishes, made))
@@ -234,7 +280,8 @@ def _other_outputs(graph: Foreign, wishes: Wishes, made: Guess) -> None:
     )
     if found is None:
         raise InvalidValue(
-            f"{graph.path.name}: no output could be used; state the role of one, such as --output {cut(graph.outputs[0].name) if graph.outputs else 'y'}=mean",
+            f"{graph.path.name}: no output could be used ({'; '.join(reasons) or 'there is none of a type that can be served'}); state the role of one, such "
+            f"as --output {cut(graph.outputs[0].name) if graph.outputs else 'y'}=mean",
             field="output",
         )
     made.task = made.task or found
@@ -249,11 +296,25 @@ def _other_outputs(graph: Foreign, wishes: Wishes, made: Guess) -> None:
         made.sections["classification"] = {}
 
 
-def _role(seen: Seen, values: Array, wishes: Wishes, taken: set[str]) -> tuple[str | None, str]:
+def _role(
+    seen: Seen, values: Array, wishes: Wishes, taken: set[str], task: str, sections: Mapping[str, Any]
+) -> tuple[str | None, str]:
     if seen.name in wishes.outputs:
         stated = wishes.outputs[seen.name]
         return (None, "as stated") if stated == "none" else (stated, "as stated")
     size = int(np.prod(values.shape[1:]))
+    found = guesses.picture(seen.dims, wishes) if values.ndim == 4 else None
+    if (
+        seen.dtype in ("uint8", "float32", "float16")
+        and found is not None
+        and found.channels in (1, 3)
+        and task not in ("encode", "features")
+    ):
+        if not guesses.MEANS.search(seen.name):
+            return None, (
+                "images made of images, which no endpoint serves: export encoder and decoder as two files; for another network write a manifest with the task "
+                "translate, which is served over /v2"
+            )
     if values.dtype.kind in "iu":
         return ("codes", "whole numbers: codes") if size > 1 and wishes.levels else (None, "whole numbers")
     if values.dtype.kind != "f":
@@ -270,11 +331,27 @@ def _role(seen: Seen, values: Array, wishes: Wishes, taken: set[str]) -> tuple[s
         return "log_variance", "by its name"
     if guesses.MEANS.search(seen.name) and "mean" not in taken:
         return "mean", "by its name"
+    if task == "encode" and not {"mean", "log_variance"} <= taken:
+        return ("log_variance" if "mean" in taken else "mean"), "the task encode is stated"
+    if "mean" not in taken and task != "features" and size == _size(sections.get("latent", {})):
+        return "mean", "as many numbers as the latent has"
     if "mean" not in taken and "features" not in taken:
-        if guesses.LOGITS.search(seen.name):
-            return None, "it looks like logits; give --classes with their number or names"
+        if guesses.LOGITS.search(seen.name) or (values.ndim == 2 and _are_probabilities(values)):
+            return None, f"it looks like {size} classes; give --classes {size}, or their names"
         return "features", "numbers for each item"
     return None, "further numbers"
+
+
+def _size(latent: Mapping[str, Any]) -> int | None:
+    """Return how many numbers a latent of the section `latent` has; None if there is none, or several."""
+    size = latent.get("size")
+    return (
+        size
+        if isinstance(size, int)
+        else int(np.prod(latent["shape"]))
+        if isinstance(latent.get("shape"), list)
+        else None
+    )
 
 
 def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -> dict[str, Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import GraphError, InvalidValue, shown
+from manifold.runtime.errors import InvalidValue, shown
 from manifold.runtime.graphs import onnx_file
 from manifold.runtime.graphs.backends import signature, trial
+from manifold.runtime.manifest.graph_forms import GraphType
 
 Array = NDArray[Any]
 SUFFIXES = {
@@ -24,6 +25,7 @@ SUFFIXES = {
     ".torchscript": "torchscript",
 }
 ROWS = 8  # number of rows of a trial run
+SERVED = frozenset(get_args(GraphType))  # the types that conversions exist for
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,21 @@ class Foreign:
     method: str | None = None
     opset: int | None = None
     made: dict[str, Array] = field(default_factory=dict)  # the outputs of a trial run, by name
+    unused: frozenset[str] = frozenset()  # inputs that no operator uses
+    dropped: list[Seen] = field(default_factory=list)  # outputs of types that cannot be served
+
+    @property
+    def rows(self) -> int | None:
+        """The fixed number of rows that the inputs with several axes have in common; None if there is none."""
+        firsts = {seen.dims[0] for seen in self.inputs if seen.dims is not None and len(seen.dims) > 1}
+        first = next(iter(firsts), None)
+        return first if len(firsts) == 1 and isinstance(first, int) else None
 
 
 def read(
     path: Path, method: str | None = None, stated: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
 ) -> Foreign:
-    """Read what the graph in a file states. A script states no types and dimensions; `stated` gives those of its inputs by name.
+    """Read what the graph in a file states. `stated` gives types and shapes of inputs by name: for a script, and for axes without a fixed length.
 
     Raises InvalidValue for a file of another kind, and GraphError for a file that cannot be loaded.
     """
@@ -69,10 +80,12 @@ def read(
         raise InvalidValue(f"{path}: there is no such file; check the path", field="file")
     if backend == "onnx":
         inputs, outputs = signature(path)
-        scalars = onnx_file.read(path).graph.scalars
+        content = onnx_file.read(path).graph
+        seen = [Seen(name, kind, () if name in content.scalars else dims) for name, kind, dims in inputs]
+        _check_types(path, seen)
         return Foreign(
-            path, backend, [Seen(name, kind, () if name in scalars else dims) for name, kind, dims in inputs],
-            [Seen(*each) for each in outputs], opset=onnx_file.opset(path),
+            path, backend, [_fixed(each, (stated or {}).get(each.name)) for each in seen], [Seen(*each) for each in outputs],
+            opset=onnx_file.opset(path), unused=frozenset(each.name for each in seen) - onnx_file.used(content),
         )  # fmt: skip
     from manifold.runtime.graphs.backends import arguments
 
@@ -84,12 +97,42 @@ def read(
             field="shape",
         )
     seen = [Seen(name, kind, ("B", *shape)) for name, (kind, shape) in (stated or {}).items() if name in names]
+    _check_types(path, seen)
     return Foreign(path, backend, seen, [], method)
+
+
+def _check_types(path: Path, inputs: Sequence[Seen]) -> None:
+    """Raise InvalidValue for an input of a type that cannot be served, such as texts."""
+    for seen in inputs:
+        if seen.dtype not in SERVED:
+            raise InvalidValue(
+                f"{path.name}: input {seen} takes {'texts' if seen.dtype == 'string' else f'values of the type {seen.dtype}'}, but Manifold gives graphs "
+                f"numbers only; {'remove the tokenizer from the graph' if seen.dtype == 'string' else 'export it with another type, such as float32'}",
+                field=seen.name,
+            )
+
+
+def _fixed(seen: Seen, stated: tuple[str, tuple[int, ...]] | None) -> Seen:
+    """Return an input with the stated shape of one item. Raises InvalidValue if it contradicts the graph."""
+    if stated is None:
+        return seen
+    dims = ("B", *stated[1])
+    known = seen.dims if seen.dims is not None else ("B",) + (None,) * len(stated[1])
+    if len(known) != len(dims) or any(
+        isinstance(have, int) and have != size for have, size in zip(known[1:], dims[1:], strict=True)
+    ):
+        raise InvalidValue(
+            f"--shape: the input {seen} of the graph cannot have the shape {list(stated[1])} after the batch; correct it",
+            field="shape",
+        )
+    return Seen(seen.name, seen.dtype, (known[0], *stated[1]))
 
 
 def run(graph: Foreign, examples: Mapping[str, Array]) -> None:
     """Run the graph on examples by name, and keep its outputs. Raises GraphError if it fails."""
-    graph.made = trial(graph.path, graph.backend, graph.method, examples)
+    made = trial(graph.path, graph.backend, graph.method, examples)
+    graph.made = {name: array for name, array in made.items() if isinstance(array, np.ndarray)}
+    graph.dropped = [seen for seen in graph.outputs if seen.name in made.keys() - graph.made.keys()]
     graph.outputs = [
         Seen(name, str(array.dtype), _with_batch(array.shape, len_of(examples))) for name, array in graph.made.items()
     ]
@@ -118,10 +161,6 @@ def example(seen: Seen, rows: int, seed: int = 0, *, value: Any = None, high: in
         return generator.integers(0, high, shape).astype(kind)
     if kind.kind == "b":
         return np.ones(shape, bool)
-    if kind.kind != "f":
-        raise GraphError(
-            f"input {seen}: values of the type {seen.dtype} cannot be served; convert texts to numbers before the graph"
-        )
     return generator.standard_normal(shape).astype(kind)
 
 

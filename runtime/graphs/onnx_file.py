@@ -257,6 +257,16 @@ def read(path: Path) -> Content:
     return Content(graph, functions)
 
 
+def used(graph: Graph) -> set[str]:
+    """Return the names that the nodes of a graph and of its inner graphs use, and the outputs."""
+    names = set(graph.outputs)
+    for node in graph.nodes:
+        names.update(node.inputs)
+        for inner in node.inner:
+            names |= used(inner)
+    return names
+
+
 def opset(path: Path) -> int | None:
     """Return the version of the standard operators that a file uses; None if it does not state one."""
     found: int | None = None

@@ -61,6 +61,8 @@ def interpolate(
     if manifest.space is None:
         raise cannot(manifest, "interpolate: it has no latent space")
     spec = require(manifest, "decode", "interpolate")
+    if _takes_noise(manifest):
+        raise cannot(manifest, "interpolate: its task decode takes noise beside the latent")
     if method is not None and method not in PATHS:
         raise InvalidValue(
             f"method: {shown(method)} is unknown; give one of {', '.join(PATHS)}", field="method", valid=list(PATHS)
@@ -187,12 +189,17 @@ def _slerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
     return arc
 
 
+def _takes_noise(manifest: Manifest) -> bool:
+    """Return whether the decoder has an input for noise, which a path of latents does not determine."""
+    return "decode" in manifest.tasks and bool({"normal", "uniform"} & manifest.tasks["decode"].sources)
+
+
 PATHS = {"slerp": _slerp, "lerp": _lerp}
 
 
 CAPABILITIES = (
     Capability(
-        "interpolate", 40, lambda manifest: "decode" in manifest.tasks and manifest.space is not None,
-        lambda manifest: ": it has no latent space" if manifest.space is None else "",
+        "interpolate", 40, lambda manifest: "decode" in manifest.tasks and manifest.space is not None and not _takes_noise(manifest),
+        lambda manifest: ": it has no latent space" if manifest.space is None else ": its task decode takes noise beside the latent" * _takes_noise(manifest),
     ),
 )  # fmt: skip

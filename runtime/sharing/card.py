@@ -101,7 +101,7 @@ def license_of(text: str) -> str:
 def pipeline_tag(manifest: Manifest) -> str | None:
     """Return the task of the Hub that fits a model; None if none does."""
     can, kinds = endpoints(manifest), {condition.kind for condition in manifest.conditioned.values()}
-    if manifest.spec.kind != "image":
+    if not manifest.spec.pictures:
         return None
     if "translate" in manifest.tasks:
         return "image-to-image"
