@@ -51,15 +51,11 @@ class Diagnosis:
 def of(model: Model, broken: set[str]) -> Diagnosis:
     """Return the diagnosis of a model. `broken` are the tasks that cannot run; nothing is said about them."""
     found = Diagnosis()
-<<<<<<< HEAD
-    if not model.endpoints and "features" not in model.manifest.tasks:  # features are for the evaluator
-=======
     if not model.endpoints and "features" in model.manifest.tasks:
         found.warnings.append(
             f"tasks: no endpoint uses the task features; `manifold evaluate` takes the model as an extractor, --extractor {model.name}"
         )
     elif not model.endpoints:
->>>>>>> i28-howto
         found.problems.append(
             f"tasks: no endpoint uses the task{'s' * (len(model.manifest.tasks) > 1)} {', '.join(model.manifest.tasks)}, so that it is served over /v2 only; "
             "add a task that makes, encodes or scores items"

@@ -270,7 +270,7 @@ def test_the_next_version_follows(tmp_path: Path) -> None:
 
 
 def test_maps_are_told_from_images(tmp_path: Path) -> None:
-    """A map of 4 channels from which a larger image is made is a latent; a smaller map that is made of an image is no image."""
+    """A map of 4 channels from which a larger image is made is a latent; a smaller map that is made of an image needs a statement."""
     up = [
         node("Slice", ["x", "from", "to", "axis"], ["three"]),
         node("Resize", ["three", "", "scales"], ["big"], mode="nearest"),
@@ -290,7 +290,8 @@ def test_maps_are_told_from_images(tmp_path: Path) -> None:
     assert model.interpolate({"seed": 1}, {"seed": 2}, steps=3).data.shape == (3, 3, 32, 32)
     down = [node("AveragePool", ["x"], ["y"], kernel_shape=[4, 4], strides=[4, 4])]
     graphs.write(tmp_path / "e.onnx", down, [value("x", shape=["B", 3, 32, 32])], [value("y", shape=["B", 3, 8, 8])])
-    model, _ = bring(tmp_path / "e", tmp_path / "e.onnx")
+    assert "state the role of one, such as --output y=mean" in refused(tmp_path / "e", tmp_path / "e.onnx")
+    model, _ = bring(tmp_path / "f", tmp_path / "e.onnx", "--output", "y=features")
     assert set(model.manifest.tasks) == {"features"}
     same = [node("Tanh", ["x"], ["y"])]
     graphs.write(tmp_path / "s.onnx", same, [value("x", shape=["B", 3, 32, 32])], [value("y", shape=["B", 3, 32, 32])])

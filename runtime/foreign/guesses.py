@@ -193,11 +193,7 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     """Return the source of an input, and the reason. Raises InvalidValue if it cannot be guessed."""
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name], "as stated"
-<<<<<<< HEAD
-    whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph) == 1
-=======
     whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph.rows) == 1
->>>>>>> i28-howto
     if whole and one and (wishes.classes or LABELS.search(seen.name)):
         if not wishes.classes:
             raise InvalidValue(
@@ -220,11 +216,7 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
         return "codes", "whole numbers: codes"
     if (
         wishes.classes
-<<<<<<< HEAD
-        and _count(seen, graph) == len(wishes.classes)
-=======
         and _count(seen, graph.rows) == len(wishes.classes)
->>>>>>> i28-howto
         and ("latent" in taken or LABELS.search(seen.name))
     ):
         return "condition", "one number for each class: weights of classes"
@@ -237,22 +229,11 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     )
 
 
-<<<<<<< HEAD
-def _count(seen: Seen, graph: Foreign) -> int | None:
-    """Return the number of values of one item; None if it is not fixed. A single fixed axis is the batch if other inputs have the same first axis."""
-    dims = seen.dims or ()
-    first = {other.dims[0] for other in graph.inputs if other.dims is not None and len(other.dims) > 1}
-    without = (
-        len(dims) == 1 and isinstance(dims[0], int) and dims[0] not in first
-    )  # one item at a time, without an axis for the batch
-    rest = dims if without else dims[1:]
-=======
 def _count(seen: Seen, rows: int | None) -> int | None:
     """Return how many numbers an input has for each item; None if that is not fixed. `rows` is the fixed number of rows of the graph."""
     if not seen.dims or seen.dims == (rows,):
         return 1
     rest = list(seen.dims[1:]) if len(seen.dims) > 1 or not isinstance(seen.dims[0], int) else list(seen.dims)
->>>>>>> i28-howto
     return (
         None
         if any(not isinstance(dim, int) for dim in rest)
