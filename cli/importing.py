@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from manifold.cli.options import Models, elsewhere
 from manifold.cli.outputs import check_folder
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from manifold.runtime.kinds import Kind
 
 RAW = 1e30  # limit for values of columns that a foreign scorer gets unchanged
+SOURCES = ("latent", "normal", "data", "condition", "codes")
 TASKS = ("decode", "decode_codes", "sample", "encode", "score", "features")
 SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*)\[(?:B,? ?)?(?P<dims>[\d, ]*)\]|(?P<plain>[\dx]+))")
 
@@ -133,9 +135,13 @@ def import_(
         constants={key: _float(value, "--constant") for key, value in (_pair(each, "--constant") for each in constant or ())},
         numbers={key: _stated(value) for key, value in (_pair(each, "--number") for each in number or ())},
     )  # fmt: skip
+    _check(wishes)
     shapes = dict(_shape(each) for each in shape or ())
     with tempfile.TemporaryDirectory() as scratch:
-        read = [inspection.read(_converted(path, Path(scratch)), method, shapes) for path in files]
+        read = [
+            inspection.read(_converted(path, Path(scratch) / str(place)), method, shapes)
+            for place, path in enumerate(files)
+        ]
         if len({graph.backend for graph in read}) > 1:
             raise InvalidValue(
                 "file: ONNX and TorchScript files cannot be tasks of one model; export all of them in one format",
@@ -170,6 +176,29 @@ def _wishes(**stated: Any) -> Wishes:
     return Wishes(**{name: value for name, value in stated.items() if value is not None})
 
 
+def _check(wishes: Wishes) -> None:
+    """Raise InvalidValue for statements that hold for no graph."""
+    from manifold.runtime.manifest.graph_forms import GraphForm
+
+    try:
+        GraphForm.model_validate(
+            {"layout": wishes.layout, "channels": wishes.channels, "activation": wishes.activation}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = str(first["msg"]).removeprefix("Value error, ")
+        field = str(first["loc"][0]) if first["loc"] else said.partition(":")[0]
+        raise InvalidValue(f"--{field}: {said.removeprefix(f'{field}: ')}", field=f"--{field}") from None
+    if wishes.size is not None and min(wishes.size) < 1:
+        raise InvalidValue(
+            f"--size: {shown(list(wishes.size))} is not a size; give height and width in pixels", field="--size"
+        )
+    if wrong := [each for each in wishes.inputs.values() if each not in SOURCES]:
+        raise InvalidValue(
+            f"--input: {shown(wrong[0])} is no source; give one of {', '.join(SOURCES)}", field="--input"
+        )
+
+
 def _endpoints(folder: Path) -> str:
     from manifold.runtime import engine
 
@@ -195,6 +224,7 @@ def _converted(path: Path, scratch: Path) -> Path:
     extras.check("train")
     from manifold.training.exporting import programs
 
+    scratch.mkdir()  # one for each file, as several may have the same name
     target = scratch / f"{path.stem}.onnx"
     programs.to_onnx(path, target)
     return target

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError
 from manifold.runtime.manifest import InputSpec, TaskSpec
+from manifold.runtime.operations import draws_items
 from manifold.runtime.runner import example_inputs
 
 Array = NDArray[Any]
@@ -88,17 +89,23 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
     )  # on values, texts or items, which only sampling can draw
     one: dict[str, Any] = {"classes": manifest.classes[0]} if manifest.classes else {}
     calls: dict[str, Callable[[], Any]] = {
-        "sample": lambda: model.sample(n, seed=0),
         "anomaly-score": lambda: model.anomaly_score(items),
         "classify": lambda: model.classify(items),
     }
+    if draws_items(manifest):  # a model without a prior makes items from given codes alone
+        calls = {"sample": lambda: model.sample(n, seed=0), **calls}
+    takes = {
+        name for name, task in manifest.tasks.items() if task.input("condition")
+    }  # classes may be those of a classifier alone
     if not conditioned:
-        encodes = manifest.tasks.get("encode")
-        calls["encode"] = lambda: model.encode(items, **(one if encodes and encodes.input("condition") else {}))
-        calls["reconstruct"] = lambda: model.reconstruct(items, **one)
+        calls["encode"] = lambda: model.encode(items, **(one if "encode" in takes else {}))
+        calls["reconstruct"] = lambda: model.reconstruct(
+            items, **(one if takes & {"encode", "decode", "decode_codes"} else {})
+        )
     if not conditioned and all(latent.priors for latent in manifest.latents.values()):
         ends: list[Any] = [
-            {"seed": seed, **({"class": manifest.classes[0]} if manifest.classes else {})} for seed in (0, 1)
+            {"seed": seed, **({"class": manifest.classes[0]} if manifest.classes and "decode" in takes else {})}
+            for seed in (0, 1)
         ]
         calls["interpolate"] = lambda: model.interpolate(*ends, steps=3)
     return {name: calls[name] for name in model.endpoints if name in calls}

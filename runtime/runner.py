@@ -198,8 +198,8 @@ class Runner:
         outputs = self.graphs[task](given)
         results = {}
         for tensor in spec.outputs:
-            array = outputs[tensor.graph_name]
-            if len(array) != rows + padding or not tensor.fits(array.shape[1:]) or array.dtype != tensor.dtype:
+            array = np.asarray(outputs[tensor.graph_name])
+            if array.shape[:1] != (rows + padding,) or not tensor.fits(array.shape[1:]) or array.dtype != tensor.dtype:
                 needed = f"{tensor.dtype}{[rows + padding, *tensor.shape]}"
                 raise GraphError(
                     f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {needed}",

@@ -111,7 +111,8 @@ def _example(seen: Seen, wishes: Wishes) -> Array:
 def _sized(seen: Seen, wishes: Wishes) -> Seen:
     """Return an input with the free axes of an image at the stated size, or those of rows at the number of columns."""
     if wishes.spec is not None and seen.dims is not None and len(seen.dims) == 2 == len(wishes.spec.shape) + 1:
-        return Seen(seen.name, seen.dtype, (seen.dims[0], wishes.spec.shape[0]))
+        columns = seen.dims[1] if isinstance(seen.dims[1], int) else wishes.spec.shape[0]
+        return Seen(seen.name, seen.dtype, (seen.dims[0], columns))
     if wishes.size is None or seen.dims is None or len(seen.dims) != 4 or not guesses.reads(seen, wishes):
         return seen
     of = dict(zip(wishes.layout or ("NHWC" if seen.dims[3] in guesses.FEW else "NCHW"), range(4), strict=True))
@@ -430,6 +431,10 @@ def place(graphs: Sequence[Foreign], found: Sequence[Guess], folder: Path) -> No
         for location in onnx_file.outline(graph.path).external if graph.backend == "onnx" else ():
             source = repository.place(graph.path.parent, location)
             target = folder / location
+            if location in (PREVIEW, manifests.FILE):
+                raise ArtifactError(
+                    f"{graph.path.name}: its weights are in {cut(location)}, the name of another file of an artifact; export it with weights in one file"
+                )
             if source is not None or not (graph.path.parent / location).is_file():
                 raise ArtifactError(
                     f"{graph.path.name}: its weights are in {cut(location)}, which is not a file beside it; export it with weights in one file"

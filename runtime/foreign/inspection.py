@@ -96,7 +96,7 @@ def read(
             f"--shape {missing[0]}=float32[B,64]",
             field="shape",
         )
-    seen = [Seen(name, kind, ("B", *shape)) for name, (kind, shape) in (stated or {}).items() if name in names]
+    seen = [Seen(name, kind, ("B", *shape)) for name, (kind, shape) in ((each, (stated or {})[each]) for each in names)]
     _check_types(path, seen)
     return Foreign(path, backend, seen, [], method)
 

@@ -52,7 +52,9 @@ def check(path: Path, task: TaskSpec, forms: Forms, session: Any) -> int | None:
             problems.append((output, problem))
     for name, (value, batch) in forms.constants.items():
         problems += [(task.inputs[0], line) for line in _constant_problems(name, value, batch, inputs[name])]
-    if len(set(rows.values())) > 1:
+    if 0 in rows.values():
+        problems.append((task.inputs[0], "the graph takes 0 rows; export it with a dynamic batch axis"))
+    elif len(set(rows.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in rows.items())
         problems.append(
             (

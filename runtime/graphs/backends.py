@@ -479,7 +479,12 @@ def trial(path: Path, backend: str, method: str | None, inputs: Mapping[str, Arr
     if not isinstance(made, Mapping):
         several = list(made) if isinstance(made, tuple | list) else [made]
         made = {"output" if len(several) == 1 else f"output{place}": each for place, each in enumerate(several)}
-    return {str(name): each.numpy() for name, each in made.items() if isinstance(each, torch.Tensor)}
+    try:
+        return {str(name): each.numpy() for name, each in made.items() if isinstance(each, torch.Tensor)}
+    except TypeError as error:  # a type that numpy does not have, such as bfloat16
+        raise GraphError(
+            f"{path.name}: an output cannot be served: {reason(error)}; convert it to float32", graph=path.name
+        ) from error
 
 
 def _plain_session(path: Path) -> Any:

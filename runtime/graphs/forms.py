@@ -173,11 +173,15 @@ class Form:
 
     def _painted(self, x: Array) -> Array:
         """Convert images (B, C, H, W) of the service into channels and values of the graph."""
+        letters = self.stated.channels
+        if isinstance(letters, tuple):  # mean and std are in the order of the list, as for an output
+            return self._toned(x)[:, np.argsort(letters)]
+        return self._toned(x, letters)
+
+    def _toned(self, x: Array, letters: str | None = None) -> Array:
+        """Convert values, and channels by their letters, of images of the service into those of the graph."""
         assert self.spec is not None and self.spec.limits is not None
-        own, letters = OWN[self.tensor.shape[0]], self.stated.channels
-        if isinstance(letters, tuple):
-            x = x[:, np.argsort(letters)]
-            letters = None
+        own = OWN[self.tensor.shape[0]]
         if self._keeps_values:
             return x if letters is None else x[:, [own.index(letter) for letter in letters]]
         black, white = self.spec.limits

@@ -44,6 +44,10 @@ def _of_tensor(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> Itera
         yield ".index: it is for inputs that take classes only; remove it, or name the classes in `classes`"
     elif form.index and form.none is None and manifest.class_optional:
         yield ".none: the class is optional; give the number that stands for no class"
+    if form.index and len(tensor.shape) == 1 and (kind := np.dtype(form.dtype or "int64")).kind in "iu":
+        numbers = (tensor.shape[0] - 1, *(() if form.none is None else (form.none,)))
+        if min(numbers) < np.iinfo(kind).min or max(numbers) > np.iinfo(kind).max:
+            yield f".dtype: {kind} cannot hold the numbers of all {tensor.shape[0]} classes and none; use another type or number"
     if form.index and form.shape not in (None, (1,)):
         yield f".shape: {list(form.shape or ())} is not a shape for the number of a class; give [1], or leave it out"
     elif (

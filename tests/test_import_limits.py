@@ -1,0 +1,174 @@
+"""Cases at the limits of import, of forms in the graph and of the diagnoses: wrong options, several files of one name, classes that nothing takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from manifold.runtime.graphs.forms import Form
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.manifest import InputSpec, TensorSpec
+from manifold.runtime.manifest.graph_forms import GraphForm
+from tests import brought, graphs
+from tests.brought import CONSTANTS, LATENT, SHAPE, images, made, manifest
+from tests.graphs import INT64, check, constant, given, node, value
+from tests.graphs import refused as wrong
+from tests.test_graph_forms import TO
+from tests.test_import import bring, refused
+
+COPY = [node("Identity", ["x"], ["y"])]
+
+
+def test_means_for_places_are_in_the_order_of_the_list() -> None:
+    """An input in a listed order has the mean of each channel where an output in this order has it."""
+    spec = ImageSpec(height=2, width=3, channels=3, range=(0, 1))
+    form = GraphForm(channels=(2, 0, 1), mean=(0.1, 0.5, 0.9), std=(0.2, 0.4, 0.6))
+    x = np.random.default_rng(0).uniform(0, 1, (2, *spec.shape)).astype(np.float32)
+    there = Form(InputSpec(role="data", source="data", shape=spec.shape), form, spec).to_graph(x)
+    assert np.allclose(there[:, 2], (x[:, 0] - 0.1) / 0.2, atol=1e-5)  # the first place is 2, with the first mean
+    back = Form(TensorSpec(role="data", shape=spec.shape), form, spec).from_graph(there, "g.onnx")
+    assert np.abs(back - x).max() < 1e-5
+
+
+def test_codes_without_a_prior_are_good(tmp_path: Path) -> None:
+    """The model makes images from given codes alone, so a check does not ask it to draw codes."""
+    graphs.write(
+        tmp_path / "d.onnx",
+        [node("Cast", ["i"], ["f"], to=TO["float32"]), node("Div", ["f", "three"], ["g"]), node("Reshape", ["g", "s"], ["h"]),
+         node("Resize", ["h", "", "twice"], ["y"], mode="nearest")],
+        [value("i", INT64, ["B", 2, 2])], [value("y", shape=None)],
+        [constant("three", np.float32(3)), constant("s", [-1, 1, 2, 2]), constant("twice", np.asarray([1, 1, 2, 2], np.float32))],
+    )  # fmt: skip
+    model, _ = bring(tmp_path / "models", tmp_path / "d.onnx", "--levels", 4)
+    codes = np.asarray([[[0, 1], [2, 3]]])
+    assert np.allclose(model.sample(codes=codes).data[0, 0, ::2, ::2], codes[0] / 3, atol=1e-6)
+    assert check(model.folder)[0] == 0
+
+
+def test_classes_of_a_classifier_are_not_given_to_a_decoder(tmp_path: Path) -> None:
+    content = {**manifest(), "classes": ["a", "b", "c"], "classification": {}}
+    image = [given("x", "data", SHAPE)]
+    content["tasks"]["encode"] = {
+        "graph": "e.onnx",
+        "inputs": image,
+        "outputs": [{"role": "mean", "name": "m", "shape": [LATENT]}],
+    }
+    content["tasks"]["features"] = {
+        "graph": "f.onnx",
+        "inputs": image,
+        "outputs": [{"role": "logits", "name": "m", "shape": [3]}],
+    }
+    path = made(tmp_path, content, COPY)
+    for name, size in (("e.onnx", LATENT), ("f.onnx", 3)):
+        weights = np.random.default_rng(size).normal(size=(60, size)).astype(np.float32)
+        graphs.write(
+            path / name, [node("Flatten", ["x"], ["f"]), node("MatMul", ["f", "v"], ["m"])], [value("x", shape=["B", *SHAPE])], [value("m", shape=None)],
+            [constant("v", weights)],
+        )  # fmt: skip
+    status, output = check(path, "--seal")
+    assert status == 0, output
+
+
+def test_a_number_for_no_class_must_fit_the_type(tmp_path: Path) -> None:
+    for form, classes in (
+        ({"index": True, "dtype": "uint8", "none": -1}, 2),
+        ({"index": True, "dtype": "int8", "none": 1}, 200),
+    ):
+        content = {**manifest(), "classes": [f"c{i}" for i in range(classes)], "class_optional": True}
+        content["tasks"]["decode"]["inputs"].append(given("label", "condition", [classes], in_graph=form))
+        assert "cannot hold the numbers of all" in wrong(graphs.folder(tmp_path, content)), form
+
+
+def test_wrong_shapes_of_a_graph_are_named(tmp_path: Path) -> None:
+    """A score of the whole batch, and a graph for 0 rows."""
+    content = {**graphs.manifest(score=graphs.SCORE), "scoring": graphs.SCORING}
+    path = graphs.folder(tmp_path / "a", content)
+    graphs.write(
+        path / "g.onnx", [node("ReduceMean", ["z"], ["y"], keepdims=0)], [value("z", shape=["B", 1, 2, 2])], [value("y", shape=[])]
+    )  # fmt: skip
+    assert "output 'nll' is float32[], the manifest says float32[" in wrong(path, "--seal")
+    assert "the graph takes 0 rows; export it with a dynamic batch axis" in wrong(
+        made(tmp_path / "b", manifest(), COPY, latent=[0, LATENT]), "--seal"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--layout", "NABC"], "--layout: 'NABC' is unknown; give the order of the letters N, C, H and W"),
+        (["--channels", "XYZ"], "--channels: 'XYZ' is not a list of channels"),
+        (["--activation", "relu"], "--activation: "),
+        (["--size", 0, 5], "--size: [0, 5] is not a size"),
+        (["--size", -1, 5], "--size: [-1, 5] is not a size"),
+        (["--input", "z=picture"], "--input: 'picture' is no source; give one of latent, normal, data"),
+    ],
+)
+def test_options_that_hold_for_no_graph(tmp_path: Path, options: list[Any], said: str) -> None:
+    path = made(tmp_path, manifest(), COPY) / "g.onnx"
+    message = refused(tmp_path / "models", path, *options)
+    assert said in message and ".staging" not in message
+
+
+def test_weights_under_the_name_of_the_preview_are_refused(tmp_path: Path) -> None:
+    """The preview would replace them, and the published model would make other images."""
+    (tmp_path / "preview.png").write_bytes(brought.WEIGHTS.tobytes())
+    others = [each for each in CONSTANTS if each.name != "w"]
+    graphs.write(
+        tmp_path / "g.onnx", [*brought.body(), *COPY], [value("z", shape=["B", LATENT])], [value("y", shape=None)],
+        [graphs.outside("w", "preview.png", brought.WEIGHTS), *others],
+    )  # fmt: skip
+    assert "preview.png, the name of another file of an artifact" in refused(tmp_path / "models", tmp_path / "g.onnx")
+
+
+def test_a_file_of_columns_does_not_change_the_shape_of_a_latent(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b,c\n1,2,3\n4,5,6\n")
+    graphs.write(
+        tmp_path / "s.onnx", [node("ReduceSum", ["X", "axis"], ["scores"], keepdims=0)], [value("X", shape=["B", 2])], [value("scores", shape=["B"])],
+        [constant("axis", [1])],
+    )  # fmt: skip
+    said = refused(tmp_path / "models", tmp_path / "s.onnx", "--columns", tmp_path / "rows.csv")
+    assert "'X' float32[B, 2]: this does not agree with float32[3]" in said
+
+
+def test_scripts_and_programs_in_other_orders_and_of_one_name(tmp_path: Path) -> None:
+    import torch
+
+    weights = torch.from_numpy(brought.WEIGHTS)
+
+    class Two(torch.nn.Module):
+        def forward(self, z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(z @ weights + 0 * w.sum(1, keepdim=True)).reshape(-1, *SHAPE)
+
+    class Encoder(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image.flatten(1) @ weights.T
+
+    class Decoder(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(z @ weights).reshape(-1, *SHAPE)
+
+    class Half(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(z @ weights).reshape(-1, *SHAPE).bfloat16()
+
+    torch.jit.trace(Half(), torch.zeros(2, LATENT)).save(str(tmp_path / "half.pt"))
+    assert "BFloat16; convert it to float32" in refused(tmp_path / "m", tmp_path / "half.pt", "--shape", f"z={LATENT}")
+    torch.jit.trace(Two(), (torch.zeros(2, LATENT), torch.zeros(2, 5))).save(str(tmp_path / "two.pt"))
+    said = refused(tmp_path / "m", tmp_path / "two.pt", "--shape", "w=5", "--shape", f"z={LATENT}")
+    assert "no output depends on the input 'w'" in said and "cannot run it" not in said  # the trial run worked
+    batch = ({0: torch.export.Dim("batch", min=1, max=1024)},)
+    for folder, module, example in (("a", Encoder(), torch.zeros(2, *SHAPE)), ("b", Decoder(), torch.zeros(2, LATENT))):
+        (tmp_path / folder).mkdir()
+        torch.export.save(
+            torch.export.export(module, (example,), dynamic_shapes=batch), str(tmp_path / folder / "model.pt2")
+        )
+    model, _ = bring(
+        tmp_path / "models", tmp_path / "a/model.pt2", tmp_path / "b/model.pt2", "--task", "encode", "--task", "decode",
+        "--output", "matmul=mean", "--output", "linear=mean",
+    )  # fmt: skip
+    z = np.random.default_rng(1).normal(size=(3, LATENT)).astype(np.float32)
+    assert set(model.manifest.tasks) == {"encode", "decode"}
+    assert np.abs(model.sample(latents=z).data - images(z)).max() < 1e-5
