@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from manifold.runtime.errors import GraphError
 from manifold.runtime.graphs.forms import Form
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import InputSpec, TensorSpec
@@ -31,6 +32,13 @@ def test_means_for_places_are_in_the_order_of_the_list() -> None:
     assert np.allclose(there[:, 2], (x[:, 0] - 0.1) / 0.2, atol=1e-5)  # the first place is 2, with the first mean
     back = Form(TensorSpec(role="data", shape=spec.shape), form, spec).from_graph(there, "g.onnx")
     assert np.abs(back - x).max() < 1e-5
+
+
+def test_codes_with_a_fraction_are_rounded() -> None:
+    form = Form(TensorSpec(role="codes", dtype="int64", shape=(3,)), GraphForm(dtype="float32"), None)
+    assert form.from_graph(np.asarray([[0.9999, 2.0001, 3]], np.float32), "g.onnx").tolist() == [[1, 2, 3]]
+    with pytest.raises(GraphError, match="output 'codes' holds NaN or infinity"):
+        form.from_graph(np.asarray([[0, np.nan, 1]], np.float32), "g.onnx")
 
 
 def test_codes_without_a_prior_are_good(tmp_path: Path) -> None:

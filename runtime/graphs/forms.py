@@ -131,6 +131,13 @@ class Form:
                 f"{graph}: output {self.tensor.graph_name!r} has the shape {list(array.shape)} in the graph, but in_graph says [{wanted}]; make them equal",
                 graph=graph, tensor=self.tensor.graph_name,
             )  # fmt: skip
+        if array.dtype.kind == "f" and self.tensor.element.kind == "i":  # codes as numbers with a fraction
+            if not np.isfinite(array).all():
+                raise GraphError(
+                    f"{graph}: output {self.tensor.graph_name!r} holds NaN or infinity, which are no whole numbers",
+                    graph=graph, tensor=self.tensor.graph_name,
+                )  # fmt: skip
+            array = np.rint(array)
         array = array.astype(self.tensor.element, copy=False)
         if (layout := self.stated.layout) is not None:
             if "N" not in layout:
