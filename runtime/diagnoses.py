@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError
-from manifold.runtime.manifest import InputSpec, TaskSpec
+from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
+from manifold.runtime.operations import makes_items
 from manifold.runtime.runner import example_inputs
 
 Array = NDArray[Any]
@@ -88,7 +89,7 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
     )  # on values, texts or items, which only sampling can draw
     one: dict[str, Any] = {"classes": manifest.classes[0]} if manifest.classes else {}
     calls: dict[str, Callable[[], Any]] = {
-        "sample": lambda: model.sample(n, seed=0),
+        "sample": lambda: model.sample(n, seed=0) if makes_items(manifest) else model.sample(codes=_codes(manifest, n)),
         "anomaly-score": lambda: model.anomaly_score(items),
         "classify": lambda: model.classify(items),
     }
@@ -102,6 +103,13 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
         ]
         calls["interpolate"] = lambda: model.interpolate(*ends, steps=3)
     return {name: calls[name] for name in model.endpoints if name in calls}
+
+
+def _codes(manifest: Manifest, n: int) -> Array:
+    """Return random codes (n, *shape), for a model that has no prior from which it could draw them."""
+    assert manifest.codes is not None
+    generator = np.random.Generator(np.random.Philox(0))
+    return generator.integers(0, manifest.codes.levels, (n, *manifest.codes.shape))
 
 
 def _ignored(model: Model, name: str, task: TaskSpec) -> Iterator[str]:
