@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError
-from manifold.runtime.manifest import InputSpec, TaskSpec
-from manifold.runtime.operations import draws_items
+from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
+from manifold.runtime.operations import draws_items, makes_items
 from manifold.runtime.runner import example_inputs
 
 Array = NDArray[Any]
@@ -92,8 +92,10 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
         "anomaly-score": lambda: model.anomaly_score(items),
         "classify": lambda: model.classify(items),
     }
-    if draws_items(manifest):  # a model without a prior makes items from given codes alone
+    if draws_items(manifest):
         calls = {"sample": lambda: model.sample(n, seed=0), **calls}
+    elif not makes_items(manifest):  # from codes alone
+        calls = {"sample": lambda: model.sample(codes=_codes(manifest, n)), **calls}
     takes = {
         name for name, task in manifest.tasks.items() if task.input("condition")
     }  # classes may be those of a classifier alone
@@ -109,6 +111,13 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
         ]
         calls["interpolate"] = lambda: model.interpolate(*ends, steps=3)
     return {name: calls[name] for name in model.endpoints if name in calls}
+
+
+def _codes(manifest: Manifest, n: int) -> Array:
+    """Return random codes (n, *shape), for a model that has no prior from which it could draw them."""
+    assert manifest.codes is not None
+    generator = np.random.Generator(np.random.Philox(0))
+    return generator.integers(0, manifest.codes.levels, (n, *manifest.codes.shape))
 
 
 def _ignored(model: Model, name: str, task: TaskSpec) -> Iterator[str]:

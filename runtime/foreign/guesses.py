@@ -108,13 +108,23 @@ def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture 
 
 
 def reads(seen: Seen, wishes: Wishes) -> bool:
-    """Return whether an input takes images. Floats with 2 or 4 channels, or named like a latent, are latents unless something else is stated."""
+    """Return whether an input takes images. By default, floats with 2 or 4 channels or the name of a latent are latents, and whole numbers are codes."""
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name] == "data"
     found = picture(seen.dims, wishes)
     if found is None or seen.dtype == "uint8" or wishes.channels is not None:
         return found is not None
-    return found.channels in (1, 3) and LATENTS.search(seen.name) is None
+    return found.channels in (1, 3) and np.dtype(seen.dtype).kind == "f" and LATENTS.search(seen.name) is None
+
+
+def size_hint(seen: Seen) -> str:
+    """Return a possible size of the flat square images of an input, as a hint in an error."""
+    values = seen.dims[1] if seen.dims is not None and len(seen.dims) == 2 else None
+    for channels in (1, 3) if isinstance(values, int) else ():
+        side = math.isqrt(values // channels)
+        if side >= SMALLEST and side * side * channels == values:
+            return f", such as --size {side} {side} for {values} numbers"
+    return ""
 
 
 def image_section(found: Picture, limits: tuple[float, float], wishes: Wishes) -> dict[str, Any]:

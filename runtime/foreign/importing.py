@@ -23,6 +23,7 @@ from manifold.runtime.published import is_recorded
 
 Array = NDArray[Any]
 PREVIEW = "preview.png"
+IMAGES = "images made of images"  # a reason why an output is not used
 MAKING = ("decode", "decode_codes", "sample")  # the tasks that make items
 
 
@@ -169,6 +170,8 @@ def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any]
     latents = [seen for seen, source in sources if source == "latent"]
     for seen, source in sources:
         made.inputs.append(_input(seen, source, wishes, made, spec, named=len(latents) > 1))
+    order = [seen.name for seen in graph.inputs]
+    made.inputs.sort(key=lambda tensor: order.index(tensor.get("name", tensor["role"])))
 
 
 def _unused(seen: Seen) -> dict[str, Any]:
@@ -195,7 +198,8 @@ def _input(
         found = guesses.picture(_sized(seen, wishes).dims, wishes)
         if found is None:
             raise InvalidValue(
-                f"input {seen}: it holds no image that Manifold recognises; give --size HEIGHT WIDTH, --layout or --columns for rows",
+                f"input {seen}: its shape is not that of images; for images give --size HEIGHT WIDTH{guesses.size_hint(seen)}, or --layout; for rows give "
+                "--columns FILE",
                 field="size",
             )
         limits, why = (
@@ -208,7 +212,13 @@ def _input(
         section = dict(spec) if spec else guesses.image_section(found, wishes.range or (0.0, 1.0), wishes)
         made.sections["data"] = section
         if not why:
-            why = "that of the images" if spec else "assumed; --range states another"
+            why = (
+                "that of the images"
+                if spec
+                else "before mean and standard deviation"
+                if wishes.mean
+                else "assumed; --range states another, or --mean and --std"
+            )
         form_limits = limits if spec and limits and list(limits) != section["range"] else None
         form = guesses.image_form(found, seen.dtype, section["channels"], wishes, output=False, limits=form_limits)
         made.lines.append(
@@ -279,6 +289,13 @@ def _other_outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mappin
         if roles
         else None
     )
+    if found is None and any(reason.endswith(f": {IMAGES}") for reason in reasons):
+        name = cut(next(tensor.get("name", tensor["role"]) for tensor in made.inputs if tensor["source"] == "data"))
+        raise InvalidValue(
+            f"{graph.path.name}: it makes images of images, which no endpoint serves; if the input is noise, give --input {name}=latent; if it encodes and "
+            "decodes, export the two parts as two files; for another network write a manifest with the task translate, which is served over /v2",
+            field="input",
+        )
     if found is None:
         raise InvalidValue(
             f"{graph.path.name}: no output could be used ({'; '.join(reasons) or 'there is none of a type that can be served'}); state the role of one, such "
@@ -310,14 +327,13 @@ def _role(
         and found is not None
         and found.channels in (1, 3)
         and task not in ("encode", "features")
+        and not guesses.MEANS.search(seen.name)
     ):
-        if not guesses.MEANS.search(seen.name):
-            return None, (
-                "images made of images, which no endpoint serves: export encoder and decoder as two files; for another network write a manifest with the task "
-                "translate, which is served over /v2"
-            )
+        return None, IMAGES
     if values.dtype.kind in "iu":
-        return ("codes", "whole numbers: codes") if size > 1 and wishes.levels else (None, "whole numbers")
+        if size > 1 and wishes.levels:
+            return "codes", "whole numbers: codes"
+        return None, "whole numbers; if they are codes, give --levels with the number of different codes"
     if values.dtype.kind != "f":
         return None, f"the type is {seen.dtype}"
     if size == 1:
@@ -336,9 +352,9 @@ def _role(
         return ("log_variance" if "mean" in taken else "mean"), "the task encode is stated"
     if "mean" not in taken and task != "features" and size == _size(sections.get("latent", {})):
         return "mean", "as many numbers as the latent has"
+    if guesses.LOGITS.search(seen.name) or (values.ndim == 2 and _are_probabilities(values)):
+        return None, f"it looks like {size} classes; give --classes {size}, or their names"
     if "mean" not in taken and "features" not in taken:
-        if guesses.LOGITS.search(seen.name) or (values.ndim == 2 and _are_probabilities(values)):
-            return None, f"it looks like {size} classes; give --classes {size}, or their names"
         return "features", "numbers for each item"
     return None, "further numbers"
 
