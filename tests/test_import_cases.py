@@ -346,6 +346,12 @@ def test_texts_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_graphs_without_inputs_are_refused(tmp_path: Path) -> None:
+    nodes = [node("RandomUniform", [], ["image"], shape=[4, 3, 8, 8])]
+    graphs.write(tmp_path / "g.onnx", nodes, [], [value("image", shape=None)])
+    assert "g.onnx: the graph has no inputs" in refused(tmp_path / "m", tmp_path / "g.onnx")
+
+
 def test_scikit_learn(tmp_path: Path) -> None:
     """The score of a pipeline is scikit-learn's with the opposite sign, and a dictionary of probabilities is left out."""
     skl2onnx = pytest.importorskip("skl2onnx")

@@ -120,7 +120,9 @@ def reads(seen: Seen, wishes: Wishes) -> bool:
 def size_hint(seen: Seen) -> str:
     """Return a possible size of the flat square images of an input, as a hint in an error."""
     values = seen.dims[1] if seen.dims is not None and len(seen.dims) == 2 else None
-    for channels in (1, 3) if isinstance(values, int) else ():
+    if not isinstance(values, int):
+        return ""
+    for channels in (1, 3):
         side = math.isqrt(values // channels)
         if side >= SMALLEST and side * side * channels == values:
             return f", such as --size {side} {side} for {values} numbers"

@@ -51,6 +51,11 @@ def check_names(graphs: Sequence[Foreign], wishes: Wishes) -> None:
 def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[str, Any]) -> Guess:
     """Return the task of a graph. `sections` are those that earlier graphs have determined. Raises InvalidValue for what cannot be guessed."""
     spec = sections.get("data")
+    if not graph.inputs:
+        raise InvalidValue(
+            f"{graph.path.name}: the graph has no inputs, so that requests could not state seeds or numbers of items; export it with its noise as an input",
+            field="file",
+        )
     for seen in graph.inputs:
         _check_axes(graph, _sized(seen, wishes), wishes)
     examples = {seen.name: _example(seen, wishes) for seen in graph.inputs}
