@@ -115,9 +115,10 @@ def import_(
 
     Names, types and shapes are read from the graphs, and a trial run shows the shapes and values of their outputs. Each guess is printed with its
     reason, and an option corrects it. The model is checked, and nothing is published if the check finds a problem. Look at its preview: no check sees wrong
-    colours. A program (.pt2) is converted into ONNX, which needs the extra `train`; load only programs that you trust.
+    colours. A program (.pt2) is converted into ONNX, which needs the extra `train`; loading one can run code, so load only
+    programs that you trust.
     """
-    from manifold.runtime.foreign import importing, inspection
+    from manifold.runtime.foreign import artifacts, importing, inspection
     from manifold.training import outlines
 
     outlines.check_name(name)
@@ -157,11 +158,11 @@ def import_(
             typer.echo(f"{graph.path.name}: {one.task}{f', opset {graph.opset}' if graph.opset else ''}")
             for line in one.lines:
                 typer.echo(f"  {line.removeprefix(f'{graph.path.name}: ')}")
-        made = importing.publish(read, found, wishes, name, models, description=description, license=license_)
+        made = artifacts.publish(read, found, wishes, name, models, description=description, license=license_)
     for note in made.notes:
         typer.echo(note if note.startswith("warning: ") else f"note: {note}", err=note.startswith("warning: "))
     typer.echo(f"{made.folder}: done; endpoints: {_endpoints(made.folder)}")
-    preview = made.folder / importing.PREVIEW
+    preview = made.folder / artifacts.PREVIEW
     look = (
         f"look at {preview}, as no check sees wrong colours or a wrong polarity; then: "
         if preview.exists()

@@ -16,16 +16,17 @@ from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError
-from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations import draws_items, makes_items
 from manifold.runtime.runner import example_inputs
 
 Array = NDArray[Any]
 ITEMS = 64  # number of items that are sampled, if they are small
 VALUES = 2**22  # largest number of values of these items
-RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5), (-127.5, 127.5), (0.0, 2.0))  # the usual ranges of images
+RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5), (-127.5, 127.5))  # the usual ranges of images
 SLACK = 0.05  # share of a range by which values may lie outside, as the output of a decoder without a squashing function does
 CLIPPED = 0.2  # share of clipped values above which the range is wrong
+END = 0.4  # share of a range at each end, in which the smallest or the largest value must be
 LITTLE = 0.05  # share of the range that is used, below which it is wrong
 EDGE = 0.9  # share of white pixels at the border above which grey images look inverted
 WHITE = 0.9  # value from 0 (black) to 1 above which a pixel counts as white
@@ -124,12 +125,29 @@ def _ignored(model: Model, name: str, task: TaskSpec) -> Iterator[str]:
     """Yield the inputs of a task that have no influence on any of its outputs."""
     base, others = (example_inputs(task, model.manifest, 4, seed) for seed in (0, 1))
     run = model.runner.padded_run(name, model.manifest.tasks[name].min_rows)
-    whole = run(base)
+    strong = {**base, **_other_numbers(task, base)}  # a number such as guidance may switch an input off
     for tensor in task.inputs:
         if tensor.source in VARIED and not np.array_equal(base[tensor.role], others[tensor.role]):
-            changed = run({**base, tensor.role: others[tensor.role]})
-            if all(np.array_equal(whole[role], changed[role], equal_nan=True) for role in whole):
+            changes = {tensor.role: others[tensor.role]}
+            if all(_same(run(given), run({**given, **changes})) for given in (base, strong)):
                 yield f"no output depends on the input {tensor.role!r}{_cause(tensor)}"
+
+
+def _other_numbers(task: TaskSpec, base: dict[str, Array]) -> dict[str, Array]:
+    """Return other valid values for the numbers among the inputs of a task."""
+    found = {}
+    for tensor in task.inputs:
+        if tensor.source in NUMBERS:
+            low, high = tensor.limits
+            value = float(base[tensor.role].flat[0])
+            tried = [*(tensor.choices or ())[::-1], high, value + 1, low]
+            valid = [each for each in tried if math.isfinite(each) and low <= each <= high and each != value]
+            found[tensor.role] = np.full_like(base[tensor.role], valid[0] if valid else value)
+    return found
+
+
+def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return all(np.array_equal(one[role], other[role], equal_nan=True) for role in one)
 
 
 def _cause(tensor: InputSpec) -> str:
@@ -186,12 +204,12 @@ def _range(items: Array, low: float, high: float) -> _Finding | None:
     if clipped > CLIPPED:
         return _Finding(
             f"{said}: {clipped:.0%} are clipped; {advice or f'declared is {_text((low, high))}; state the range in the graph'}",
-            True,
+            bool(advice),
         )
     if used < LITTLE:
         return _Finding(
             f"{said}: only {used:.1%} of the declared range {_text((low, high))} is used; {advice or 'state the range in the graph'}",
-            True,
+            bool(advice),
         )
     if (
         advice
@@ -210,13 +228,14 @@ def _range(items: Array, low: float, high: float) -> _Finding | None:
 
 
 def likely_range(smallest: float, largest: float) -> tuple[float, float] | None:
-    """Return the narrowest of the usual ranges that holds the values, of which they use at least a third; None if there is none."""
+    """Return the narrowest of the usual ranges that holds the values, if they come near to both of its ends; None if there is none."""
     holding = [
         (low, high)
         for low, high in RANGES
         if smallest >= low - SLACK * (high - low)
         and largest <= high + SLACK * (high - low)
-        and largest - smallest >= (high - low) / 3
+        and smallest <= low + END * (high - low)
+        and largest >= high - END * (high - low)
     ]
     return min(holding, key=lambda each: each[1] - each[0], default=None)
 

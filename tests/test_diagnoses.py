@@ -28,12 +28,14 @@ COPY = [node("Identity", ["x"], ["y"])]
         ((0, 1), (-1, 1), "of the declared range [-1, 1] is used; the range looks like [0, 1], declared as [-1, 1]", True),
         ((0, 255), (-1, 1), "the range looks like [0, 255], declared as [-1, 1]", False),
         ((-1, 1), (0, 255), "is used; the range looks like [-1, 1], declared as [0, 255]", False),
-        ((-2.1, 2.6), (0, 1), "are clipped; declared is [0, 1]; state the range in the graph", False),
+        ((-2.1, 2.6), (0, 1), "are clipped; declared is [0, 1]; state the range in the graph", True),
         ((-1, 1), (-1, 1), None, True),
         ((0, 1), (0, 1), None, True),
         ((0, 255), (0, 255), None, True),
         ((-1.04, 1.04), (-1, 1), None, True),  # a decoder without a squashing function
         ((0.05, 0.95), (0, 1), None, True),
+        ((-1.4, 1.4), (-1, 1), "are clipped; declared is [-1, 1]; state the range in the graph", True),  # a Gaussian output
+        ((0.49, 0.51), (0, 1), "of the declared range [0, 1] is used; state the range in the graph", True),  # an untrained decoder
     ],
 )  # fmt: skip
 def test_wrong_ranges_are_named(
@@ -74,6 +76,22 @@ def test_a_class_without_influence_is_a_problem(tmp_path: Path) -> None:
     status, output = check(path, "--seal")
     assert status == 1 and "tasks.decode: no output depends on the input 'condition'" in output
     assert "'latent'" not in output
+
+
+def test_a_class_that_a_number_switches_off_is_no_problem(tmp_path: Path) -> None:
+    """With guidance 0, its default, the class has no influence."""
+    content = {**manifest(), "classes": ["a", "b"]}
+    content["tasks"]["decode"]["inputs"] += [
+        graphs.given("label", "condition", [2]), graphs.given("guidance", "number", [], default=0, minimum=0, maximum=4) | {"role": "guidance"},
+    ]  # fmt: skip
+    nodes = [node("Slice", ["label", "from", "to", "axis"], ["first"]), node("Reshape", ["guidance", "rows2"], ["strength"]),
+             node("Mul", ["first", "strength"], ["both"]), node("Reshape", ["both", "column"], ["shift"]), node("Mul", ["x", "tenth"], ["small"]),
+             node("Mul", ["shift", "tenth"], ["little"]), node("Add", ["small", "little"], ["y"])]  # fmt: skip
+    constants = [constant("from", [0]), constant("to", [1]), constant("axis", [1]), constant("rows2", [-1, 1]), constant("column", [-1, 1, 1, 1]),
+                 constant("tenth", np.float32(0.2))]  # fmt: skip
+    inputs = [value("label", shape=["B", 2]), value("guidance", shape=["B"])]
+    status, output = check(made(tmp_path, content, nodes, inputs=inputs, constants=constants), "--seal")
+    assert status == 0 and "no output depends" not in output, output
 
 
 def test_a_blank_picture_is_a_problem(tmp_path: Path) -> None:

@@ -37,8 +37,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def test_the_manifests_for_a_model_of_ones_own_are_valid() -> None:
-    generator, encoder, score, *_ = blocks("how-to/bring-a-model.md", "## 1.")
+    generator, other_form, encoder, score, *_ = blocks("how-to/bring-a-model.md", "## 1.")
     assert Manifest.model_validate(generator).name == "my-model"
+    assert Manifest.model_validate({**generator, "tasks": {"decode": other_form}}).tasks["decode"].constants
     whole = {**generator, "scoring": score["scoring"], "tasks": {**generator["tasks"], **encoder, **score["tasks"]}}
     assert endpoints(Manifest.model_validate(whole)) == [
         "sample",

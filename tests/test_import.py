@@ -290,13 +290,13 @@ def test_maps_are_told_from_images(tmp_path: Path) -> None:
     assert model.interpolate({"seed": 1}, {"seed": 2}, steps=3).data.shape == (3, 3, 32, 32)
     down = [node("AveragePool", ["x"], ["y"], kernel_shape=[4, 4], strides=[4, 4])]
     graphs.write(tmp_path / "e.onnx", down, [value("x", shape=["B", 3, 32, 32])], [value("y", shape=["B", 3, 8, 8])])
-    assert "state the role of one, such as --output y=mean" in refused(tmp_path / "e", tmp_path / "e.onnx")
+    assert "it makes images of images, which no endpoint serves" in refused(tmp_path / "e", tmp_path / "e.onnx")
     model, _ = bring(tmp_path / "f", tmp_path / "e.onnx", "--output", "y=features")
     assert set(model.manifest.tasks) == {"features"}
     same = [node("Tanh", ["x"], ["y"])]
     graphs.write(tmp_path / "s.onnx", same, [value("x", shape=["B", 3, 32, 32])], [value("y", shape=["B", 3, 32, 32])])
     said = refused(tmp_path / "s", tmp_path / "s.onnx")
-    assert "if the input is noise, state --input x=normal" in said and "export its encoder and its decoder" in said
+    assert "if the input is noise, give --input x=latent" in said
     model, _ = bring(tmp_path / "n", tmp_path / "s.onnx", "--input", "x=normal")
     assert model.endpoints == ["sample"]
 
@@ -314,3 +314,76 @@ def test_a_latent_with_a_part_for_each_layer(tmp_path: Path) -> None:
     model, _ = bring(tmp_path / "models", tmp_path / "g.onnx", "--range", -1, 1)
     assert model.manifest.latents["latent"].dims == (14, LATENT)
     assert model.interpolate({"seed": 1}, {"seed": 2}, steps=3).data.shape == (3, 3, 4, 5)
+
+
+def test_guesses_that_would_be_gambles_are_questions(tmp_path: Path) -> None:
+    """Each graph is refused with the option that states the fact."""
+    z, x = value("z", shape=["B", LATENT]), value("image", shape=["B", 3, 4, 5])
+    half, wide = constant("half", np.float32(0.58)), constant("wide", np.float32(0.5))
+    over = [*brought.body(), node("Mul", ["x", "half"], ["less"]), node("Add", ["less", "wide"], ["img"])]
+    graphs.write(tmp_path / "over.onnx", over, [z], [value("img", shape=None)], [*CONSTANTS, half, wide])
+    two = [
+        *brought.body(),
+        node("ReduceMean", ["x", "axis"], ["mask"], keepdims=1),
+        node("Identity", ["x"], ["picture"]),
+    ]
+    graphs.write(
+        tmp_path / "two.onnx",
+        two,
+        [z],
+        [value("mask", shape=None), value("picture", shape=None)],
+        [*CONSTANTS, constant("axis", [1])],
+    )
+    weights = constant("v", np.random.default_rng(4).normal(size=(60, 4)).astype(np.float32) / 3)
+    sigmoid = [
+        node("Flatten", ["image"], ["flat"]),
+        node("MatMul", ["flat", "v"], ["l"]),
+        node("Sigmoid", ["l"], ["probs"]),
+    ]
+    graphs.write(tmp_path / "sigmoid.onnx", sigmoid, [x], [value("probs", shape=["B", 4])], [weights])
+    whole = [
+        node("Cast", ["image"], ["c"], to=TO["float32"]),
+        node("Flatten", ["c"], ["flat"]),
+        node("MatMul", ["flat", "v"], ["mu"]),
+    ]
+    graphs.write(
+        tmp_path / "whole.onnx",
+        whole,
+        [value("image", TO["int32"], ["B", 3, 4, 5])],
+        [value("mu", shape=["B", 4])],
+        [weights],
+    )
+    huge = [node("ReduceMean", ["image", "axis"], ["mu"], keepdims=0)]
+    graphs.write(
+        tmp_path / "huge.onnx",
+        huge,
+        [value("image", shape=["B", 3, 10**5, 10**5])],
+        [value("mu", shape=None)],
+        [constant("axis", [1])],
+    )
+    for name, arguments, said in (
+        ("over", [], "which is none of the usual ranges of images; give --range BLACK WHITE"),
+        ("two", [], "several outputs have the shape of images"),
+        ("sigmoid", ["--classes", 4], "its values are between 0 and 1 but do not add up to 1, as those of a sigmoid"),
+        ("whole", ["--input", "image=data"], "pixels of this type need a range; give --range BLACK WHITE, such as --range 0 255"),
+        ("huge", [], "numbers are too many for a trial run"),
+    ):  # fmt: skip
+        assert said in refused(tmp_path / f"{name}-refused", tmp_path / f"{name}.onnx", *arguments), name
+    model, _ = bring(tmp_path / "a", tmp_path / "over.onnx", "--range", 0, 1)
+    assert list(model.manifest.spec.limits or ()) == [0, 1]
+    model, _ = bring(tmp_path / "b", tmp_path / "two.onnx", "--output", "picture=data")
+    assert model.manifest.spec.shape == (3, 4, 5)
+    model, _ = bring(tmp_path / "c", tmp_path / "whole.onnx", "--input", "image=data", "--range", 0, 255)
+    pixels = np.arange(60, dtype=np.float32).reshape(1, 3, 4, 5)
+    mean = model.encode(pixels).mean
+    assert mean is not None and np.allclose(
+        mean, pixels.reshape(1, -1) @ np.random.default_rng(4).normal(size=(60, 4)).astype(np.float32) / 3, atol=1e-3
+    )
+
+
+def test_a_file_of_weights_has_no_graph(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"w": torch.zeros(3)}, tmp_path / "weights.pt")
+    said = refused(tmp_path / "models", tmp_path / "weights.pt", "--shape", "z=4")
+    assert "it holds weights or a pickled module, but no graph; save torch.jit.script(model)" in said

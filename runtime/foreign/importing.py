@@ -1,40 +1,21 @@
-"""An artifact made of graphs from elsewhere: the manifest with its reasons, the files, the check and the sheet."""
+"""The task that a graph from elsewhere has: its inputs and outputs as the manifest states them, with reasons."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import checks, lineage, repository
-from manifold.runtime import manifest as manifests
-from manifold.runtime.errors import ArtifactError, InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.foreign import guesses, inspection
 from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign, Seen
-from manifold.runtime.graphs import onnx_file
-from manifold.runtime.manifest import Manifest
-from manifold.runtime.published import is_recorded
 
 Array = NDArray[Any]
-PREVIEW = "preview.png"
 IMAGES = "images made of images"  # a reason why an output is not used
 MAKING = ("decode", "decode_codes", "sample")  # the tasks that make items
-
-
-@dataclass
-class Imported:
-    """A published artifact, with the reasons for its manifest and what the check found."""
-
-    folder: Path
-    manifest: Manifest
-    lines: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def check_names(graphs: Sequence[Foreign], wishes: Wishes) -> None:
@@ -51,21 +32,29 @@ def check_names(graphs: Sequence[Foreign], wishes: Wishes) -> None:
 def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[str, Any]) -> Guess:
     """Return the task of a graph. `sections` are those that earlier graphs have determined. Raises InvalidValue for what cannot be guessed."""
     spec = sections.get("data")
+    if not graph.inputs:
+        raise InvalidValue(
+            f"{graph.path.name}: the graph has no inputs, so that requests could not state seeds or numbers of items; export it with its noise as an input",
+            field="file",
+        )
     for seen in graph.inputs:
         _check_axes(graph, _sized(seen, wishes), wishes)
     examples = {seen.name: _example(seen, wishes) for seen in graph.inputs}
     inspection.run(graph, examples)
-    image = next(
-        (
-            (seen, found)
-            for seen in graph.outputs
-            if (found := guesses.picture(seen.dims, wishes)) is not None and _may_be_data(seen, wishes)
-        ),
-        None,
-    )
+    found = {
+        seen.name: (seen, guesses.picture(seen.dims, wishes)) for seen in graph.outputs if _may_be_data(seen, wishes)
+    }
+    shown = [(seen, one) for seen, one in found.values() if one is not None]
+    image = next((each for each in shown if wishes.outputs.get(each[0].name) == "data"), shown[0] if shown else None)
     makes = image is not None and (task in MAKING if task else _makes_images(graph, wishes, image[1]))
     made = Guess(task or "")
     _inputs(graph, wishes, made, spec, makes_images=makes)
+    if makes and len(shown) > 1 and "data" not in wishes.outputs.values():
+        raise InvalidValue(
+            f"{graph.path.name}: several outputs have the shape of images: {', '.join(str(seen) for seen, _ in shown)}; state which one, such as "
+            f"--output {cut(shown[-1][0].name)}=data",
+            field="output",
+        )
     if makes and image is not None:
         _image_output(graph, wishes, made, spec, *image)
     else:
@@ -75,24 +64,18 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[st
 
 
 def _makes_images(graph: Foreign, wishes: Wishes, made: guesses.Picture) -> bool:
-    """Return whether a graph with an image among its outputs makes images. Raises InvalidValue if it may also read images of this size."""
+    """Return whether a graph with an image among its outputs makes images of other inputs."""
     if wishes.spec is not None or "data" in (wishes.inputs.get(seen.name) for seen in graph.inputs):
         return False
     for seen in graph.inputs:
         read = None if seen.name in wishes.inputs else guesses.picture(_sized(seen, wishes).dims, wishes)
         if read is None:
             continue
-        if (read.height, read.width) == (made.height, made.width):
-            raise InvalidValue(
-                f"{graph.path.name}: input {seen} and an output are images of {made.width}x{made.height}; if the input is noise, state "
-                f"--input {cut(seen.name)}=normal; if the graph encodes images, state the roles of its outputs, such as --output NAME=features; an autoencoder "
-                "in one graph cannot be served, so export its encoder and its decoder",
-                field=seen.name,
-            )
-        if (
+        larger = (
             read.height * read.width > made.height * made.width and read.layout != "NHW"
-        ):  # (B, 14, 512) is a latent with 14 parts
-            return False  # an encoder, whose output is a small map
+        )  # (B, 14, 512) is a latent with 14 parts
+        if larger or (read.height, read.width) == (made.height, made.width):
+            return False  # an encoder, whose output is a small map, or a graph from images to images
     return True
 
 
@@ -209,6 +192,11 @@ def _input(
             if seen.dtype == "uint8"
             else (None, "")
         )
+        if limits is None and np.dtype(seen.dtype).kind in "iu":
+            raise InvalidValue(
+                f"input {seen}: pixels of this type need a range; give --range BLACK WHITE, such as --range 0 255",
+                field="range",
+            )
         section = dict(spec) if spec else guesses.image_section(found, wishes.range or (0.0, 1.0), wishes)
         made.sections["data"] = section
         if not why:
@@ -219,7 +207,7 @@ def _input(
                 if wishes.mean
                 else "assumed; --range states another, or --mean and --std"
             )
-        form_limits = limits if spec and limits and list(limits) != section["range"] else None
+        form_limits = limits if limits and (_needs_range(seen) or list(limits) != section["range"]) else None
         form = guesses.image_form(found, seen.dtype, section["channels"], wishes, output=False, limits=form_limits)
         made.lines.append(
             f"  {found.width}x{found.height} pixels, {found.channels} channel(s), {found.layout}; range {list(limits or section['range'])} ({why})"
@@ -244,6 +232,11 @@ def _input(
     return guesses.with_form(content, guesses.form_of(tensor, seen, None))
 
 
+def _needs_range(seen: Seen) -> bool:
+    """Return whether a type needs a range, because its pixels are whole numbers."""
+    return np.dtype(seen.dtype).kind in "iu" and seen.dtype != "uint8"
+
+
 def _image_output(
     graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any] | None, seen: Seen, found: guesses.Picture
 ) -> None:
@@ -252,7 +245,7 @@ def _image_output(
     limits, why = guesses.limits_of(graph.made[seen.name], seen.dtype, wishes)
     section = dict(spec) if spec else guesses.image_section(found, limits, wishes)
     made.sections["data"] = section
-    differs = list(limits) != section["range"] and seen.dtype != "uint8" and wishes.mean is None
+    differs = _needs_range(seen) or (list(limits) != section["range"] and seen.dtype != "uint8" and wishes.mean is None)
     form = guesses.image_form(
         found, seen.dtype, section["channels"], wishes, output=True, limits=limits if differs else None
     )
@@ -343,6 +336,12 @@ def _role(
             else (seen.name if seen.name.isidentifier() else "score", "one number for each item: a score")
         )
     if wishes.classes and size == len(wishes.classes):
+        if values.min() >= 0 and values.max() <= 1 and not _are_probabilities(values):
+            raise InvalidValue(
+                f"output {seen}: its values are between 0 and 1 but do not add up to 1, as those of a sigmoid; /classify needs logits, or probabilities that "
+                f"add up to 1: export the logits, or state --output {cut(seen.name)}=features",
+                field=seen.name,
+            )
         return "logits", "one number for each class"
     if guesses.VARIANCES.search(seen.name) and "mean" in taken:
         return "log_variance", "by its name"
@@ -394,101 +393,3 @@ def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -
 def _are_probabilities(values: Array) -> bool:
     rows = values.reshape(len(values), -1).astype(np.float64)
     return bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
-
-
-# --- the artifact -------------------------------------------------------------------------------------------------------------
-
-
-def manifest_of(
-    name: str, version: int, graphs: Sequence[Foreign], found: Sequence[Guess], wishes: Wishes, **texts: str
-) -> dict[str, Any]:
-    """Return the manifest of graphs whose tasks have been guessed. Raises InvalidValue if two graphs have the same task, or contradict each other."""
-    content: dict[str, Any] = {
-        "name": name,
-        "version": version,
-        **{key: text for key, text in texts.items() if text},
-        "tasks": {},
-    }
-    if graphs[0].backend != "onnx":
-        content["backend"] = graphs[0].backend
-    for graph, one in zip(graphs, found, strict=True):
-        if one.task in content["tasks"]:
-            raise InvalidValue(
-                f"{graph.path.name}: this is a second graph for the task {one.task}; state the tasks, such as --task encode",
-                field="task",
-            )
-        task: dict[str, Any] = {"graph": f"{one.task}{graph.path.suffix}", "inputs": one.inputs, "outputs": one.outputs}
-        if graph.method:
-            task["method"] = graph.method
-        if one.constants:
-            task["constants"] = one.constants
-        content["tasks"][one.task] = task
-        for section, value in one.sections.items():
-            if section in content and content[section] != value:
-                raise InvalidValue(
-                    f"{graph.path.name}: its section {section} {value} differs from that of the other graphs, {content[section]}; state what differs, or "
-                    "import the graphs as two models", field=section,
-                )  # fmt: skip
-            content[section] = value
-    if wishes.classes:
-        content["classes"] = list(wishes.classes)
-    content["provenance"] = {
-        "imported": {
-            one.task: {"file": graph.path.name, "opset": graph.opset} for graph, one in zip(graphs, found, strict=True)
-        }
-    }
-    return content
-
-
-def place(graphs: Sequence[Foreign], found: Sequence[Guess], folder: Path) -> None:
-    """Copy the graphs and their external weights into a folder. Raises ArtifactError if two graphs have different weights in files of the same name."""
-    for graph, one in zip(graphs, found, strict=True):
-        shutil.copyfile(graph.path, folder / f"{one.task}{graph.path.suffix}")
-        for location in onnx_file.outline(graph.path).external if graph.backend == "onnx" else ():
-            source = repository.place(graph.path.parent, location)
-            target = folder / location
-            if location in (PREVIEW, manifests.FILE):
-                raise ArtifactError(
-                    f"{graph.path.name}: its weights are in {cut(location)}, the name of another file of an artifact; export it with weights in one file"
-                )
-            if source is not None or not (graph.path.parent / location).is_file():
-                raise ArtifactError(
-                    f"{graph.path.name}: its weights are in {cut(location)}, which is not a file beside it; export it with weights in one file"
-                )
-            if target.exists() and repository.digest(target) != repository.digest(graph.path.parent / location):
-                raise ArtifactError(
-                    f"{cut(location)}: two graphs have different weights in files of this name; export one of them with weights in another file"
-                )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(graph.path.parent / location, target)
-
-
-def publish(
-    graphs: Sequence[Foreign], found: Sequence[Guess], wishes: Wishes, name: str, root: Path, **texts: str
-) -> Imported:
-    """Publish an artifact made of graphs, after its check, with a sheet of samples as preview.
-
-    Raises ArtifactError with the problems of the check, one line each; nothing is published then.
-    """
-    lines = [line for one in found for line in one.lines]
-    with repository.staging(root, name) as folder:
-        content = manifest_of(name, repository.next_version(root, name), graphs, found, wishes, **texts)
-        place(graphs, found, folder)
-        (folder / manifests.FILE).write_text(manifests.text_of(content))
-        manifest = manifests.read(folder)
-        lineage.check_manifest(root, manifest)
-        first = checks.check(folder, "cpu", seal=True)
-        if first.problems:
-            raise ArtifactError(
-                "\n".join(
-                    [
-                        f"{name}: the check found problems; nothing was published:",
-                        *(f"  {line}" for line in first.problems),
-                    ]
-                )
-            )
-        if first.sheet is not None and manifest.spec.pictures:
-            (folder / PREVIEW).write_bytes(first.sheet)
-        sealed = repository.seal(folder, first.manifest.drawing)
-        assert not is_recorded(folder)
-        return Imported(repository.publish_next(folder, root, sealed), sealed, lines, first.notes)

@@ -24,6 +24,7 @@ SUFFIXES = {
     ".ts": "torchscript",
     ".torchscript": "torchscript",
 }
+LARGEST = 2**27  # limit for the values of an input in a trial run
 ROWS = 8  # number of rows of a trial run
 SERVED = frozenset(get_args(GraphType))  # the types that conversions exist for
 
@@ -154,6 +155,11 @@ def example(seen: Seen, rows: int, seed: int = 0, *, value: Any = None, high: in
     free = [place for place, dim in enumerate(dims) if not isinstance(dim, int)]
     shape = [dim if isinstance(dim, int) else rows if place == free[0] else 1 for place, dim in enumerate(dims)]
     kind = np.dtype(seen.dtype)
+    if math.prod(shape) > LARGEST:
+        raise InvalidValue(
+            f"input {seen}: {math.prod(shape):,} numbers are too many for a trial run; correct the graph",
+            field=seen.name,
+        )
     if value is not None:
         return np.broadcast_to(np.asarray(value, kind), shape).copy() if shape else np.asarray(value, kind)
     generator = np.random.Generator(np.random.Philox(seed))

@@ -347,8 +347,10 @@ class TorchScriptBackend:
                 loaded = jit.load(str(self.folder / task.graph), map_location=self.device)
                 self.modules[task.graph] = loaded.eval()
             except Exception as error:  # for other files, torch raises errors of many types
+                weights = "constants.pkl" in str(error)  # a pickled state dict, or a whole pickled module
+                why = "it holds weights or a pickled module, but no graph; save torch.jit.script(model) or torch.jit.trace(model, example)"
                 raise GraphError(
-                    f"{task.graph}: torch cannot load the graph: {reason(error)}", graph=task.graph
+                    f"{task.graph}: torch cannot load the graph: {why if weights else reason(error)}", graph=task.graph
                 ) from error
         name = task.method or "forward"
         method = getattr(self.modules[task.graph], name, None)

@@ -165,7 +165,8 @@ class Form:
         if self.stated.mean is not None:
             return None
         assert self.spec is not None and self.spec.limits is not None
-        return self.stated.range or (BYTES if self.dtype == np.uint8 else self.spec.limits)
+        kinds = {np.dtype(np.uint8): BYTES, np.dtype(np.bool_): (0.0, 1.0)}
+        return self.stated.range or kinds.get(self.dtype, self.spec.limits)
 
     @property
     def _keeps_values(self) -> bool:

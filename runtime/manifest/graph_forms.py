@@ -47,11 +47,12 @@ class GraphForm(Record):
     )
     range: tuple[float, float] | None = Field(
         default=None,
-        description="images: the values of black and white in the graph; by default those of `data`, and [0, 255] for uint8",
+        description="images: the values of black and white in the graph; by default those of `data`, [0, 255] for uint8, and [0, 1] for bool; other "
+        "integer types need it",
     )
     mean: tuple[float, ...] | None = Field(
         default=None,
-        description="images: mean of each channel, of pixels in [0, 1]; the graph has (pixel - mean) / std",
+        description="images: mean of each channel in the order of the graph, of pixels in [0, 1]; the graph has (pixel - mean) / std",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         default=None, description="images: standard deviation of each channel, of pixels in [0, 1]"

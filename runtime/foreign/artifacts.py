@@ -1,0 +1,125 @@
+"""The artifact that is made of graphs from elsewhere: its manifest, its files, the check and the sheet."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manifold.runtime import checks, lineage, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.errors import ArtifactError, InvalidValue, cut
+from manifold.runtime.foreign.guesses import Guess, Wishes
+from manifold.runtime.foreign.inspection import Foreign
+from manifold.runtime.graphs import onnx_file
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.published import is_recorded
+
+PREVIEW = "preview.png"
+
+
+@dataclass
+class Imported:
+    """A published artifact, with the reasons for its manifest and what the check found."""
+
+    folder: Path
+    manifest: Manifest
+    lines: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def manifest_of(
+    name: str, version: int, graphs: Sequence[Foreign], found: Sequence[Guess], wishes: Wishes, **texts: str
+) -> dict[str, Any]:
+    """Return the manifest of graphs whose tasks have been guessed. Raises InvalidValue if two graphs have the same task, or contradict each other."""
+    content: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        **{key: text for key, text in texts.items() if text},
+        "tasks": {},
+    }
+    if graphs[0].backend != "onnx":
+        content["backend"] = graphs[0].backend
+    for graph, one in zip(graphs, found, strict=True):
+        if one.task in content["tasks"]:
+            raise InvalidValue(
+                f"{graph.path.name}: this is a second graph for the task {one.task}; state the tasks, such as --task encode",
+                field="task",
+            )
+        task: dict[str, Any] = {"graph": f"{one.task}{graph.path.suffix}", "inputs": one.inputs, "outputs": one.outputs}
+        if graph.method:
+            task["method"] = graph.method
+        if one.constants:
+            task["constants"] = one.constants
+        content["tasks"][one.task] = task
+        for section, value in one.sections.items():
+            if section in content and content[section] != value:
+                raise InvalidValue(
+                    f"{graph.path.name}: its section {section} {value} differs from that of the other graphs, {content[section]}; state what differs, or "
+                    "import the graphs as two models", field=section,
+                )  # fmt: skip
+            content[section] = value
+    if wishes.classes:
+        content["classes"] = list(wishes.classes)
+    content["provenance"] = {
+        "imported": {
+            one.task: {"file": graph.path.name, "opset": graph.opset} for graph, one in zip(graphs, found, strict=True)
+        }
+    }
+    return content
+
+
+def place(graphs: Sequence[Foreign], found: Sequence[Guess], folder: Path) -> None:
+    """Copy the graphs and their external weights into a folder. Raises ArtifactError if two graphs have different weights in files of the same name."""
+    for graph, one in zip(graphs, found, strict=True):
+        shutil.copyfile(graph.path, folder / f"{one.task}{graph.path.suffix}")
+        for location in onnx_file.outline(graph.path).external if graph.backend == "onnx" else ():
+            source = repository.place(graph.path.parent, location)
+            target = folder / location
+            if location in (PREVIEW, manifests.FILE):
+                raise ArtifactError(
+                    f"{graph.path.name}: its weights are in {cut(location)}, the name of another file of an artifact; export it with weights in one file"
+                )
+            if source is not None or not (graph.path.parent / location).is_file():
+                raise ArtifactError(
+                    f"{graph.path.name}: its weights are in {cut(location)}, which is not a file beside it; export it with weights in one file"
+                )
+            if target.exists() and repository.digest(target) != repository.digest(graph.path.parent / location):
+                raise ArtifactError(
+                    f"{cut(location)}: two graphs have different weights in files of this name; export one of them with weights in another file"
+                )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(graph.path.parent / location, target)
+
+
+def publish(
+    graphs: Sequence[Foreign], found: Sequence[Guess], wishes: Wishes, name: str, root: Path, **texts: str
+) -> Imported:
+    """Publish an artifact made of graphs, after its check, with a sheet of samples as preview.
+
+    Raises ArtifactError with the problems of the check, one line each; nothing is published then.
+    """
+    lines = [line for one in found for line in one.lines]
+    with repository.staging(root, name) as folder:
+        content = manifest_of(name, repository.next_version(root, name), graphs, found, wishes, **texts)
+        place(graphs, found, folder)
+        (folder / manifests.FILE).write_text(manifests.text_of(content))
+        manifest = manifests.read(folder)
+        lineage.check_manifest(root, manifest)
+        first = checks.check(folder, "cpu", seal=True)
+        if first.problems:
+            raise ArtifactError(
+                "\n".join(
+                    [
+                        f"{name}: the check found problems; nothing was published:",
+                        *(f"  {line}" for line in first.problems),
+                    ]
+                )
+            )
+        if first.sheet is not None and manifest.spec.pictures:
+            (folder / PREVIEW).write_bytes(first.sheet)
+        sealed = repository.seal(folder, first.manifest.drawing)
+        assert not is_recorded(folder)
+        return Imported(repository.publish_next(folder, root, sealed), sealed, lines, first.notes)
