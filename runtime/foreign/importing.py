@@ -326,7 +326,9 @@ def _role(
     if values.dtype.kind in "iu":
         if size > 1 and wishes.levels:
             return "codes", "whole numbers: codes"
-        return None, "whole numbers; if they are codes, give --levels with the number of different codes"
+        return None, "whole numbers" + "; if they are codes, give --levels with the number of different codes" * (
+            size > 1
+        )
     if values.dtype.kind != "f":
         return None, f"the type is {seen.dtype}"
     if size == 1:
