@@ -207,7 +207,7 @@ def _norm(training_mode: int) -> list[Any]:
 NORM = [constant("one", np.ones(SIZE, np.float32)), constant("nil", np.zeros(SIZE, np.float32))]
 FIRST = constant("first", np.asarray([0]))
 MIXES = {
-    "the mean of the batch": [node("ReduceMean", ["z", "first"], ["m"]), node("Sub", ["z", "m"], ["x"])],
+    "the mean of the batch": [node("ReduceMean", ["z", "first"], ["m"]), node("Add", ["z", "m"], ["x"])],
     "a running sum": [node("CumSum", ["z", "zero"], ["x"])],
     "a sum of what comes after": [node("CumSum", ["z", "zero"], ["x"], reverse=1)],
 }  # fmt: skip
