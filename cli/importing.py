@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -106,7 +107,13 @@ def import_(
             help="Rows: a .csv or .parquet file whose numeric columns are those of the graph, in their order."
         ),
     ] = None,
-    negate: Annotated[bool, typer.Option("--negate", help="The score is higher for more normal items.")] = False,
+    negate: Annotated[
+        bool | None,
+        typer.Option(
+            "--negate/--keep-sign",
+            help="Whether the score is higher for more normal items, so that its sign is changed.",
+        ),
+    ] = None,
     description: Annotated[str, typer.Option(help="Description of the model.")] = "",
     license_: Annotated[str, typer.Option("--license", help="Licence of the model.")] = "",
     models: Models = Path("models"),
@@ -137,6 +144,11 @@ def import_(
         numbers={key: _stated(value) for key, value in (_pair(each, "--number") for each in number or ())},
     )  # fmt: skip
     _check(wishes)
+    if range_ is not None and not -math.inf < range_[0] < range_[1] < math.inf:
+        raise InvalidValue(
+            f"--range: {range_[0]:g} {range_[1]:g} is not ascending; give black and then white, and --invert if white is the lower value",
+            field="--range",
+        )
     shapes = dict(_shape(each) for each in shape or ())
     with tempfile.TemporaryDirectory() as scratch:
         read = [
@@ -273,7 +285,13 @@ def _classes(text: str | None) -> tuple[str, ...]:
                 f"--classes: {text} is out of range; give a number from 1 to 10000, or names", field="--classes"
             )
         return tuple(str(number) for number in range(int(text)))
-    return tuple(each.strip() for each in text.split(","))
+    names = tuple(each.strip() for each in text.split(","))
+    if "" in names or len(set(names)) != len(names):
+        raise InvalidValue(
+            f"--classes: {shown(text)} has a name that is empty or occurs twice; give each class a name of its own",
+            field="--classes",
+        )
+    return names
 
 
 def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...]]]:

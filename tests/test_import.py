@@ -186,6 +186,10 @@ def test_a_scorer_of_rows(tmp_path: Path) -> None:
     graphs.write(
         tmp_path / "s.onnx", nodes, [value("X", shape=["B", 2])], [value("label", INT64, ["B", 1]), value("scores", shape=["B", 1])], [constant("axis", [1])]
     )  # fmt: skip
+    said = refused(tmp_path / "asked", tmp_path / "s.onnx", "--columns", tmp_path / "rows.csv")
+    assert "give --negate, or --keep-sign if the scores are higher for anomalies" in said
+    kept, _ = bring(tmp_path / "kept", tmp_path / "s.onnx", "--columns", tmp_path / "rows.csv", "--keep-sign")
+    assert kept.score([{"a": 2, "b": 3}]).terms["scores"].tolist() == [5]
     model, output = bring(tmp_path / "models", tmp_path / "s.onnx", "--columns", tmp_path / "rows.csv", "--negate")
     assert "anomaly-score" in model.endpoints and "counts as more normal: the sign is changed" in output
     rows: list[dict[str, float]] = [{"a": 1e6, "b": -5}, {"a": 2, "b": 3}]
@@ -209,6 +213,12 @@ def test_scripts_and_programs(tmp_path: Path) -> None:
 
     example = torch.zeros(2, LATENT)
     torch.jit.trace(Dictionary(), example, strict=False).save(str(tmp_path / "g.pt"))
+
+    class Tuple(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return z * 2, torch.tanh(z @ weights).reshape(-1, 3, 4, 5)
+
+    torch.jit.trace(Tuple(), example).save(str(tmp_path / "t.pt"))
     program = torch.export.export(
         Plain(), (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},)
     )
@@ -217,6 +227,8 @@ def test_scripts_and_programs(tmp_path: Path) -> None:
     assert "give --shape for each, such as --shape z=float32[B,64]" in refused(tmp_path / "a", tmp_path / "g.pt")
     scripted, output = bring(tmp_path / "a", tmp_path / "g.pt", "--shape", f"z={LATENT}")
     assert np.abs(scripted.sample(latents=z).data - images(z)).max() < 1e-6 and "not used: 'other'" in output
+    second, output = bring(tmp_path / "t", tmp_path / "t.pt", "--shape", f"z={LATENT}")
+    assert np.abs(second.sample(latents=z).data - images(z)).max() < 1e-6 and "not used: 'output0'" in output
     exported, _ = bring(tmp_path / "b", tmp_path / "g.pt2")
     assert exported.manifest.backend == "onnx" and np.abs(exported.sample(latents=z).data - images(z)).max() < 1e-6
 
@@ -250,6 +262,9 @@ def test_wrong_arguments_say_what_to_do(tmp_path: Path) -> None:
         ([path, "--input", "z"], "--input 'z': not of the form NAME=VALUE"),
         ([path, "--number", "z=a"], "--number: 'a' is not a number"),
         ([path, "--columns", tmp_path / "rows.csv"], "--columns: the column 'b' has no numbers"),
+        ([path, "--range", "1", "-1"], "--range: 1 -1 is not ascending; give black and then white"),
+        ([path, "--classes", "a,a"], "--classes: 'a,a' has a name that is empty or occurs twice"),
+        ([path, "--classes", ""], "has a name that is empty or occurs twice"),
         ([path, "--range", "0", "1"], "the check found problems; nothing was published:"),
     ):
         assert said in refused(root, *arguments), arguments

@@ -56,7 +56,7 @@ class Wishes:
     activation: str | None = None
     classes: tuple[str, ...] = ()
     levels: int | None = None
-    negate: bool = False
+    negate: bool | None = None  # whether a score is higher for more normal items
     inputs: Mapping[str, str] = field(default_factory=dict)  # source by the input's name
     outputs: Mapping[str, str] = field(default_factory=dict)  # role by the output's name
     constants: Mapping[str, float] = field(default_factory=dict)

@@ -297,6 +297,13 @@ def _other_outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mappin
         )
     made.task = made.task or found
     if made.task == "score":
+        names = {seen.name for seen in graph.outputs}
+        if wishes.negate is None and names >= {"label", "scores"}:
+            raise InvalidValue(
+                f"{graph.path.name}: the outputs label and scores are those of scikit-learn's outlier detectors, whose scores are higher for more normal rows; "
+                "give --negate, or --keep-sign if the scores are higher for anomalies",
+                field="negate",
+            )
         terms = [tensor["role"] for tensor in made.outputs]
         made.sections["scoring"] = {"score": terms[0], "terms": [{"name": term, "kind": "distance"} for term in terms]}
         meaning = (

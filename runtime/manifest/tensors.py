@@ -40,6 +40,8 @@ def listed(numbers: Iterable[float]) -> str:
 class TensorSpec(Record):
     """One input or output. `role` is its name in this project, `name` its name in the graph (by default the same).
 
+    An output of a TorchScript method that returns a tuple can be named output0, output1, and so on; the others are then not used.
+
     `shape` does not contain the batch axis, which is always first and always free. Axes in `free` may be shorter than in `shape`: they have
     the length of the request, padded with zeros to the next length in the buckets of the task.
     """
