@@ -107,13 +107,10 @@ def import_(
             help="Rows: a .csv or .parquet file whose numeric columns are those of the graph, in their order."
         ),
     ] = None,
-    negate: Annotated[
-        bool | None,
-        typer.Option(
-            "--negate/--keep-sign",
-            help="Whether the score is higher for more normal items, so that its sign is changed.",
-        ),
-    ] = None,
+    negate: Annotated[bool, typer.Option("--negate", help="The score is higher for more normal items.")] = False,
+    keep_sign: Annotated[
+        bool, typer.Option("--keep-sign", help="The score is higher for more anomalous items.")
+    ] = False,
     description: Annotated[str, typer.Option(help="Description of the model.")] = "",
     license_: Annotated[str, typer.Option("--license", help="Licence of the model.")] = "",
     models: Models = Path("models"),
@@ -136,9 +133,12 @@ def import_(
         )
     if wrong := [each for each in task or () if each not in TASKS]:
         raise typer.BadParameter(f"unknown task {shown(wrong[0])}; valid are {', '.join(TASKS)}", param_hint="--task")
+    if negate and keep_sign:
+        raise typer.BadParameter("it contradicts --negate; give one of them", param_hint="--keep-sign")
     wishes = _wishes(
         range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), invert=invert,
-        activation=activation, classes=_classes(classes), levels=levels, negate=negate, inputs=dict(_pair(each, "--input") for each in input_ or ()),
+        activation=activation, classes=_classes(classes), levels=levels, negate=negate or (False if keep_sign else None),
+        inputs=dict(_pair(each, "--input") for each in input_ or ()),
         outputs=dict(_pair(each, "--output") for each in output or ()), spec=None if columns is None else _rows(columns),
         constants={key: _float(value, "--constant") for key, value in (_pair(each, "--constant") for each in constant or ())},
         numbers={key: _stated(value) for key, value in (_pair(each, "--number") for each in number or ())},
