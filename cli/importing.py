@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from manifold.cli.options import Models, elsewhere
 from manifold.cli.outputs import check_folder
@@ -191,6 +190,8 @@ def _wishes(**stated: Any) -> Wishes:
 
 def _check(wishes: Wishes) -> None:
     """Raise InvalidValue for statements that hold for no graph."""
+    from pydantic import ValidationError
+
     from manifold.runtime.manifest.graph_forms import GraphForm
 
     try:

@@ -68,9 +68,9 @@ def _makes_images(graph: Foreign, wishes: Wishes, made: guesses.Picture) -> bool
     if wishes.spec is not None or "data" in (wishes.inputs.get(seen.name) for seen in graph.inputs):
         return False
     for seen in graph.inputs:
-        read = None if seen.name in wishes.inputs else guesses.picture(_sized(seen, wishes).dims, wishes)
-        if read is None:
-            continue
+        read = guesses.picture(_sized(seen, wishes).dims, wishes)
+        if read is None or not guesses.reads(_sized(seen, wishes), wishes):
+            continue  # stated to be another source, or the name or the channels are those of a latent
         larger = (
             read.height * read.width > made.height * made.width and read.layout != "NHW"
         )  # (B, 14, 512) is a latent with 14 parts

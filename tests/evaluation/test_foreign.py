@@ -156,15 +156,6 @@ def test_a_term_in_nats_is_no_likelihood_by_itself(tmp_path: Path, real: RealArr
     assert not any(name.startswith(("nll", "elbo", "bits")) for name in report.metrics)
 
 
-def test_cross_entropy_is_a_probability_of_binary_pixels_only() -> None:
-    """exp(-score) of one pixel sums to 1 over black and white. Over 256 grey levels it sums to far more, and its integral is below 1."""
-    binary, grey = np.asarray([0.0, 1.0]), np.linspace(0, 1, 256)
-    assert np.exp(-(binary * (ON - OFF) + OFF)).sum() == pytest.approx(1)
-    sums = np.exp(-(grey * (ON - OFF) + OFF))
-    assert sums.sum() > 100
-    assert np.trapezoid(sums, grey) == pytest.approx(0.5 / np.log(3), rel=1e-4)
-
-
 @pytest.mark.parametrize("name", [path.name for path in sorted(SHIPPED.iterdir()) if path.is_dir()])
 def test_every_shipped_likelihood_states_whether_it_is_a_probability(name: str) -> None:
     """The figures of the shipped models do not depend on a default."""
