@@ -12,7 +12,7 @@ import typer
 
 from manifold.cli import completion, detection, early
 from manifold.cli.artifacts import load, manifest_of
-from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet, elsewhere
+from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet, elsewhere, pair
 from manifold.cli.outputs import check_folder, check_recordable, check_writable
 from manifold.cli.training import configuration, teller
 from manifold.runtime.errors import InvalidValue, command, shown
@@ -119,7 +119,7 @@ def fit(
     check_folder(folder)
     early.check_file(file)
     early.check_recipe(family, preset, settings or [])
-    given = dict(_pair(kind, "--column") for kind in kinds or [])
+    given = dict(pair(kind, "--column") for kind in kinds or [])
 
     from manifold.training.data import rereading, schema, tables  # without torch and scipy
 
@@ -265,11 +265,3 @@ def _check_new(folder: Path, name: str, models: Path, *, chosen: bool) -> None:
         f"to train in another folder, use {another}. To finish the run in this folder: {command('resume', folder)}, then "
         f"{command('export', folder, '--name', name, *elsewhere(models))}",
     )
-
-
-def _pair(text: str, option: str) -> tuple[str, str]:
-    """Return name and value of NAME=VALUE. Raises InvalidValue."""
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise InvalidValue(f"{option} {shown(text)}: not of the form NAME=VALUE", field=option)
-    return name, value

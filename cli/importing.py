@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifold.cli.options import Models, elsewhere
+from manifold.cli.options import Models, elsewhere, pair
 from manifold.cli.outputs import check_folder
 from manifold.runtime.errors import InvalidValue, command, shown
 
@@ -137,10 +137,10 @@ def import_(
     wishes = _wishes(
         range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), invert=invert,
         activation=activation, classes=_classes(classes), levels=levels, negate=negate or (False if keep_sign else None),
-        inputs=dict(_pair(each, "--input") for each in input_ or ()),
-        outputs=dict(_pair(each, "--output") for each in output or ()), spec=None if columns is None else _rows(columns),
-        constants={key: _float(value, "--constant") for key, value in (_pair(each, "--constant") for each in constant or ())},
-        numbers={key: _stated(value) for key, value in (_pair(each, "--number") for each in number or ())},
+        inputs=dict(pair(each, "--input") for each in input_ or ()),
+        outputs=dict(pair(each, "--output") for each in output or ()), spec=None if columns is None else _rows(columns),
+        constants={key: _float(value, "--constant") for key, value in (pair(each, "--constant") for each in constant or ())},
+        numbers={key: _stated(value) for key, value in (pair(each, "--number") for each in number or ())},
     )  # fmt: skip
     _check(wishes)
     if range_ is not None and not -math.inf < range_[0] < range_[1] < math.inf:
@@ -244,13 +244,6 @@ def _converted(path: Path, scratch: Path) -> Path:
     return target
 
 
-def _pair(text: str, option: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise InvalidValue(f"{option} {shown(text)}: not of the form NAME=VALUE", field=option)
-    return name, value
-
-
 def _float(text: str, option: str) -> float:
     try:
         return float(text)
@@ -296,7 +289,7 @@ def _classes(text: str | None) -> tuple[str, ...]:
 
 
 def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...]]]:
-    name, stated = _pair(text, "--shape")
+    name, stated = pair(text, "--shape")
     found = SHAPE.fullmatch(stated)
     if found is None:
         raise InvalidValue(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from manifold.cli import completion
+from manifold.runtime.errors import InvalidValue, shown
 
 # --- artifacts ---
 
@@ -96,3 +97,11 @@ Count = Annotated[int, typer.Option("-n", "--n", min=1, max=1_000_000, help="Num
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Also write a page with the numbers and pictures.")]
 JsonFile = Annotated[Path | None, typer.Option("-o", "--out", help="Also write the JSON to this file.")]
+
+
+def pair(text: str, option: str) -> tuple[str, str]:
+    """Return name and value of NAME=VALUE. Raises InvalidValue if one of them is missing."""
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise InvalidValue(f"{option} {shown(text)}: not of the form NAME=VALUE", field=option)
+    return name, value

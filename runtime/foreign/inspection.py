@@ -168,10 +168,3 @@ def example(seen: Seen, rows: int, seed: int = 0, *, value: Any = None, high: in
     if kind.kind == "b":
         return np.ones(shape, bool)
     return generator.standard_normal(shape).astype(kind)
-
-
-def count(dims: tuple[int | str | None, ...] | None) -> int | None:
-    """Return the number of values of one item; None if a dimension is not fixed."""
-    if dims is None or any(not isinstance(dim, int) for dim in dims[1:]):
-        return None
-    return math.prod(dim for dim in dims[1:] if isinstance(dim, int))

@@ -6,7 +6,6 @@ how a tensor differs in the graph. The conversions cost little next to a network
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -302,8 +301,3 @@ class Forms:
             name: self.of[name].from_graph(np.asarray(array), self.graph) if name in self.outputs else array
             for name, array in outputs.items()
         }
-
-
-def size_of(shape: tuple[int | None, ...]) -> int | None:
-    """Return the number of values of an item; None if a size is not stated."""
-    return None if None in shape else math.prod(size for size in shape if size is not None)
