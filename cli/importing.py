@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,8 @@ from manifold.runtime.errors import InvalidValue, command, shown
 
 if TYPE_CHECKING:
     from manifold.runtime.foreign.guesses import Wishes
-    from manifold.runtime.kinds import Kind
+    from manifold.runtime.kinds.table import TableSpec
 
-RAW = 1e30  # limit for values of columns that a foreign scorer gets unchanged
 SOURCES = ("latent", "normal", "data", "condition", "codes")
 TASKS = ("decode", "decode_codes", "sample", "encode", "score", "features")
 SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*)\[(?:B,? ?)?(?P<dims>[\d, ]*)\]|(?P<plain>[\dx]+))")
@@ -103,9 +103,12 @@ def import_(
     columns: Annotated[
         Path | None,
         typer.Option(
-            help="Rows: a .csv or .parquet file whose numeric columns are those of the graph, in their order."
+            help="Rows: a .csv or .parquet file with the columns of the graph: numbers in their order, or by name if each column has its input."
         ),
     ] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Rows: values may be missing; the graph gets NaN for them.")
+    ] = False,
     negate: Annotated[bool, typer.Option("--negate", help="The score is higher for more normal items.")] = False,
     keep_sign: Annotated[
         bool, typer.Option("--keep-sign", help="The score is higher for more anomalous items.")
@@ -123,6 +126,7 @@ def import_(
     """
     from manifold.runtime.foreign import artifacts, importing, inspection
     from manifold.training import outlines
+    from manifold.training.data import plain_columns
 
     outlines.check_name(name)
     check_folder(models)
@@ -134,11 +138,12 @@ def import_(
         raise typer.BadParameter(f"unknown task {shown(wrong[0])}; valid are {', '.join(TASKS)}", param_hint="--task")
     if negate and keep_sign:
         raise typer.BadParameter("it contradicts --negate; give one of them", param_hint="--keep-sign")
+    spec = None if columns is None else plain_columns.read(columns)
     wishes = _wishes(
         range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), invert=invert,
-        activation=activation, classes=_classes(classes), levels=levels, negate=negate or (False if keep_sign else None),
+        activation=activation, classes=_classes(classes), levels=levels, missing=missing, negate=negate or (False if keep_sign else None),
         inputs=dict(pair(each, "--input") for each in input_ or ()),
-        outputs=dict(pair(each, "--output") for each in output or ()), spec=None if columns is None else _rows(columns),
+        outputs=dict(pair(each, "--output") for each in output or ()), spec=spec,
         constants={key: _float(value, "--constant") for key, value in (pair(each, "--constant") for each in constant or ())},
         numbers={key: _stated(value) for key, value in (pair(each, "--number") for each in number or ())},
     )  # fmt: skip
@@ -150,10 +155,11 @@ def import_(
         )
     shapes = dict(_shape(each) for each in shape or ())
     with tempfile.TemporaryDirectory() as scratch:
-        read = [
-            inspection.read(_converted(path, Path(scratch) / str(place)), method, shapes)
-            for place, path in enumerate(files)
-        ]
+        paths = [_converted(path, Path(scratch) / str(place)) for place, path in enumerate(files)]
+        if spec is not None:
+            paths, spec = _joined(paths, spec, Path(scratch), missing=missing)
+            wishes = replace(wishes, spec=spec)
+        read = [inspection.read(path, method, shapes) for path in paths]
         if len({graph.backend for graph in read}) > 1:
             raise InvalidValue(
                 "file: ONNX and TorchScript files cannot be tasks of one model; export all of them in one format",
@@ -165,6 +171,7 @@ def import_(
         for place in sorted(range(len(read)), key=lambda at: importing.reads_items(read[at], wishes)):
             found[place] = importing.guess(read[place], wishes, task[place] if task else None, sections)
             sections = {**found[place].sections, **sections}
+        importing.check_names(read, wishes)  # the outputs of scripts are known now
         for graph, one in zip(read, found, strict=True):
             typer.echo(f"{graph.path.name}: {one.task}{f', opset {graph.opset}' if graph.opset else ''}")
             for line in one.lines:
@@ -244,6 +251,43 @@ def _converted(path: Path, scratch: Path) -> Path:
     return target
 
 
+def _joined(paths: list[Path], spec: TableSpec, scratch: Path, *, missing: bool) -> tuple[list[Path], TableSpec]:
+    """Return graphs that take whole rows, and the columns of these: a graph with an input for each column is joined."""
+    from manifold.runtime.graphs.backends import signature
+    from manifold.training.data import plain_columns
+
+    inputs = {
+        path: [name for name, *_ in signature(path)[0]]
+        for path in paths
+        if path.suffix.lower() == ".onnx" and path.is_file()
+    }
+    if not any(len(names) > 1 for names in inputs.values()):
+        plain_columns.only_numbers(spec)
+        return paths, spec
+    from manifold.runtime import extras
+
+    extras.check("train")
+    from manifold.training.exporting import columns
+
+    made, used = [], spec
+    for place, path in enumerate(paths):
+        own = columns.columns_of(inputs[path], spec) if len(inputs.get(path, ())) > 1 else None
+        if own is None:
+            made.append(path)
+            continue
+        target = scratch / f"rows-{place}" / path.name
+        target.parent.mkdir()
+        columns.join(path, own, target, missing=missing)
+        typer.echo(
+            f"{path.name}: its {len(own.columns)} inputs are columns of the file; they are joined to one input for rows"
+        )
+        made.append(target)
+        used = own
+    if used is spec:
+        plain_columns.only_numbers(spec)
+    return made, used
+
+
 def _float(text: str, option: str) -> float:
     try:
         return float(text)
@@ -298,38 +342,3 @@ def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...]]]:
         )
     dims = found["plain"].split("x") if found["plain"] else [each for each in re.split(r"[, ]+", found["dims"]) if each]
     return name, (found["dtype"] or "float32", tuple(map(int, dims)))
-
-
-def _rows(path: Path) -> Kind:
-    """Return the kind of rows with the numeric columns of a file, as they are. Raises InvalidValue for columns that are not numeric."""
-    from manifold.runtime import extras
-
-    extras.check("tables")
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    from manifold.runtime.errors import reason
-    from manifold.runtime.kinds.table import TableSpec
-    from manifold.runtime.tables.schema import NumericColumn
-
-    if not path.is_file():
-        raise InvalidValue(f"--columns: {path} is not a file; give a .csv or .parquet file", field="--columns")
-    try:
-        table = pa.parquet.read_table(path) if path.suffix.lower() == ".parquet" else pa.csv.read_csv(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidValue(f"--columns: {path} cannot be read: {reason(error)}", field="--columns") from None
-    return TableSpec(columns=tuple(_column(name, table[name], NumericColumn, pa, pc) for name in table.column_names))
-
-
-def _column(name: str, values: Any, column: Any, pa: Any, pc: Any) -> Any:
-    numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
-    limits: dict[str, Any] = pc.min_max(values).as_py() if numeric else {"min": None, "max": None}
-    if limits["min"] is None:
-        raise InvalidValue(
-            f"--columns: the column {shown(name)} has no numbers; give a file with the columns that the graph takes, as numbers",
-            field="--columns",
-        )
-    made: Any = column(name=name, mean=0, scale=1, clip=RAW, minimum=float(limits["min"]), maximum=float(limits["max"]))
-    return made

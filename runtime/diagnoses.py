@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError, shown
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations import draws_items, makes_items
 from manifold.runtime.runner import example_inputs
@@ -28,6 +28,7 @@ SLACK = 0.05  # share of a range by which values may lie outside, as the output 
 CLIPPED = 0.2  # share of clipped values above which the range is wrong
 END = 0.4  # share of a range at each end, in which the smallest or the largest value must be
 LITTLE = 0.05  # share of the range that is used, below which it is wrong
+MANY = 0.3  # share of the values of a column outside its range above which they are probably scaled
 EDGE = 0.9  # share of white pixels at the border above which grey images look inverted
 WHITE = 0.9  # value from 0 (black) to 1 above which a pixel counts as white
 VARIED = (
@@ -165,6 +166,14 @@ def _look(model: Model, items: Array, found: Diagnosis) -> None:
             found.problems.append("/sample: all items are equal for different seeds; an input of the graph is constant")
         elif spec.pictures and different < len(items) / 2:
             found.warnings.append("/sample: more than half of the items occur more than once")
+    outside = {name: share for name, share in spec.outside(items).items() if share > MANY}
+    if outside:
+        name, share = max(outside.items(), key=lambda each: each[1])
+        others = f", and that of {len(outside) - 1} other column(s)," * (len(outside) > 1)
+        found.warnings.append(
+            f"data: {share:.0%} of the sampled values of {shown(name)}{others} lie outside the range of training and are clipped; if the graph makes scaled "
+            "values, put the inverse of the scaling into it"
+        )
     if not spec.pictures or spec.limits is None:
         return
     low, high = spec.limits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,12 @@ def constant(name: str, content: Any) -> Any:
 
 def write(
     path: Path, nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], constants: Sequence[Any] = (), *,
-    opset: int = 18, functions: Sequence[Any] = (),
+    opset: int = 18, functions: Sequence[Any] = (), domains: Mapping[str, int] | None = None,
 ) -> None:  # fmt: skip
     """Write a graph as it is, without any check."""
     graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), list(constants))
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("mine", 1), helper.make_opsetid("com.microsoft", 1)]
+    imports += [helper.make_opsetid(domain, version) for domain, version in (domains or {}).items()]
     model = helper.make_model(graph, opset_imports=imports, ir_version=9, functions=list(functions))
     path.write_bytes(model.SerializeToString())
 

@@ -308,6 +308,26 @@ def test_grey_images_and_colour_graphs() -> None:
     assert found.item() == pytest.approx(0.299 + 0.114 * 0.2, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "largest", "refused"),
+    [("int64", 2.0**62, 2.0**63), ("int32", 2.0**30, 2.0**31), ("uint8", 255, 256), ("float16", 65519, 65520), ("int64", -(2.0**63), 1e30)],
+)  # fmt: skip
+def test_numbers_that_the_graph_cannot_hold_are_refused(kind: Any, largest: float, refused: float) -> None:
+    form = Form(InputSpec(role="psi", source="number", shape=()), GraphForm(dtype=kind), None)
+    (held,) = form.to_graph(np.asarray([largest], np.float32))
+    assert held.dtype == kind and np.isclose(float(held), largest, rtol=1e-3)
+    with pytest.raises(InvalidValue, match=f"psi: the graph takes {kind}, which cannot hold"):
+        form.to_graph(np.asarray([0, refused], np.float32))
+
+
+def test_only_a_single_class_has_a_number() -> None:
+    form = Form(InputSpec(role="condition", source="condition", shape=(3,)), GraphForm(index=True), None)
+    assert form.to_graph(np.eye(3, dtype=np.float32)[[2, 0]]).tolist() == [2, 0]
+    for weights in ([0.5, 0.5, 0], [1, 1, 0], [1, 0, -0.5], [2, 0, 0], [0, 0, 0]):
+        with pytest.raises(InvalidValue, match="one class for each item"):
+            form.to_graph(np.asarray([weights], np.float32))
+
+
 def test_softmax_and_log() -> None:
     tensor = TensorSpec(role="logits", shape=(3,))
     x = np.asarray([[1, 2, 4], [1000, 0, 0]], np.float32)

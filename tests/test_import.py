@@ -261,7 +261,10 @@ def test_wrong_arguments_say_what_to_do(tmp_path: Path) -> None:
         ([path, path], "this is a second graph for the task decode; state the tasks"),
         ([path, "--input", "z"], "--input 'z': not of the form NAME=VALUE"),
         ([path, "--number", "z=a"], "--number: 'a' is not a number"),
-        ([path, "--columns", tmp_path / "rows.csv"], "--columns: the column 'b' has no numbers"),
+        (
+            [path, "--columns", tmp_path / "rows.csv"],
+            "--columns: the column 'b' has texts, but the graph takes all columns as one input of numbers",
+        ),
         ([path, "--range", "1", "-1"], "--range: 1 -1 is not ascending; give black and then white"),
         ([path, "--classes", "a,a"], "--classes: 'a,a' has a name that is empty or occurs twice"),
         ([path, "--classes", ""], "has a name that is empty or occurs twice"),

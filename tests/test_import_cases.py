@@ -342,7 +342,8 @@ def test_texts_are_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     said = refused(tmp_path / "m", tmp_path / "t.onnx")
     assert said == (
-        "t.onnx: input 'text' string[B] takes texts, but Manifold gives graphs numbers only; remove the tokenizer from the graph"
+        "t.onnx: input 'text' string[B] takes texts, but Manifold gives graphs numbers only; remove the tokenizer from the graph, "
+        "or give --columns FILE if the inputs are columns of a table"
     )
 
 

@@ -46,6 +46,7 @@ class Wishes:
     """The statements of the user about the graphs."""
 
     spec: Kind | None = None  # the items, if they are rows
+    missing: bool = False  # whether a row may lack values, which are NaN for the graph
     size: tuple[int, int] | None = None  # height and width
     range: tuple[float, float] | None = None
     layout: str | None = None
@@ -107,10 +108,19 @@ def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture 
     return None
 
 
+def holds_rows(seen: Seen, spec: Kind) -> bool:
+    """Return whether a tensor has one number for each column of rows."""
+    return seen.dims is not None and tuple(seen.dims[1:]) == spec.shape and np.dtype(seen.dtype).kind in "fiu"
+
+
 def reads(seen: Seen, wishes: Wishes) -> bool:
-    """Return whether an input takes images. By default, floats with 2 or 4 channels or the name of a latent are latents, and whole numbers are codes."""
+    """Return whether an input takes images or rows. By default, floats with the name of a latent, and images of 2 or 4 channels, are latents, and whole
+    numbers in the shape of an image are codes.
+    """
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name] == "data"
+    if wishes.spec is not None:
+        return holds_rows(seen, wishes.spec) and LATENTS.search(seen.name) is None
     found = picture(seen.dims, wishes)
     if found is None or seen.dtype == "uint8" or wishes.channels is not None:
         return found is not None
@@ -201,7 +211,7 @@ def with_form(content: dict[str, Any], form: dict[str, Any]) -> dict[str, Any]:
     return {**content, "in_graph": form} if form else content
 
 
-def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool, taken: set[str]) -> tuple[str, str]:
+def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken: set[str]) -> tuple[str, str]:
     """Return the source of an input, and the reason. Raises InvalidValue if it cannot be guessed."""
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name], "as stated"
@@ -216,10 +226,11 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
     if one:
         raise InvalidValue(
             f"{graph.path.name}: input {seen} is one number; give its value for all requests, --constant {cut(seen.name)}=1, or let requests state it, "
-            f"--number {cut(seen.name)}=1{', or --classes if it is a class' if whole else ''}",
+            f"--number {cut(seen.name)}=1{', or --classes if it is a class' if whole else ''}"
+            f"{', or --columns FILE if the inputs are columns of a table' if wishes.spec is None and len(graph.inputs) > 1 else ''}",
             field=seen.name,
         )
-    if whole and makes_images:
+    if whole and makes:
         if wishes.levels is None:
             raise InvalidValue(
                 f"{graph.path.name}: input {seen} looks like codes; give --levels with the number of different codes",
@@ -232,10 +243,10 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes_images: bool,
         and ("latent" in taken or LABELS.search(seen.name))
     ):
         return "condition", "one number for each class: weights of classes"
-    if not makes_images:
+    if not makes:
         return "data", "the items that the graph reads"
     return (
-        ("latent", "numbers from which images are made: the latent")
+        ("latent", "numbers from which items are made: the latent")
         if "latent" not in taken
         else ("latent", "further numbers: another latent; --input states another source, such as normal")
     )

@@ -106,9 +106,16 @@ def _check_types(path: Path, inputs: Sequence[Seen]) -> None:
     """Raise InvalidValue for an input of a type that cannot be served, such as texts."""
     for seen in inputs:
         if seen.dtype not in SERVED:
+            what, advice = (
+                (
+                    "texts",
+                    "remove the tokenizer from the graph, or give --columns FILE if the inputs are columns of a table",
+                )
+                if seen.dtype == "string"
+                else (f"values of the type {seen.dtype}", "export it with another type, such as float32")
+            )
             raise InvalidValue(
-                f"{path.name}: input {seen} takes {'texts' if seen.dtype == 'string' else f'values of the type {seen.dtype}'}, but Manifold gives graphs "
-                f"numbers only; {'remove the tokenizer from the graph' if seen.dtype == 'string' else 'export it with another type, such as float32'}",
+                f"{path.name}: input {seen} takes {what}, but Manifold gives graphs numbers only; {advice}",
                 field=seen.name,
             )
 

@@ -96,9 +96,10 @@ class Form:
     def _number(self, weights: Array) -> Array:
         """Return the numbers of the classes (B,) with these weights (B, K)."""
         number = weights.argmax(1)
-        if (weights.max(1) < 1 - 1e-6).any():
+        one = np.isclose(weights.max(1), 1, atol=1e-6) & (np.count_nonzero(weights, axis=1) == 1)
+        if not one.all():
             without = ~weights.any(1)
-            if self.stated.none is None or not (without | (weights.max(1) >= 1 - 1e-6)).all():
+            if self.stated.none is None or not (without | one).all():
                 raise InvalidValue(
                     "condition: this model takes one class for each item, not a mixture of classes; give one class, or the weight 1 for one class",
                     field="condition",
@@ -110,10 +111,25 @@ class Form:
         kind = self.dtype
         if kind.kind == "b":
             return array >= 0.5 if array.dtype.kind == "f" else array != 0
-        if kind.kind in "iu":
-            limits = np.iinfo(kind)
-            array = np.clip(np.rint(array), limits.min, limits.max) if array.dtype != kind else array
+        if array.dtype != kind and (kind.kind in "iu" or kind == np.float16):
+            array = self._held(np.rint(array) if kind.kind in "iu" and array.dtype.kind == "f" else array)
         return array.astype(kind, copy=False)
+
+    def _held(self, array: Array) -> Array:
+        """Return values that the type in the graph can hold: pixels are clipped, and other values outside raise InvalidValue."""
+        limits = np.iinfo(self.dtype) if self.dtype.kind in "iu" else np.finfo(self.dtype)
+        low, high = float(limits.min), float(limits.max)
+        outside = (array < low) | (
+            array >= high + (1 if self.dtype.kind in "iu" else 16)
+        )  # float16 rounds 65519 to 65504
+        if not outside.any():
+            return array
+        if self.spec is not None and self.spec.pictures:
+            return np.clip(array, low, high)
+        raise InvalidValue(
+            f"{self.tensor.role}: the graph takes {self.dtype}, which cannot hold {array[outside][0]:g}; give values from {low:g} to {high:g}",
+            field=self.tensor.role,
+        )
 
     # --- outputs --------------------------------------------------------------------------------------------------------------
 

@@ -190,9 +190,13 @@ class Kind(Record):
         squares: Float64 = (difference.reshape(len(data), -1) ** 2).mean(axis=1)
         return squares
 
-    def example(self, rows: int, generator: np.random.Generator) -> Float32:
+    def outside(self, made: Array) -> dict[str, float]:
+        """Return the share of values outside the range of training, which answers clip, for each part in which there are any."""
+        return {}
+
+    def example(self, count: int, generator: np.random.Generator) -> Float32:
         """Return valid random items."""
-        return np.minimum(generator.random((rows, *self.shape), np.float32), np.float32(BELOW_ONE))
+        return np.minimum(generator.random((count, *self.shape), np.float32), np.float32(BELOW_ONE))
 
     def plain(self) -> Float32:
         """Return a simple item (*shape), for examples in documentation."""

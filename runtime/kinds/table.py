@@ -218,6 +218,19 @@ class TableSpec(Kind):
             constants[block] = isinstance(column, CategoricalColumn) and column.width == 1
         return constants
 
+    def example(self, count: int, generator: np.random.Generator) -> Float32:
+        """Return random rows with values that occurred in training."""
+        return rows.example(self, count, generator)
+
+    def outside(self, made: Array) -> dict[str, float]:
+        """Return the share of numbers outside the range of training, for each column in which there are any."""
+        free, held = (rows.decode(made, self, held=each) for each in (False, True))
+        shares = {
+            column.name: float(np.mean([one[column.name] != other[column.name] for one, other in zip(free, held, strict=True)]))
+            for column in self.columns
+        }  # fmt: skip
+        return {name: share for name, share in shares.items() if share}
+
     def plain(self) -> Float32:
         """Return a row of means and first categories."""
         row = np.zeros(self.shape, np.float32)

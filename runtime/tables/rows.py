@@ -257,6 +257,18 @@ def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> 
     return [None if number != number else int(number) if math.isfinite(number) else number for number in plain]
 
 
+def example(spec: TableSpec, count: int, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Return random encoded rows (count, width): numbers between the smallest and the largest in training, and categories with equal probability."""
+    encoded = np.zeros((count, *spec.shape), np.float32)
+    for column, block in spec.placed:
+        if isinstance(column, NumericColumn):
+            low, high = standardise(np.asarray([column.minimum, column.maximum], np.float64), column).tolist()
+            encoded[:, block.start] = low + (high - low) * generator.random(count, np.float32)
+        else:
+            encoded[np.arange(count), block.start + generator.integers(0, column.width, count)] = 1
+    return encoded
+
+
 def clipped_at(column: NumericColumn) -> tuple[float, float]:
     """Return the lower and upper value beyond which the numbers of a column are clipped or compressed."""
     ends = np.asarray([-column.clip, column.clip]) * column.scale + column.mean

@@ -319,7 +319,7 @@ def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnS
     rounding = scale <= max(SAME * size, SLIGHTEST)
     if rounding:
         scale = max(ROUNDING * size, SLIGHTEST)
-    decimals = stated.decimals.get(name, _decimals(numbers))
+    decimals = stated.decimals.get(name, decimals_of(numbers))
     if kind == "range" and not rounding:
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "beyond": "log", "decimals": decimals, "unit": stated.units.get(name)}
@@ -395,7 +395,7 @@ def _quantiles(numbers: Array) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _decimals(numbers: Array) -> int | None:
+def decimals_of(numbers: Array) -> int | None:
     """Return the number of decimals that all numbers need, at most 6; None if they need more."""
     return next((digits for digits in range(7) if np.array_equal(numbers, np.round(numbers, digits))), None)
 

@@ -1,0 +1,171 @@
+"""The outputs of graphs that read items: encoders, scorers, classifiers and extractors of features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.foreign import guesses
+from manifold.runtime.foreign.guesses import Guess, Wishes
+from manifold.runtime.foreign.inspection import Foreign, Seen
+
+Array = NDArray[Any]
+ITEMS = "items made of items"  # a reason why an output is not used
+
+
+def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, Any]) -> None:
+    """Guess the roles of the outputs of a graph that reads items. Raises InvalidValue if none can be used."""
+    reasons = [
+        f"{seen}: its type cannot be served, as that of a ZipMap; for a classifier of scikit-learn, export with options={{'zipmap': False}}"
+        for seen in graph.dropped
+    ]
+    for seen in graph.outputs:
+        taken = {tensor["role"] for tensor in made.outputs}
+        role, why = _role(seen, graph.made[seen.name], wishes, taken, made.task, sections)
+        if role is None:
+            reasons.append(f"{seen}: {why}")
+            made.lines.append(f"{graph.path.name}: not used: output {seen} ({why})")
+            continue
+        made.outputs.append(_output(seen, role, graph.made[seen.name], wishes, made))
+        made.lines.append(f"{graph.path.name}: output {seen}: {role} ({why})")
+    roles = {tensor["role"] for tensor in made.outputs}
+    found = (
+        "encode"
+        if roles & {"mean", "codes", "latent"}
+        else "features"
+        if roles & {"features", "logits"}
+        else "score"
+        if roles
+        else None
+    )
+    if found is None and any(reason.endswith(f": {ITEMS}") for reason in reasons):
+        name = cut(next(tensor.get("name", tensor["role"]) for tensor in made.inputs if tensor["source"] == "data"))
+        kind, advice = (
+            ("images", "; for another network write a manifest with the task translate, which is served over /v2")
+            if wishes.spec is None
+            else ("rows", "; to score rows, export the error of each row as its output")
+        )
+        raise InvalidValue(
+            f"{graph.path.name}: it makes {kind} of {kind}, which no endpoint serves; if the input is noise, give --input {name}=latent; if it encodes and "
+            f"decodes, export the two parts as two files{advice}",
+            field="input",
+        )
+    if found is None:
+        raise InvalidValue(
+            f"{graph.path.name}: no output could be used ({'; '.join(reasons) or 'there is none of a type that can be served'}); state the role of one, such "
+            f"as --output {cut(graph.outputs[0].name) if graph.outputs else 'y'}=mean",
+            field="output",
+        )
+    made.task = made.task or found
+    if made.task == "score":
+        names = {seen.name for seen in graph.outputs}
+        if wishes.negate is None and names >= {"label", "scores"}:
+            raise InvalidValue(
+                f"{graph.path.name}: the outputs label and scores are those of scikit-learn's outlier detectors, whose scores are higher for more normal rows; "
+                "give --negate, or --keep-sign if the scores are higher for anomalies",
+                field="negate",
+            )
+        terms = [tensor["role"] for tensor in made.outputs]
+        made.sections["scoring"] = {"score": terms[0], "terms": [{"name": term, "kind": "distance"} for term in terms]}
+        meaning = (
+            "more normal: the sign is changed" if wishes.negate else "more anomalous; --negate states the opposite"
+        )
+        made.lines.append(f"  a higher value of {terms[0]} counts as {meaning}")
+    if "logits" in roles and wishes.classes:
+        made.sections["classification"] = {}
+
+
+def _role(
+    seen: Seen, values: Array, wishes: Wishes, taken: set[str], task: str, sections: Mapping[str, Any]
+) -> tuple[str | None, str]:
+    if seen.name in wishes.outputs:
+        stated = wishes.outputs[seen.name]
+        return (None, "as stated") if stated == "none" else (stated, "as stated")
+    size = int(np.prod(values.shape[1:]))
+    found = guesses.picture(seen.dims, wishes) if values.ndim == 4 else None
+    if (
+        seen.dtype in ("uint8", "float32", "float16")
+        and found is not None
+        and found.channels in (1, 3)
+        and task not in ("encode", "features")
+        and not guesses.MEANS.search(seen.name)
+    ):
+        return None, ITEMS
+    if values.dtype.kind in "iu":
+        if size > 1 and wishes.levels:
+            return "codes", "whole numbers: codes"
+        return None, "whole numbers" + "; if they are codes, give --levels with the number of different codes" * (
+            size > 1
+        )
+    if values.dtype.kind != "f":
+        return None, f"the type is {seen.dtype}"
+    if size == 1:
+        return (
+            (None, "one number; a score is known already")
+            if taken
+            else (seen.name if seen.name.isidentifier() else "score", "one number for each item: a score")
+        )
+    if wishes.classes and size == len(wishes.classes):
+        if values.min() >= 0 and values.max() <= 1 and not _are_probabilities(values):
+            raise InvalidValue(
+                f"output {seen}: its values are between 0 and 1 but do not add up to 1, as those of a sigmoid; /classify needs logits, or probabilities that "
+                f"add up to 1: export the logits, or state --output {cut(seen.name)}=features",
+                field=seen.name,
+            )
+        return "logits", "one number for each class"
+    if guesses.VARIANCES.search(seen.name) and "mean" in taken:
+        return "log_variance", "by its name"
+    if guesses.MEANS.search(seen.name) and "mean" not in taken:
+        return "mean", "by its name"
+    if task == "encode" and not {"mean", "log_variance"} <= taken:
+        return ("log_variance" if "mean" in taken else "mean"), "the task encode is stated"
+    if "mean" not in taken and task != "features" and size == _size(sections.get("latent", {})):
+        return "mean", "as many numbers as the latent has"
+    if guesses.LOGITS.search(seen.name) or (values.ndim == 2 and _are_probabilities(values)):
+        return None, f"it looks like {size} classes; give --classes {size}, or their names"
+    if wishes.spec is not None and guesses.holds_rows(seen, wishes.spec) and task != "features":
+        return None, ITEMS
+    if "mean" not in taken and "features" not in taken:
+        return "features", "numbers for each item"
+    return None, "further numbers"
+
+
+def _size(latent: Mapping[str, Any]) -> int | None:
+    """Return how many numbers a latent of the section `latent` has; None if there is none, or several."""
+    size = latent.get("size")
+    return (
+        size
+        if isinstance(size, int)
+        else int(np.prod(latent["shape"]))
+        if isinstance(latent.get("shape"), list)
+        else None
+    )
+
+
+def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -> dict[str, Any]:
+    shape = list(values.shape[1:])
+    long = [size for size in shape if size > 1]
+    if role == "mean":
+        shape = long if len(long) == 1 else shape
+        made.sections["latent"] = {"size": shape[0]} if len(shape) == 1 else {"shape": shape}
+    elif role == "codes":
+        made.sections["codes"] = {"shape": shape, "levels": wishes.levels}
+    elif len(long) <= 1 and role != "features":
+        shape = long
+    content, tensor = guesses.tensor(role, seen, shape)
+    form = guesses.form_of(tensor, seen, None)
+    if role == "logits" and _are_probabilities(values):
+        form["activation"] = "log"
+        made.lines.append("  the values of a trial run are probabilities; their logarithm is used as logits")
+    if wishes.negate and not long:
+        form["negate"] = True
+    return guesses.with_form(content, form)
+
+
+def _are_probabilities(values: Array) -> bool:
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    return bool((rows >= 0).all() and np.allclose(rows.sum(1), 1, atol=1e-3))
