@@ -36,6 +36,13 @@ def import_(
         list[str] | None,
         typer.Option(help=f"Task of each file, in their order: {', '.join(TASKS)}. By default guessed."),
     ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of rows in each run: that of a traced script that takes no other, or 1 if the rows of a graph influence each other.",
+        ),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="TorchScript: method of the module. By default forward.")] = None,
     shape: Annotated[
         list[str] | None,
@@ -83,7 +90,7 @@ def import_(
     channels: Annotated[
         str | None,
         typer.Option(
-            help="Images: channels in the graph, such as BGR or RGBA; or the places of those to show, such as 3,2,1."
+            help="Images: channels in the graph, such as BGR or RGBA; or the places of those to show, counted from 0, such as 2,1,0."
         ),
     ] = None,
     mean: Annotated[
@@ -124,7 +131,7 @@ def import_(
     colours. A program (.pt2) is converted into ONNX, which needs the extra `train`; loading one can run code, so load only
     programs that you trust.
     """
-    from manifold.runtime.foreign import artifacts, importing, inspection
+    from manifold.runtime.foreign import artifacts, importing, inspection, statements
     from manifold.training import outlines
     from manifold.training.data import plain_columns
 
@@ -141,7 +148,7 @@ def import_(
     spec = None if columns is None else plain_columns.read(columns)
     wishes = _wishes(
         range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), invert=invert,
-        activation=activation, classes=_classes(classes), levels=levels, missing=missing, negate=negate or (False if keep_sign else None),
+        activation=activation, classes=_classes(classes), levels=levels, rows=rows, missing=missing, negate=negate or (False if keep_sign else None),
         inputs=dict(pair(each, "--input") for each in input_ or ()),
         outputs=dict(pair(each, "--output") for each in output or ()), spec=spec,
         constants={key: _float(value, "--constant") for key, value in (pair(each, "--constant") for each in constant or ())},
@@ -153,6 +160,7 @@ def import_(
             f"--range: {range_[0]:g} {range_[1]:g} is not ascending; give black and then white, and --invert if white is the lower value",
             field="--range",
         )
+    wishes = _scaled(wishes)
     shapes = dict(_shape(each) for each in shape or ())
     with tempfile.TemporaryDirectory() as scratch:
         paths = [_converted(path, Path(scratch) / str(place)) for place, path in enumerate(files)]
@@ -172,6 +180,7 @@ def import_(
             found[place] = importing.guess(read[place], wishes, task[place] if task else None, sections)
             sections = {**found[place].sections, **sections}
         importing.check_names(read, wishes)  # the outputs of scripts are known now
+        statements.check_used(found, wishes)
         for graph, one in zip(read, found, strict=True):
             typer.echo(f"{graph.path.name}: {one.task}{f', opset {graph.opset}' if graph.opset else ''}")
             for line in one.lines:
@@ -218,6 +227,21 @@ def _check(wishes: Wishes) -> None:
         raise InvalidValue(
             f"--input: {shown(wrong[0])} is no source; give one of {', '.join(SOURCES)}", field="--input"
         )
+
+
+def _scaled(wishes: Wishes) -> Wishes:
+    """Return the statements with mean and standard deviation of pixels in [0, 1]. They may be those of pixels in the stated range."""
+    if wishes.mean is None or wishes.std is None:
+        return wishes
+    if wishes.range is not None:
+        black, white = wishes.range
+        mean = tuple((each - black) / (white - black) for each in wishes.mean)
+        return replace(wishes, mean=mean, std=tuple(each / (white - black) for each in wishes.std), range=None)
+    if max(wishes.mean) > 1:
+        raise InvalidValue(
+            f"--mean: {max(wishes.mean):g} is not the mean of pixels in [0, 1]; for pixels in another range give it too, such as --range 0 255", field="--mean"
+        )  # fmt: skip
+    return wishes
 
 
 def _endpoints(folder: Path) -> str:

@@ -26,6 +26,8 @@ VALUES = 2**22  # largest number of values of these items
 RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-0.5, 0.5), (-127.5, 127.5))  # the usual ranges of images
 SLACK = 0.05  # share of a range by which values may lie outside, as the output of a decoder without a squashing function does
 CLIPPED = 0.2  # share of clipped values above which the range is wrong
+MOST = 0.5  # share of clipped values above which the range is wrong, although no usual one fits
+FAR = 0.005  # share of values far outside the range above which another usual range is the right one
 END = 0.4  # share of a range at each end, in which the smallest or the largest value must be
 LITTLE = 0.05  # share of the range that is used, below which it is wrong
 MANY = 0.3  # share of the values of a column outside its range above which they are probably scaled
@@ -210,10 +212,10 @@ def _range(items: Array, low: float, high: float) -> _Finding | None:
         return _Finding(
             f"all values of all images are {smallest:.3g}; the graph does not make images with these inputs", True
         )
-    if clipped > CLIPPED:
+    if clipped > CLIPPED or (advice and _far(items, low, high) > FAR):
         return _Finding(
-            f"{said}: {clipped:.0%} are clipped; {advice or f'declared is {_text((low, high))}; state the range in the graph'}",
-            bool(advice),
+            f"{said}: {_percent(clipped)} are clipped; {advice or f'declared is {_text((low, high))}; state the range in the graph'}",
+            bool(advice) or clipped > MOST,
         )
     if used < LITTLE:
         return _Finding(
@@ -234,6 +236,16 @@ def _range(items: Array, low: float, high: float) -> _Finding | None:
     if clipped > CLIPPED / 4:
         return _Finding(f"{said}: {clipped:.0%} are clipped{f'; {advice}' if advice else ''}; look at the sheet", False)
     return None
+
+
+def _far(items: Array, low: float, high: float) -> float:
+    """Return the share of values outside a range by more than half of its length: a drawing on white paper has few values, but these are far away."""
+    half = (high - low) / 2
+    return float(((items < low - half) | (items > high + half)).mean())
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
 
 
 def likely_range(smallest: float, largest: float) -> tuple[float, float] | None:

@@ -103,6 +103,17 @@ def draw(
             )
 
 
+def noise(spec: TaskSpec, seed: int, first: int, n: int) -> dict[str, Array]:
+    """Return the normal and uniform inputs (n, *shape) of a task by role, with the random streams of /sample."""
+    drawn = [tensor for tensor in spec.inputs if tensor.source in RANDOM]
+    made = {"normal": sampling.normal, "uniform": sampling.uniform}
+    return {
+        tensor.role: made[tensor.source](seed, first, n, sampling.FIRST_INPUT_STREAM + place, tensor.shape)
+        for place, tensor in enumerate(drawn)
+        if tensor.source in made
+    }
+
+
 def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Numbers) -> None:
     """Raise InvalidValue for a number whose name is not an input of the tasks, or if the numbers are not given by name."""
     if not _mapping(numbers):

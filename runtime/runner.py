@@ -60,6 +60,7 @@ class Runner:
         outputs = lengths.cut(spec, outputs, length)
         if role := not_finite(outputs):
             raise self.strange(role)
+        self._check_codes(spec, outputs)
         return outputs
 
     def check(self, task: str, inputs: Mapping[str, Array]) -> int:
@@ -90,6 +91,19 @@ class Runner:
         return InvalidValue(
             f"{self.manifest.name}: the output {role} is not finite for this input; give an input closer to the training data"
         )
+
+    def _check_codes(self, spec: TaskSpec, outputs: Mapping[str, Array]) -> None:
+        """Raise GraphError for codes outside the levels of the manifest."""
+        if self.manifest.codes is None or "codes" not in outputs:
+            return
+        codes, levels = outputs["codes"], self.manifest.codes.levels
+        wrong = codes[(codes < 0) | (codes >= levels)]
+        if wrong.size:
+            raise GraphError(
+                f"{spec.graph}: output 'codes' holds {wrong[0]}, but the manifest says {levels} levels, so that codes are from 0 to {levels - 1}; correct "
+                "codes.levels, which --levels of manifold import states, or the graph",
+                graph=spec.graph,
+            )
 
     def _fix(self, name: str, rows: int | None) -> None:
         """Pad and divide the batches of a task into runs of a fixed number of rows; None if any number is allowed."""
@@ -160,7 +174,13 @@ class Runner:
         elif rows > 1 and (influences := batches.influence(run, inputs, others)):
             raise GraphError(
                 f"tasks.{name}: {task.graph} mixes the rows of a batch: {'; '.join(influences)}, so that one request would change another's answer; "
-                "correct the graph, or set max_rows 1 to run each row by itself",
+                "correct the graph, or set max_rows 1 to run each row by itself (--rows 1 of manifold import)",
+                graph=task.graph,
+            )
+        elif rows > 1 and name in self.fixed and (changes := batches.place(run, inputs)):
+            raise GraphError(
+                f"tasks.{name}: {task.graph} treats the rows of a batch differently: {'; '.join(changes)}, so that an answer would depend on other requests; "
+                "export it with a batch of 1 or a dynamic batch axis",
                 graph=task.graph,
             )
 

@@ -35,6 +35,28 @@ def test_the_influence_of_other_rows_is_measured() -> None:
     assert batches.influence(run, inputs, others) == ["data of one row changes by 3 if the other rows change"]
 
 
+@pytest.mark.parametrize("rows", [2, 5, 8])
+def test_a_row_that_reads_its_neighbour_is_found_wherever_it_is(rows: int) -> None:
+    """One row depends on the row before it; all others are independent."""
+    for place in range(1, rows):
+
+        def run(inputs: Mapping[str, Any], place: int = place) -> dict[str, Any]:
+            out = inputs["data"].copy()
+            out[place] += out[place - 1]
+            return {"data": out}
+
+        inputs, others = {"data": np.arange(rows, dtype=float)}, {"data": np.arange(rows, dtype=float) + 10}
+        assert batches.influence(run, inputs, others)
+
+
+def test_an_item_may_not_depend_on_its_place() -> None:
+    inputs = {"data": np.arange(4.0) + 1}
+    assert batches.place(lambda given: {"y": given["data"] * 2 * (1 + 1e-6 * np.arange(4))}, inputs) == []  # rounding
+    assert batches.place(lambda given: {"y": given["data"] + np.arange(4), "z": given["data"]}, inputs) == [
+        "y of one row changes by 3 with its place in the batch"
+    ]
+
+
 @pytest.mark.parametrize("example", [None, [1.0, 2.0, 3.0, 4.0]])
 def test_an_example_in_the_manifest_hides_no_influence_of_other_rows(
     tmp_path: Path, example: list[float] | None

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from manifold import cli
+from manifold.runtime import diagnoses
 from manifold.runtime.errors import ManifoldError
 from tests import brought, graphs
 from tests.brought import made, manifest, pixels, scale
@@ -28,7 +29,7 @@ COPY = [node("Identity", ["x"], ["y"])]
         ((0, 1), (-1, 1), "of the declared range [-1, 1] is used; the range looks like [0, 1], declared as [-1, 1]", True),
         ((0, 255), (-1, 1), "the range looks like [0, 255], declared as [-1, 1]", False),
         ((-1, 1), (0, 255), "is used; the range looks like [-1, 1], declared as [0, 255]", False),
-        ((-2.1, 2.6), (0, 1), "are clipped; declared is [0, 1]; state the range in the graph", True),
+        ((-2.1, 2.6), (0, 1), "are clipped; declared is [0, 1]; state the range in the graph", False),
         ((-1, 1), (-1, 1), None, True),
         ((0, 1), (0, 1), None, True),
         ((0, 255), (0, 255), None, True),
@@ -47,6 +48,31 @@ def test_wrong_ranges_are_named(
     assert ("data.range" in output) == (said is not None) and (said or "") in output, output
     assert output.count("range looks like") <= 1
     assert ("warning: data.range" in output) == (good and said is not None)
+
+
+@pytest.mark.parametrize(
+    ("ink", "paper", "values", "declared", "wrong"),
+    [
+        (1, 0, (0, 255), (0, 1), True), (0, 1, (0, 255), (0, 1), True), (0, 1, (-1, 1), (0, 1), True), (1, 0, (-1, 1), (0, 1), True),
+        (1, 0, (0, 1), (0, 1), False), (0, 1, (-1, 1), (-1, 1), False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_drawings_with_little_ink(
+    ink: float, paper: float, values: tuple[float, float], declared: tuple[float, float], wrong: bool, share: float
+) -> None:
+    items = np.full((64, 1, 20, 20), paper, np.float32)
+    drawn = np.random.default_rng(0).random(items.shape) < share
+    items[drawn] = ink
+    found = diagnoses._range(items * (values[1] - values[0]) + values[0], *map(float, declared))
+    assert (found is not None and found.wrong) == wrong, found
+
+
+def test_some_values_outside_do_not_make_another_range(  # as a decoder without a squashing function has
+) -> None:
+    items = np.random.default_rng(0).normal(0.5, 0.25, (64, 1, 20, 20)).astype(np.float32)
+    found = diagnoses._range(items.clip(-0.6, 1.1), 0.0, 1.0)
+    assert found is None or not found.wrong
 
 
 def test_the_right_range_in_the_graph_mends_it(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ OUTPUTS: dict[str, tuple[dict[str, Any], list[Any], list[Any], dict[str, Any], f
     "inverted, 0..1": ({"invert": True, "range": [0, 1]}, [node("Neg", ["x"], ["n"]), *pixels(0, 1, "n", "y")], scale(0, 1), {}, 1e-5),
     "tanh is not in the graph": ({"activation": "tanh"}, [node("Identity", ["x"], ["y"])], [], {"squashed": False}, 1e-6),
     "flat": ({"shape": [60]}, [node("Flatten", ["x"], ["y"])], [], {}, 1e-6),
+    "flat, channels last": (
+        {"layout": "NHWC", "shape": [60]}, [node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]), node("Flatten", ["t"], ["y"])], [], {}, 1e-6,
+    ),
     "batch last": ({"layout": "HWCN"}, [node("Transpose", ["x"], ["y"], perm=[2, 3, 1, 0])], [], {}, 1e-6),
     "batch second": ({"batch_axis": 1}, [node("Transpose", ["x"], ["y"], perm=[1, 0, 2, 3])], [], {}, 1e-6),
     "one image at a time": ({"layout": "HWC"}, [node("Transpose", ["x"], ["t"], perm=[0, 2, 3, 1]), node("Squeeze", ["t", "first"], ["y"])],
@@ -225,7 +228,11 @@ def test_the_polarity_and_shape_of_a_score(tmp_path: Path) -> None:
     ("fields", "said"),
     [
         ({"layout": "NHWX"}, "layout: 'NHWX' is unknown; give the order of the letters N, C, H and W"),
-        ({"layout": "NHWC", "shape": [60]}, "layout: shape or batch_axis is given too"),
+        ({"layout": "NHWC", "batch_axis": 1}, "layout: batch_axis is given too"),
+        (
+            {"layout": "CHWN", "shape": [60]},
+            "layout: CHWN cannot be combined with shape; the batch must be the first axis then",
+        ),
         ({"layout": "NHW"}, "in_graph.layout: NHW has no axis for the 3 channels; add C"),
         ({"channels": "RGX"}, "channels: 'RGX' is not a list of channels"),
         ({"channels": "RG"}, "in_graph.channels: RG has neither L nor all of R, G and B"),
@@ -236,6 +243,14 @@ def test_the_polarity_and_shape_of_a_score(tmp_path: Path) -> None:
         ),
         ({"mean": MEAN}, "mean, std: only one of them is given"),
         ({"mean": MEAN[:1], "std": STD[:1]}, "in_graph.mean: 1 numbers, but the graph has 3 channels"),
+        (
+            {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]},
+            "mean: 123.7 is not the mean of pixels in [0, 1]; divide mean and std by",
+        ),
+        (
+            {"activation": "softmax"},
+            "in_graph.activation: softmax is for the numbers of classes, not for images; use sigmoid or tanh",
+        ),
         ({"mean": MEAN, "std": STD, "range": [0, 1]}, "range: mean and std are given too"),
         ({"shape": [61]}, "in_graph.shape: [61] has 61 values, but the shape [3, 4, 5] has 60"),
         ({"batch_axis": 5}, "in_graph.batch_axis: 5 is not an axis of the tensor"),
@@ -318,6 +333,16 @@ def test_numbers_that_the_graph_cannot_hold_are_refused(kind: Any, largest: floa
     assert held.dtype == kind and np.isclose(float(held), largest, rtol=1e-3)
     with pytest.raises(InvalidValue, match=f"psi: the graph takes {kind}, which cannot hold"):
         form.to_graph(np.asarray([0, refused], np.float32))
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "uint32", "int64", "uint64"])
+def test_white_is_the_largest_value_of_the_type(kind: Any) -> None:
+    """float32 rounds the largest values of wide types up, where a cast would wrap to the smallest."""
+    largest = float(np.iinfo(kind).max)
+    spec = ImageSpec(kind="image", height=1, width=2, channels=1)
+    form = Form(InputSpec(role="data", source="data", shape=(1, 1, 2)), GraphForm(dtype=kind, range=(0, largest)), spec)
+    black, white = form.to_graph(np.asarray([[[[0, 1]]]], np.float32)).ravel().tolist()
+    assert black == 0 and white <= np.iinfo(kind).max and white >= 0.999 * largest
 
 
 def test_only_a_single_class_has_a_number() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests import brought, graphs
-from tests.brought import CONSTANTS, LATENT
+from tests.brought import CONSTANTS, LATENT, images
 from tests.graphs import INT64, constant, node, value
 from tests.test_import import bring, refused
 
@@ -238,7 +238,7 @@ def test_two_latents(tmp_path: Path) -> None:
         model.interpolate({"seed": 1}, {"seed": 2}, steps=3).data[0], model.sample(1, seed=1).data[0], atol=1e-6
     )
     noisy, _ = bring(tmp_path / "b", path, "--input", "style=normal")
-    assert noisy.endpoints == ["sample"]  # a path does not determine the noise
+    assert noisy.endpoints == ["sample", "interpolate"]  # the noise is the same along a path
     said = refused(tmp_path / "c", path, "--input", "stile=normal")
     assert said == "--input: no graph has an input 'stile'; the inputs are content, style"
 
@@ -373,3 +373,32 @@ def test_scikit_learn(tmp_path: Path) -> None:
     (tmp_path / "c.onnx").write_bytes(skl2onnx.to_onnx(classifier, rows[:1], target_opset=versions).SerializeToString())
     said = refused(tmp_path / "m", tmp_path / "c.onnx", "--columns", tmp_path / "rows.csv")
     assert "no output could be used" in said
+
+
+def test_noise_beside_the_latent_stays_the_same_along_a_path(tmp_path: Path) -> None:
+    """The ends of a path are the samples of the same latents and seed; reconstructions use the noise of their seed, or of seed 0."""
+    nodes = [*brought.body(), node("Add", ["x", "noise"], ["sum"]), node("Tanh", ["sum"], ["img"])]
+    inputs = [value("z", shape=["B", LATENT]), value("noise", shape=["B", 1, 4, 5])]
+    graphs.write(tmp_path / "d.onnx", nodes, inputs, [value("img", shape=None)], CONSTANTS)
+    flat = [node("Flatten", ["image"], ["f"]), node("MatMul", ["f", "v"], ["mu"])]
+    weights = np.random.default_rng(3).normal(size=(60, LATENT)).astype(np.float32) / 10
+    graphs.write(
+        tmp_path / "e.onnx", flat, [value("image", shape=["B", 3, 4, 5])], [value("mu", shape=["B", LATENT])], [constant("v", weights)]
+    )  # fmt: skip
+    model, _ = bring(
+        tmp_path / "m", tmp_path / "d.onnx", tmp_path / "e.onnx", "--input", "noise=normal", "--range", -1, 1
+    )
+    z = np.random.default_rng(1).normal(size=(2, LATENT)).astype(np.float32)
+    path = model.interpolate({"latent": z[0]}, {"latent": z[1]}, steps=5, seed=3)
+    assert path.seed == 3 and np.allclose(path.data[0], model.sample(latents=z[:1], seed=3).data[0], atol=1e-6)
+    noise = model.sample(latents=np.repeat(z[:1], 5, axis=0), seed=3).data
+    assert len(np.unique(noise, axis=0)) == 5  # the noise has an influence
+    assert np.allclose(
+        np.arctanh(path.data[-1]) - np.arctanh(path.data[0]), (images(z[1:]) - images(z[:1]))[0], atol=1e-2
+    )
+    items = noise[:3]
+    codes = model.encode(items).mean
+    assert codes is not None
+    for seed in (None, 0):
+        drawn = model.sample(latents=codes if seed is None else model.encode(items, seed=seed).latent, seed=0).data
+        assert np.allclose(model.reconstruct(items, seed=seed).data, drawn, atol=1e-6)

@@ -180,3 +180,114 @@ def test_scripts_and_programs_in_other_orders_and_of_one_name(tmp_path: Path) ->
     z = np.random.default_rng(1).normal(size=(3, LATENT)).astype(np.float32)
     assert set(model.manifest.tasks) == {"encode", "decode"}
     assert np.abs(model.sample(latents=z).data - images(z)).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "value_", "fits"),
+    [("int64", 1.5, False), ("uint8", 300, False), ("uint8", -1, False), ("int64", 1e30, False), ("bool", 7, False), ("float16", 1e6, False),
+     ("int64", 3, True), ("bool", 1, True), ("float16", 0.5, True)],
+)  # fmt: skip
+def test_constants_that_the_type_cannot_hold_are_refused(tmp_path: Path, kind: str, value_: float, fits: bool) -> None:
+    nodes = [
+        *brought.body(),
+        node("Cast", ["k"], ["factor"], to=brought.OF_TYPE["float32"]),
+        node("Mul", ["x", "factor"], ["img"]),
+    ]
+    inputs = [value("z", shape=["B", LATENT]), value("k", brought.OF_TYPE[kind], [])]
+    graphs.write(tmp_path / "g.onnx", nodes, inputs, [value("img", shape=None)], CONSTANTS)
+    given = [tmp_path / "g.onnx", "--constant", f"k={value_}", "--range", *((-3, 3) if value_ == 3 else (-1, 1))]
+    if fits:
+        model, output = bring(tmp_path / "m", *given)
+        z = np.random.default_rng(1).normal(size=(3, LATENT)).astype(np.float32)
+        assert (
+            np.allclose(model.sample(latents=z).data, images(z) * value_, atol=1e-5) and f"always {value_:g}" in output
+        )
+    else:
+        assert f"--constant: the input 'k' is {kind} in the graph, which cannot hold {value_:g}" in refused(
+            tmp_path / "m", *given
+        )
+    said = refused(tmp_path / "n", tmp_path / "g.onnx", "--number", "k=1:0:1e30")
+    assert (f"'k' is {kind} in the graph, which cannot hold 1e+30" in said) == (kind != "float32")
+
+
+def test_names_with_scopes_and_numbers(tmp_path: Path) -> None:
+    """Names such as those of TensorFlow are no roles, and their last part says what they are."""
+    nodes = [node("Identity", ["model/z:0"], ["z"]), *brought.body(), node("Add", ["x", "model/noise:0"], ["y"])]
+    inputs = [value("model/z:0", shape=["B", LATENT]), value("model/noise:0", shape=["B", 1, 4, 5])]
+    graphs.write(tmp_path / "g.onnx", nodes, inputs, [value("y", shape=None)], CONSTANTS)
+    model, _ = bring(tmp_path / "m", tmp_path / "g.onnx", "--range", -4, 4)
+    assert set(model.manifest.latents) == {"model_z_0", "model_noise_0"}
+    z = np.random.default_rng(1).normal(size=(3, LATENT)).astype(np.float32)
+    noise = np.random.default_rng(2).normal(size=(3, 1, 4, 5)).astype(np.float32)
+    assert np.allclose(
+        model.sample(latents={"model_z_0": z, "model_noise_0": noise}).data, images(z) + noise, atol=1e-5
+    )
+    inputs = [value("input.1", shape=["B", LATENT]), value("input.2", shape=["B", 1, 4, 5])]
+    nodes = [node("Identity", ["input.1"], ["z"]), *brought.body(), node("Add", ["x", "input.2"], ["y"])]
+    graphs.write(tmp_path / "n.onnx", nodes, inputs, [value("y", shape=None)], CONSTANTS)
+    said = refused(tmp_path / "n", tmp_path / "n.onnx", "--range", -4, 4)
+    assert "for noise from which items are made, --input input.1=latent" in said
+    bring(
+        tmp_path / "n", tmp_path / "n.onnx", "--range", -4, 4, "--input", "input.1=latent", "--input", "input.2=normal"
+    )
+
+
+def test_scripts_with_optional_arguments_and_a_fixed_batch(tmp_path: Path) -> None:
+    import torch
+
+    weights = torch.from_numpy(brought.WEIGHTS)
+
+    class Optional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights = weights
+
+        def forward(self, z: torch.Tensor, invert: bool = False, scale: float = 1.0) -> torch.Tensor:
+            made = torch.tanh(z @ self.weights).reshape(-1, 3, 4, 5)
+            return -made if invert else made * scale
+
+    class Four(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return torch.tanh(z @ weights).reshape(4, *SHAPE)
+
+    torch.jit.script(Optional()).save(str(tmp_path / "o.pt"))
+    torch.jit.trace(Four(), torch.zeros(4, LATENT)).save(str(tmp_path / "f.pt"))
+    z = np.random.default_rng(1).normal(size=(9, LATENT)).astype(np.float32)
+    model, _ = bring(tmp_path / "o", tmp_path / "o.pt", "--shape", f"z={LATENT}")
+    assert np.abs(model.sample(latents=z).data - images(z)).max() < 1e-5
+    said = refused(tmp_path / "f", tmp_path / "f.pt", "--shape", f"z={LATENT}")
+    assert (
+        "the trial run had 8 rows: if the graph was traced for a fixed number of rows, state it, such as --rows 1"
+        in said
+    )
+    model, _ = bring(tmp_path / "f", tmp_path / "f.pt", "--shape", f"z={LATENT}", "--rows", 4)
+    assert np.abs(model.sample(latents=z).data - images(z)).max() < 1e-5
+
+
+@pytest.mark.parametrize(("add", "levels", "wrong"), [(0, 8, None), (0, 7, "7"), (-1, 8, "-1"), (300, 8, "30")])
+def test_codes_outside_the_levels_are_found(tmp_path: Path, add: int, levels: int, wrong: str | None) -> None:
+    """An encoder whose codes are 0 to 7, plus a number, and a decoder for any codes."""
+    nodes = [
+        node("Slice", ["image", "start", "end", "axis"], ["one"]), node("Mul", ["one", "seven"], ["scaled"]), node("Round", ["scaled"], ["whole"]),
+        node("Cast", ["whole"], ["c"], to=brought.OF_TYPE["int64"]), node("Add", ["c", "add"], ["codes"]),
+    ]  # fmt: skip
+    constants = [
+        constant("start", [0]), constant("end", [1]), constant("axis", [1]), constant("seven", np.float32(7)), constant("add", np.asarray(add)),
+    ]  # fmt: skip
+    graphs.write(
+        tmp_path / "e.onnx", nodes, [value("image", shape=["B", 3, 6, 6])], [value("codes", INT64, None)], constants
+    )
+    back = [
+        node("Cast", ["codes"], ["c"], to=brought.OF_TYPE["float32"]),
+        node("Div", ["c", "eight"], ["s"]),
+        node("Concat", ["s", "s", "s"], ["y"], axis=1),
+    ]
+    graphs.write(
+        tmp_path / "d.onnx", back, [value("codes", INT64, ["B", 1, 6, 6])], [value("y", shape=None)], [constant("eight", np.float32(8))]
+    )  # fmt: skip
+    given = [tmp_path / "e.onnx", tmp_path / "d.onnx", "--levels", levels, "--range", 0, 1]
+    if wrong is None:
+        model, _ = bring(tmp_path / "m", *given)
+        assert "reconstruct" in model.endpoints
+    else:
+        assert f"output 'codes' holds {wrong}" in refused(tmp_path / "m", *given)

@@ -51,6 +51,8 @@ def manifest_of(
         task: dict[str, Any] = {"graph": f"{one.task}{graph.path.suffix}", "inputs": one.inputs, "outputs": one.outputs}
         if graph.method:
             task["method"] = graph.method
+        if wishes.rows is not None:
+            task |= {"min_rows": wishes.rows, "max_rows": wishes.rows}
         if one.constants:
             task["constants"] = one.constants
         content["tasks"][one.task] = task
@@ -106,7 +108,12 @@ def publish(
         content = manifest_of(name, repository.next_version(root, name), graphs, found, wishes, **texts)
         place(graphs, found, folder)
         (folder / manifests.FILE).write_text(manifests.text_of(content))
-        manifest = manifests.read(folder)
+        try:
+            manifest = manifests.read(folder)
+        except ArtifactError as error:  # it names a file that the user does not see
+            raise ArtifactError(
+                error.message.replace(f"{folder / manifests.FILE}", f"{name}: the manifest that was made")
+            ) from error
         lineage.check_manifest(root, manifest)
         first = checks.check(folder, "cpu", seal=True)
         if first.problems:

@@ -26,10 +26,13 @@ from manifold.runtime.manifest.graph_forms import GraphForm
 
 Array = NDArray[Any]
 FEW = (1, 2, 3, 4)  # numbers of channels that an image can have
+PALE = 0.6  # share of the possible range of pixels below which a mean and standard deviation are doubtful
 SMALLEST = 4  # smallest height and width of an image
 LABELS = re.compile(r"label|class|cond|target|onehot|one_hot|^y$|^c$", re.IGNORECASE)
 LATENTS = re.compile(r"latent|noise|^(z|w|eps|epsilon)(_?(in|input|\d))?$", re.IGNORECASE)
 MEANS = re.compile(r"mean|mu$|^mu|loc$|latent|^z$", re.IGNORECASE)
+STRONG_MEANS = re.compile(r"mean|mu$|^mu|loc$", re.IGNORECASE)
+NORMALITIES = re.compile(r"score_samples|decision_function", re.IGNORECASE)
 VARIANCES = re.compile(r"log_?var|logvar|^lv", re.IGNORECASE)
 SCORES = re.compile(r"score|anomal|distance|error|loss|nll|energy|outlier", re.IGNORECASE)
 LOGITS = re.compile(r"logit|prob|softmax|class", re.IGNORECASE)
@@ -46,6 +49,7 @@ class Wishes:
     """The statements of the user about the graphs."""
 
     spec: Kind | None = None  # the items, if they are rows
+    rows: int | None = None  # the fixed number of rows of scripts
     missing: bool = False  # whether a row may lack values, which are NaN for the graph
     size: tuple[int, int] | None = None  # height and width
     range: tuple[float, float] | None = None
@@ -84,7 +88,7 @@ class Picture:
     channels: int
     height: int
     width: int
-    flat: bool = False
+    flat: bool = False  # the axes after the batch are one, in the order of the layout
 
 
 def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture | None:
@@ -101,10 +105,10 @@ def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture 
         fits = channels in FEW or wishes.layout is not None or isinstance(wishes.channels, tuple)
         if channels and height and width and fits and min(height, width) >= SMALLEST:
             return Picture(layout, channels, height, width)
-    if len(sizes) == 2 and sizes[1] and wishes.size:
+    if len(sizes) == 2 and sizes[1] and wishes.size and (wishes.layout is None or re.match("N...", wishes.layout)):
         channels, rest = divmod(sizes[1], wishes.size[0] * wishes.size[1])
         if not rest and channels in (1, 3):
-            return Picture("NCHW", channels, *wishes.size, flat=True)
+            return Picture(wishes.layout or "NCHW", channels, *wishes.size, flat=True)
     return None
 
 
@@ -120,15 +124,15 @@ def reads(seen: Seen, wishes: Wishes) -> bool:
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name] == "data"
     if wishes.spec is not None:
-        return holds_rows(seen, wishes.spec) and LATENTS.search(seen.name) is None
+        return holds_rows(seen, wishes.spec) and LATENTS.search(seen.word) is None
     found = picture(seen.dims, wishes)
     if found is None or seen.dtype == "uint8" or wishes.channels is not None:
         return found is not None
-    return found.channels in (1, 3) and np.dtype(seen.dtype).kind == "f" and LATENTS.search(seen.name) is None
+    return found.channels in (1, 3) and np.dtype(seen.dtype).kind == "f" and LATENTS.search(seen.word) is None
 
 
 def size_hint(seen: Seen) -> str:
-    """Return a possible size of the flat square images of an input, as a hint in an error."""
+    """Return a possible size of the flat square images of a tensor, as a hint in an error."""
     values = seen.dims[1] if seen.dims is not None and len(seen.dims) == 2 else None
     if not isinstance(values, int):
         return ""
@@ -161,7 +165,7 @@ def image_form(
     )
     form: dict[str, Any] = {
         "dtype": None if kind == "float32" else kind,
-        "layout": None if found.flat or found.layout == "NCHW" else found.layout,
+        "layout": None if found.layout == "NCHW" or (found.flat and found.channels == 1) else found.layout,
         "shape": [found.channels * found.height * found.width] if found.flat else None,
         "channels": list(letters) if isinstance(letters, tuple) else letters,
         "range": list(limits) if limits else None,
@@ -195,6 +199,24 @@ def limits_of(values: Array, kind: str, wishes: Wishes) -> tuple[tuple[float, fl
     return found, f"the values of a trial run go from {smallest:.3g} to {largest:.3g}"
 
 
+def doubts(values: Array, wishes: Wishes) -> list[str]:
+    """Return warnings about statements that the pixels of a trial run do not look like."""
+    smallest, largest = float(values.min()), float(values.max())
+    said = f"  warning: the values of a trial run go from {smallest:.3g} to {largest:.3g}"
+    found = []
+    if wishes.activation is not None and (-1 if wishes.activation == "tanh" else 0) <= smallest < largest <= 1:
+        found.append(
+            f"{said}, as after {wishes.activation}; leave out --activation if the graph contains it, otherwise the images are pale"
+        )
+    if wishes.mean is not None and wishes.std is not None:
+        ends = [((end - mean) / std) for end in (0, 1) for mean, std in zip(wishes.mean, wishes.std, strict=True)]
+        if largest - smallest < PALE * (max(ends) - min(ends)):
+            found.append(
+                f"{said}, but pixels with this mean and standard deviation go from {min(ends):.3g} to {max(ends):.3g}; look at the contrast"
+            )
+    return found
+
+
 def form_of(tensor: TensorSpec, seen: Seen, spec: Kind | None, classes: int | None = None) -> dict[str, Any]:
     """Return `in_graph` of a tensor that is no image. Raises InvalidValue if none of the usual forms agrees."""
     found = agreement.guess(Form(tensor, GraphForm(), spec), seen.dtype, seen.dims, classes=classes)
@@ -216,7 +238,7 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name], "as stated"
     whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph.rows) == 1
-    if whole and one and (wishes.classes or LABELS.search(seen.name)):
+    if whole and one and (wishes.classes or LABELS.search(seen.word)):
         if not wishes.classes:
             raise InvalidValue(
                 f"{graph.path.name}: input {seen} looks like a class; give --classes with their number or names",
@@ -240,7 +262,7 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
     if (
         wishes.classes
         and _count(seen, graph.rows) == len(wishes.classes)
-        and ("latent" in taken or LABELS.search(seen.name))
+        and ("latent" in taken or LABELS.search(seen.word))
     ):
         return "condition", "one number for each class: weights of classes"
     if not makes:

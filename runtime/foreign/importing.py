@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.foreign import guesses, inspection, readers
 from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign, Seen
+from manifold.runtime.manifest.graph_forms import Constant, GraphType
 
 Array = NDArray[Any]
 ROLES = ("data", "mean", "log_variance", "codes", "features", "logits", "none")
@@ -27,12 +28,27 @@ def check_names(graphs: Sequence[Foreign], wishes: Wishes) -> None:
                 f"--{option}: no graph has an input {shown(wrong[0])}; the inputs are {', '.join(sorted(known)) or 'none'}",
                 field=option,
             )
+    types = {seen.name: seen.dtype for graph in graphs for seen in graph.inputs}
+    values = [("constant", name, (value,)) for name, value in wishes.constants.items()]
+    for option, name, stated in (*values, *(("number", name, limits) for name, limits in wishes.numbers.items())):
+        for value in stated:
+            _check_fits(option, name, types[name], value)
     if all(graph.outputs for graph in graphs):
         made = {seen.name for graph in graphs for seen in (*graph.outputs, *graph.dropped)}
         if wrong := [name for name in wishes.outputs if name not in made]:
             raise InvalidValue(
                 f"--output: no graph has an output {shown(wrong[0])}; the outputs are {', '.join(sorted(made))}", field="output"
             )  # fmt: skip
+
+
+def _check_fits(option: str, name: str, kind: str, value: float) -> None:
+    """Raise InvalidValue for a number that the type of an input cannot hold."""
+    try:
+        Constant(dtype=cast(GraphType, kind), value=value)
+    except ValueError:
+        raise InvalidValue(
+            f"--{option}: the input {shown(name)} is {kind} in the graph, which cannot hold {value:g}; give another number", field=option
+        ) from None  # fmt: skip
 
 
 def _check_roles(graph: Foreign, wishes: Wishes) -> None:
@@ -90,8 +106,9 @@ def _items(graph: Foreign, wishes: Wishes) -> list[tuple[Seen, guesses.Picture |
 
 def _makes_items(graph: Foreign, wishes: Wishes, made: guesses.Picture | None) -> bool:
     """Return whether a graph with an item among its outputs makes items of other inputs. `made` is the place of the image; None stands for a row."""
-    if "data" in (wishes.inputs.get(seen.name) for seen in graph.inputs):
-        return False
+    stated = {wishes.inputs.get(seen.name) for seen in graph.inputs}
+    if "data" in stated or "latent" in stated:
+        return "data" not in stated
     for seen in graph.inputs:
         if not guesses.reads(_sized(seen, wishes), wishes):
             continue  # stated to be another source, or the name or the channels are those of a latent
@@ -121,12 +138,12 @@ def _example(seen: Seen, wishes: Wishes) -> Array:
         and np.dtype(seen.dtype).kind in "fiu"
     ):
         free = not isinstance((sized.dims or ("B",))[0], int)
-        rows = inspection.ROWS if free else int((sized.dims or (1,))[0] or 1)
+        rows = (wishes.rows or inspection.ROWS) if free else int((sized.dims or (1,))[0] or 1)
         return wishes.spec.example(rows, np.random.Generator(np.random.Philox(0))).astype(seen.dtype)
     if seen.name in wishes.numbers:
         value = wishes.numbers[seen.name][0]
     high = wishes.levels or len(wishes.classes) or 2
-    return inspection.example(sized, inspection.ROWS, value=value, high=high)
+    return inspection.example(sized, wishes.rows or inspection.ROWS, value=value, high=high)
 
 
 def _sized(seen: Seen, wishes: Wishes) -> Seen:
@@ -172,7 +189,7 @@ def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any]
         if seen.name in wishes.numbers:
             made.inputs.append(_number(seen, wishes.numbers[seen.name]))
             made.lines.append(
-                f"{where}: the number {cut(seen.name)} of a request, by default {wishes.numbers[seen.name][0]:g}"
+                f"{where}: the number {cut(seen.role)} of a request, by default {wishes.numbers[seen.name][0]:g}"
             )
             continue
         if seen.name in graph.unused and seen.name not in wishes.inputs:
@@ -185,7 +202,7 @@ def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any]
         made.lines.append(f"{where}: {source} ({why})")
     latents = [seen for seen, source in sources if source == "latent"]
     for seen, source in sources:
-        made.inputs.append(_input(seen, source, wishes, made, spec, named=len(latents) > 1))
+        made.inputs.append(_input(graph, seen, source, wishes, made, spec, named=len(latents) > 1))
     order = [seen.name for seen in graph.inputs]
     made.inputs.sort(key=lambda tensor: order.index(tensor.get("name", tensor["role"])))
 
@@ -200,22 +217,22 @@ def _unused(seen: Seen) -> dict[str, Any]:
 
 def _number(seen: Seen, stated: tuple[float, ...]) -> dict[str, Any]:
     source = "integer" if np.dtype(seen.dtype).kind in "iu" else "number"
-    content, spec = guesses.tensor(seen.name, seen, (), source)
+    content, spec = guesses.tensor(seen.role, seen, (), source)
     content |= dict(zip(("default", "minimum", "maximum"), stated, strict=False))
     return guesses.with_form(content, guesses.form_of(spec, seen, None))
 
 
 def _input(
-    seen: Seen, source: str, wishes: Wishes, made: Guess, spec: Mapping[str, Any] | None, *, named: bool
+    graph: Foreign, seen: Seen, source: str, wishes: Wishes, made: Guess, spec: Mapping[str, Any] | None, *, named: bool
 ) -> dict[str, Any]:
     """Return an input of the manifest. `named` says that there are several latents, which have the names of the graph as roles."""
-    role = source if source in ("data", "condition", "codes") or (source == "latent" and not named) else seen.name
+    role = source if source in ("data", "condition", "codes") or (source == "latent" and not named) else seen.role
     if source == "data" and wishes.spec is None:
         found = guesses.picture(_sized(seen, wishes).dims, wishes)
         if found is None:
             raise InvalidValue(
-                f"input {seen}: its shape is not that of images; for images give --size HEIGHT WIDTH{guesses.size_hint(seen)}, or --layout; for rows give "
-                "--columns FILE",
+                f"input {seen}: its shape is not that of images{_flat_output(graph, seen)}; for images as input give --size HEIGHT WIDTH"
+                f"{guesses.size_hint(seen)}, or --layout; for rows --columns FILE; for noise from which items are made, --input {cut(seen.name)}=latent",
                 field="size",
             )
         limits, why = (
@@ -265,6 +282,21 @@ def _input(
         made.sections["codes"] = {"shape": shape, "levels": wishes.levels}
     content, tensor = guesses.tensor(role, seen, shape, source)
     return guesses.with_form(content, guesses.form_of(tensor, seen, None))
+
+
+def _flat_output(graph: Foreign, seen: Seen) -> str:
+    """Return a hint at an output that may hold flat images, for an error about an input with the name of a latent."""
+    if guesses.LATENTS.search(seen.word) is None:
+        return ""
+    hints = ((each, guesses.size_hint(each)) for each in graph.outputs)
+    return next(
+        (
+            f"; if the output {each} holds images, give --size{hint.partition('--size')[2]}"
+            for each, hint in hints
+            if hint
+        ),
+        "",
+    )
 
 
 def _needs_range(seen: Seen) -> bool:
@@ -317,4 +349,5 @@ def _image_output(
         f"{graph.path.name}: output {seen}: images of {found.width}x{found.height} pixels, {found.channels} channel(s), {found.layout}; range {list(limits)} "
         f"({why})"
     )
+    made.lines += guesses.doubts(graph.made[seen.name], wishes)
     return guesses.with_form(content, form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import InvalidValue, shown
+from manifold.runtime.errors import GraphError, InvalidValue, shown
 from manifold.runtime.graphs import onnx_file
 from manifold.runtime.graphs.backends import signature, trial
 from manifold.runtime.manifest.graph_forms import GraphType
@@ -36,6 +37,16 @@ class Seen:
     name: str
     dtype: str
     dims: tuple[int | str | None, ...] | None
+
+    @property
+    def word(self) -> str:
+        """The name without the scope before it, and without the number that TensorFlow appends, as z of model/z:0."""
+        return re.sub(r":\d+$", "", self.name).rpartition("/")[2]
+
+    @property
+    def role(self) -> str:
+        """The name with the characters that a role may have."""
+        return re.sub(r"[^A-Za-z0-9_-]", "_", self.name)[:64]
 
     def __str__(self) -> str:
         dims = "" if self.dims is None else f"[{', '.join('?' if dim is None else str(dim) for dim in self.dims)}]"
@@ -90,7 +101,7 @@ def read(
         )  # fmt: skip
     from manifold.runtime.graphs.backends import arguments
 
-    names = arguments(path, method)
+    names = arguments(path, method, stated or {})
     if missing := [name for name in names if name not in (stated or {})]:
         raise InvalidValue(
             f"{path.name}: a TorchScript archive does not state the type and shape of its inputs {', '.join(names)}; give --shape for each, such as "
@@ -138,7 +149,15 @@ def _fixed(seen: Seen, stated: tuple[str, tuple[int, ...]] | None) -> Seen:
 
 def run(graph: Foreign, examples: Mapping[str, Array]) -> None:
     """Run the graph on examples by name, and keep its outputs. Raises GraphError if it fails."""
-    made = trial(graph.path, graph.backend, graph.method, examples)
+    try:
+        made = trial(graph.path, graph.backend, graph.method, examples)
+    except GraphError as error:
+        if graph.backend == "onnx":
+            raise  # an ONNX graph states its number of rows
+        raise GraphError(
+            f"{error.message}; the trial run had {len_of(examples)} rows: if the graph was traced for a fixed number of rows, state it, such as --rows 1",
+            graph=graph.path.name,
+        ) from error
     graph.made = {name: array for name, array in made.items() if isinstance(array, np.ndarray)}
     graph.dropped = [seen for seen in graph.outputs if seen.name in made.keys() - graph.made.keys()]
     graph.outputs = [

@@ -23,8 +23,9 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
         f"{seen}: its type cannot be served, as that of a ZipMap; for a classifier of scikit-learn, export with options={{'zipmap': False}}"
         for seen in graph.dropped
     ]
-    for seen in graph.outputs:
-        taken = {tensor["role"] for tensor in made.outputs}
+    stated = {wishes.outputs[seen.name] for seen in graph.outputs if seen.name in wishes.outputs}
+    for seen in sorted(graph.outputs, key=_rank):
+        taken = {tensor["role"] for tensor in made.outputs} | stated
         role, why = _role(seen, graph.made[seen.name], wishes, taken, made.task, sections)
         if role is None:
             reasons.append(f"{seen}: {why}")
@@ -32,6 +33,8 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
             continue
         made.outputs.append(_output(seen, role, graph.made[seen.name], wishes, made))
         made.lines.append(f"{graph.path.name}: output {seen}: {role} ({why})")
+    order = [seen.name for seen in graph.outputs]
+    made.outputs.sort(key=lambda tensor: order.index(tensor.get("name", tensor["role"])))
     roles = {tensor["role"] for tensor in made.outputs}
     found = (
         "encode"
@@ -62,13 +65,7 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
         )
     made.task = made.task or found
     if made.task == "score":
-        names = {seen.name for seen in graph.outputs}
-        if wishes.negate is None and names >= {"label", "scores"}:
-            raise InvalidValue(
-                f"{graph.path.name}: the outputs label and scores are those of scikit-learn's outlier detectors, whose scores are higher for more normal rows; "
-                "give --negate, or --keep-sign if the scores are higher for anomalies",
-                field="negate",
-            )
+        _check_sign(graph, wishes)
         terms = [tensor["role"] for tensor in made.outputs]
         made.sections["scoring"] = {"score": terms[0], "terms": [{"name": term, "kind": "distance"} for term in terms]}
         meaning = (
@@ -77,6 +74,25 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
         made.lines.append(f"  a higher value of {terms[0]} counts as {meaning}")
     if "logits" in roles and wishes.classes:
         made.sections["classification"] = {}
+
+
+def _rank(seen: Seen) -> bool:
+    """Return a key that puts outputs with the name of a mean before those that may be a draw, such as z."""
+    return guesses.STRONG_MEANS.search(seen.word) is None
+
+
+def _check_sign(graph: Foreign, wishes: Wishes) -> None:
+    """Raise InvalidValue if the names of the outputs are those of a detector of scikit-learn, and the meaning of its score is not stated."""
+    names = {seen.name for seen in graph.outputs}
+    found = next(
+        (name for name in names if guesses.NORMALITIES.search(name)), "scores" if names >= {"label", "scores"} else None
+    )
+    if wishes.negate is None and found is not None:
+        raise InvalidValue(
+            f"{graph.path.name}: the output {found} has the name that scores of scikit-learn have, which are higher for more normal rows; give --negate, or "
+            "--keep-sign if the scores are higher for anomalies",
+            field="negate",
+        )
 
 
 def _role(
@@ -92,7 +108,7 @@ def _role(
         and found is not None
         and found.channels in (1, 3)
         and task not in ("encode", "features")
-        and not guesses.MEANS.search(seen.name)
+        and not guesses.MEANS.search(seen.word)
     ):
         return None, ITEMS
     if values.dtype.kind in "iu":
@@ -117,20 +133,29 @@ def _role(
                 field=seen.name,
             )
         return "logits", "one number for each class"
-    if guesses.VARIANCES.search(seen.name) and "mean" in taken:
+    if guesses.VARIANCES.search(seen.word) and "mean" in taken:
         return "log_variance", "by its name"
-    if guesses.MEANS.search(seen.name) and "mean" not in taken:
+    if guesses.MEANS.search(seen.word) and "mean" not in taken:
         return "mean", "by its name"
     if task == "encode" and not {"mean", "log_variance"} <= taken:
         return ("log_variance" if "mean" in taken else "mean"), "the task encode is stated"
     if "mean" not in taken and task != "features" and size == _size(sections.get("latent", {})):
         return "mean", "as many numbers as the latent has"
-    if guesses.LOGITS.search(seen.name) or (values.ndim == 2 and _are_probabilities(values)):
+    if guesses.LOGITS.search(seen.word) or (values.ndim == 2 and _are_probabilities(values)):
         return None, f"it looks like {size} classes; give --classes {size}, or their names"
     if wishes.spec is not None and guesses.holds_rows(seen, wishes.spec) and task != "features":
         return None, ITEMS
+    latent = _size(sections.get("latent", {}))
     if "mean" not in taken and "features" not in taken:
-        return "features", "numbers for each item"
+        twice = "; if it holds mean and log-variance of the latent, let the graph return them as two outputs" * (
+            latent is not None and size == 2 * latent
+        )
+        return "features", f"numbers for each item{twice}"
+    if latent == size and "log_variance" not in taken and "mean" in taken:
+        return (
+            None,
+            f"as many numbers as the latent has; if it is the log-variance, give --output {cut(seen.name)}=log_variance",
+        )
     return None, "further numbers"
 
 

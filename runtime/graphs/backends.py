@@ -13,7 +13,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -417,9 +417,15 @@ def signature(path: Path) -> tuple[list[tuple[str, str, Dims | None]], list[tupl
     return inputs, outputs
 
 
-def arguments(path: Path, method: str | None) -> list[str]:
-    """Return the names of the arguments of a method of a TorchScript archive. Raises GraphError if it cannot be loaded."""
-    return [each.name for each in _script(path, method).schema.arguments][1:]
+def arguments(path: Path, method: str | None, stated: Collection[str] = ()) -> list[str]:
+    """Return the names of the arguments of a method of a TorchScript archive, without the last ones that have a default value and are not in `stated`.
+
+    Raises GraphError if the archive cannot be loaded.
+    """
+    found = list(_script(path, method).schema.arguments)[1:]
+    while found and found[-1].has_default_value() and found[-1].name not in stated:
+        found.pop()
+    return [each.name for each in found]
 
 
 def trial(path: Path, backend: str, method: str | None, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -19,6 +19,8 @@ SIZES = (1, 2, 3, 5, 64)
 ROWS = SIZES[-1]
 STRIDE = 4  # distance of the positions in the large batch from which smaller batches are cut
 WITHIN = 36  # index of the row that is run alone, of 64 rows
+KEPT = 8  # number of rows that are kept, one in each run, while the others change
+ROUNDING = 1e-3  # largest difference by rounding, as a share of the largest value
 PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 was enough for all kernels seen so far
 
 
@@ -66,11 +68,12 @@ def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]
     """Return the outputs of a row that change if the other rows of its batch change, one line each. Such a graph mixes rows.
 
     The number of rows stays the same, so the same kernels run and the bits must be equal. `others` are other inputs with the same number of
-    rows, at least two. One run keeps the first row and another the last, since rows may influence each other in one direction only.
+    rows, at least two. Each run keeps another row, the first and the last among them, since rows may influence only some others.
     """
     whole = run(inputs)
+    rows = len(next(iter(inputs.values())))
     changes: dict[str, float] = {}
-    for kept in (0, -1):
+    for kept in sorted(set(np.linspace(0, rows - 1, KEPT).round().astype(int).tolist())):
         mixed = {role: array.copy() for role, array in others.items()}
         for role, array in inputs.items():
             mixed[role][kept] = array[kept]
@@ -79,6 +82,22 @@ def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]
                 changes[role] = max(_distance(array[kept], whole[role][kept]), changes.get(role, 0.0))
     return [
         f"{role} of one row changes by {distance:.2g} if the other rows change" for role, distance in changes.items()
+    ]
+
+
+def place(run: Run, inputs: Mapping[str, Array]) -> list[str]:
+    """Return the outputs of a row that change with its place in the batch, one line each, as by constants for each row.
+
+    Kernels may round a row differently in another place, so small differences do not count.
+    """
+    whole = run(inputs)
+    turned = run({role: np.roll(array, 1, axis=0) for role, array in inputs.items()})
+    changes = {role: _distance(np.roll(array, -1, axis=0), whole[role]) for role, array in turned.items()}
+    sizes = {role: float(np.abs(array.astype(np.float64)).max(initial=0)) for role, array in whole.items()}
+    return [
+        f"{role} of one row changes by {change:.2g} with its place in the batch"
+        for role, change in changes.items()
+        if not change <= ROUNDING * max(sizes[role], 1e-30)
     ]
 
 

@@ -40,8 +40,11 @@ class Form:
     @property
     def shape(self) -> tuple[int | None, ...]:
         """The shape of one item in the graph, with the axes of an image in the order C, H, W. None stands for any size."""
-        if self.stated.shape is not None:
-            return self.stated.shape
+        return self._axes if self.stated.shape is None else self.stated.shape
+
+    @property
+    def _axes(self) -> tuple[int | None, ...]:
+        """The shape of one item in the graph before `shape` joins or divides its axes."""
         if self.stated.index:
             return ()
         own = self.tensor.shape
@@ -57,13 +60,17 @@ class Form:
     @property
     def dims(self) -> list[int | None]:
         """The dimensions of the whole tensor in the graph. None stands for the batch, and for a size that the manifest does not state."""
-        if self.stated.layout is not None:
-            sizes: dict[str, int | None] = {"N": None, **dict(zip("CHW", self.shape, strict=True))}
-            return [sizes[letter] for letter in self.stated.layout]
+        if self.stated.layout is not None and self.stated.shape is None:
+            return self._placed(self.stated.layout)
         dims: list[int | None] = list(self.shape)
         if self.stated.batch_axis != "none":
             dims.insert(self.stated.batch_axis, None)
         return dims
+
+    def _placed(self, layout: str) -> list[int | None]:
+        """Return the dimensions of images in the order of a layout."""
+        sizes: dict[str, int | None] = {"N": None, **dict(zip("CHW", self._axes, strict=True))}
+        return [sizes[letter] for letter in layout]
 
     @property
     def rows_axis(self) -> int | None:
@@ -80,7 +87,7 @@ class Form:
             array = self._number(array)
         if self.spec is not None and self.spec.pictures:
             array = self._painted(array)
-        if self.stated.shape is not None:
+        if self.stated.shape is not None and self.stated.layout is None:
             array = array.reshape(len(array), *self.stated.shape)
         array = self._cast(array)
         if (layout := self.stated.layout) is not None:
@@ -88,7 +95,8 @@ class Form:
             array = array if "C" in layout else array[:, 0]
             if "N" not in layout:
                 array, kept = array[0], kept.replace("N", "")
-            return np.ascontiguousarray(array.transpose([kept.index(letter) for letter in layout]))
+            array = np.ascontiguousarray(array.transpose([kept.index(letter) for letter in layout]))
+            return array if self.stated.shape is None else array.reshape(len(array), *self.stated.shape)
         if self.stated.batch_axis == "none":
             return np.asarray(array[0])
         return np.ascontiguousarray(np.moveaxis(array, 0, self.stated.batch_axis)) if self.stated.batch_axis else array
@@ -125,7 +133,7 @@ class Form:
         if not outside.any():
             return array
         if self.spec is not None and self.spec.pictures:
-            return np.clip(array, low, high)
+            return np.clip(array.astype(np.float64), low, np.nextafter(high, 0) if high > limits.max else high)
         raise InvalidValue(
             f"{self.tensor.role}: the graph takes {self.dtype}, which cannot hold {array[outside][0]:g}; give values from {low:g} to {high:g}",
             field=self.tensor.role,
@@ -155,6 +163,8 @@ class Form:
             array = np.rint(array)
         array = array.astype(self.tensor.element, copy=False)
         if (layout := self.stated.layout) is not None:
+            if self.stated.shape is not None:
+                array = array.reshape(len(array), *(-1 if size is None else size for size in self._placed(layout)[1:]))
             if "N" not in layout:
                 array, layout = array[None], "N" + layout
             if "C" not in layout:
@@ -164,7 +174,7 @@ class Form:
             array = array[None]
         else:
             array = np.moveaxis(array, self.stated.batch_axis, 0)
-        if self.stated.shape is not None:
+        if self.stated.shape is not None and self.stated.layout is None:
             between = self.tensor.shape if self.stated.channels is None else (-1, *self.tensor.shape[1:])
             array = array.reshape(len(array), *between)
         array = _activated(array, self.stated.activation)

@@ -40,6 +40,7 @@ def _of_tensor(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> Itera
             yield f".{name}: it is for outputs only; remove it"
         elif name in given and tensor.dtype != "float32":
             yield f".{name}: it is for numbers only, not for {tensor.dtype}; remove it"
+    yield from _of_activation(manifest, tensor, form)
     if form.index and not (is_input and _takes_classes(manifest, tensor)):
         yield ".index: it is for inputs that take classes only; remove it, or name the classes in `classes`"
     elif form.index and form.none is None and manifest.class_optional:
@@ -71,6 +72,13 @@ def _of_tensor(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> Itera
         yield f".{wrong[0]}: it is for images only; remove it"
     elif pictures is not None:
         yield from _of_images(tensor, form)
+
+
+def _of_activation(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> Iterator[str]:
+    if form.activation in ("softmax", "log") and not tensor.shape:
+        yield f".activation: {form.activation} is for the numbers of several classes, but the output has one number for each item; remove it"
+    elif form.activation in ("softmax", "log") and _pictures(manifest, tensor) is not None:
+        yield f".activation: {form.activation} is for the numbers of classes, not for images; use sigmoid or tanh"
 
 
 def _takes_classes(manifest: Manifest, tensor: TensorSpec) -> bool:

@@ -107,6 +107,10 @@ class GraphForm(Record):
         if self.mean is not None and self.std is not None:
             if self.range is not None:
                 raise ValueError("range: mean and std are given too; keep one of them")
+            if max(self.mean, default=0) > 1:
+                raise ValueError(
+                    f"mean: {max(self.mean):g} is not the mean of pixels in [0, 1]; divide mean and std by the largest value of a pixel, such as 255"
+                )
             if len(self.mean) != len(self.std):
                 raise ValueError(f"std: {len(self.std)} numbers, but mean has {len(self.mean)}; give one per channel")
         if self.none is not None and not self.index:
@@ -122,8 +126,10 @@ class GraphForm(Record):
                 f"layout: {shown(layout)} is unknown; give the order of the letters N, C, H and W, such as NHWC; C can be left out for one channel, "
                 "and N if the graph takes one image at a time"
             )
-        if self.shape is not None or self.batch_axis != 0:
-            raise ValueError("layout: shape or batch_axis is given too; the layout states both, so remove them")
+        if self.batch_axis != 0:
+            raise ValueError("layout: batch_axis is given too; the layout states it, so remove it")
+        if self.shape is not None and not layout.startswith("N"):
+            raise ValueError(f"layout: {layout} cannot be combined with shape; the batch must be the first axis then")
 
 
 class Constant(Record):

@@ -10,7 +10,7 @@ import numpy as np
 
 from manifold.runtime import sampling
 from manifold.runtime.conditions import Given
-from manifold.runtime.inputs import Numbers, check_numbers, check_seed
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed, noise
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.common import (
@@ -146,7 +146,7 @@ def reconstruct(
     manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
     target: Given | None = None, numbers: Numbers | None = None,
 ) -> Steps[Reconstructed]:  # fmt: skip
-    """Encode and decode data, through the posterior mean, or through a draw if a seed is given.
+    """Encode and decode data, through the posterior mean, or through a draw if a seed is given. Without a seed, noise of the decoder is that of seed 0.
 
     `condition` is the condition of the items. `target` is the condition that they are decoded under, if it differs: the style stays, the class
     changes.
@@ -161,6 +161,7 @@ def reconstruct(
     of_encoder, own = condition if takes(encoder) else None, numbers_of(encoder, numbers)
     encoded = yield from encode(manifest, data, seed=seed, first=first, condition=of_encoder, numbers=own)
     inputs = stated(manifest, spec, condition if target is None else target, len(data), numbers)
+    inputs |= noise(spec, seed or 0, first, len(data))
     if task == "decode":
         inputs |= latent_inputs(manifest, spec, encoded.latent)
     else:

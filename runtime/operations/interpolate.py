@@ -9,7 +9,16 @@ import numpy as np
 from manifold.runtime import conditions
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, shown
-from manifold.runtime.inputs import Numbers, check_count, check_numbers, check_seed, draw_latents, latent_stream, number
+from manifold.runtime.inputs import (
+    Numbers,
+    check_count,
+    check_numbers,
+    check_seed,
+    draw_latents,
+    latent_stream,
+    noise,
+    number,
+)
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest
 from manifold.runtime.operations.common import (
@@ -29,6 +38,8 @@ from manifold.runtime.operations.common import (
 from manifold.runtime.operations.encode import encode, encoded_latents
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
 from manifold.runtime.shown import ShownItems
+
+NOISE = ("normal", "uniform")  # the sources of random inputs beside latents
 
 
 @dataclass(frozen=True)
@@ -57,12 +68,13 @@ def interpolate(
     manifest: Manifest, start: End, stop: End, *, steps: int = 8, method: str | None = None, seed: int | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[Path]:  # fmt: skip
-    """Return a decoded path of `steps` latents from start to stop. `seed` draws the latents that an end does not state, the same for both."""
+    """Return a decoded path of `steps` latents from start to stop.
+
+    `seed` draws the latents that an end does not state, the same for both, and the noise of the decoder, the same for all steps.
+    """
     if manifest.space is None:
         raise cannot(manifest, "interpolate: it has no latent space")
     spec = require(manifest, "decode", "interpolate")
-    if _takes_noise(manifest):
-        raise cannot(manifest, "interpolate: its task decode takes noise beside the latent")
     if method is not None and method not in PATHS:
         raise InvalidValue(
             f"method: {shown(method)} is unknown; give one of {', '.join(PATHS)}", field="method", valid=list(PATHS)
@@ -70,8 +82,8 @@ def interpolate(
     encoder = manifest.task("encode") if start.data is not None or stop.data is not None else None
     check_numbers(manifest, [spec, *([encoder] if encoder else [])], numbers or {})
     check_count(numbers, steps)
-    left_open = any(_is_open(manifest, end) for end in (start, stop))
-    chosen = check_seed(seed, 0, 1, needed=left_open)
+    drawn = any(_is_open(manifest, end) for end in (start, stop)) or not spec.sources.isdisjoint(NOISE)
+    chosen = check_seed(seed, 0, 1, needed=drawn)
     ends = []
     for name, end, place in (("from", start, 0), ("to", stop, -1)):
         ends.append((yield from _latents_of(manifest, name, end, chosen, _at(numbers, place))))
@@ -83,6 +95,7 @@ def interpolate(
     }
     latents = as_stated(manifest, path)
     inputs = latent_inputs(manifest, spec, latents)
+    inputs |= {role: np.repeat(one, steps, axis=0) for role, one in noise(spec, chosen, 0, 1).items()}
     for tensor in spec.inputs:
         if tensor.source in CONDITIONS:
             inputs[tensor.role] = _conditions(manifest, tensor, start, stop, parts)
@@ -92,7 +105,7 @@ def interpolate(
     return Path(
         outputs[manifest.main],
         latents,
-        chosen if left_open else None,
+        chosen if drawn else None,
         others_of(manifest, outputs),
         manifest.spec,
     )
@@ -189,17 +202,12 @@ def _slerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
     return arc
 
 
-def _takes_noise(manifest: Manifest) -> bool:
-    """Return whether the decoder has an input for noise, which a path of latents does not determine."""
-    return "decode" in manifest.tasks and bool({"normal", "uniform"} & manifest.tasks["decode"].sources)
-
-
 PATHS = {"slerp": _slerp, "lerp": _lerp}
 
 
 CAPABILITIES = (
     Capability(
-        "interpolate", 40, lambda manifest: "decode" in manifest.tasks and manifest.space is not None and not _takes_noise(manifest),
-        lambda manifest: ": it has no latent space" if manifest.space is None else ": its task decode takes noise beside the latent" * _takes_noise(manifest),
+        "interpolate", 40, lambda manifest: "decode" in manifest.tasks and manifest.space is not None,
+        lambda manifest: ": it has no latent space" * (manifest.space is None),
     ),
 )  # fmt: skip

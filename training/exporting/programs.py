@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,16 +16,29 @@ from manifold.runtime.errors import GraphError, reason
 COLOURS = re.compile(r"\x1b\[\d*m")  # the exporter colours its messages
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's own log, whose warnings say nothing about the program, from the terminal."""
+    log = logging.getLogger("torch")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
 def to_onnx(program: Path, target: Path) -> None:
     """Convert an exported program into an ONNX file with its weights. Raises GraphError if it cannot be read or converted."""
     try:
-        loaded = torch.export.load(str(program))
+        with _quiet():
+            loaded = torch.export.load(str(program))
     except Exception as error:  # for other files, torch raises errors of many types
         raise GraphError(
             f"{program.name}: torch cannot load the program: {reason(error)}", graph=program.name
         ) from error
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # they are about torch's own calls
             torch.onnx.export(loaded, f=str(target), dynamo=True, external_data=False, verbose=False)
     except Exception as error:  # the exporter raises errors of many types

@@ -1,0 +1,60 @@
+"""The statements of the user that no guess has used. A statement without effect would hide a mistake, so it is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.foreign.guesses import Guess, Wishes
+
+
+def check_used(found: Sequence[Guess], wishes: Wishes) -> None:
+    """Raise InvalidValue for a statement without effect on any of the tasks."""
+    inputs = [tensor for one in found for tensor in one.inputs]
+    outputs = [tensor for one in found for tensor in one.outputs]
+    forms: list[dict[str, Any]] = [tensor.get("in_graph", {}) for tensor in (*inputs, *outputs)]
+    sources, roles = {tensor["source"] for tensor in inputs}, {tensor["role"] for tensor in outputs}
+    data: Mapping[str, Any] = next((one.sections["data"] for one in found if "data" in one.sections), {})
+    if wishes.classes and "condition" not in sources and "logits" not in roles:
+        _refuse(
+            "classes",
+            f"no input takes a class, and no output has {len(wishes.classes)} numbers; if one output stands for two classes, export both logits, 0 and its own",
+        )
+    if wishes.levels is not None and "codes" not in sources and "codes" not in roles:
+        _refuse("levels", "no input or output holds codes as whole numbers; for one-hot codes, export their indices")
+    if wishes.negate is not None and not any(one.task == "score" for one in found):
+        _refuse("negate" if wishes.negate else "keep-sign", "no output is a score")
+    if wishes.missing and not any(tensor.get("missing") for tensor in inputs):
+        _refuse("missing", "no input takes rows; give their columns, --columns FILE")
+    if wishes.spec is not None:
+        for option in ("range", "size", "layout", "channels", "mean", "activation"):
+            if getattr(wishes, option) is not None:
+                _refuse(option, "it is for images, and --columns states rows")
+        if wishes.invert:
+            _refuse("invert", "it is for images, and --columns states rows")
+        if not data:
+            _refuse("columns", "no input or output holds rows")
+        return
+    if wishes.size is not None and (have := (data.get("height"), data.get("width"))) != wishes.size:
+        _refuse(
+            "size",
+            "no input or output holds images"
+            if have[0] is None
+            else f"the images of the graph have {have[0]} rows and {have[1]} columns",
+        )
+    if (
+        wishes.layout not in (None, "NCHW")
+        and not any("layout" in form for form in forms)
+        and data.get("channels") != 1
+    ):
+        _refuse("layout", f"no input or output has the axes {wishes.layout}")
+    if wishes.channels is not None and not any("channels" in form for form in forms):
+        _refuse("channels", "no input or output holds images")
+    for option, field in (("mean", "mean"), ("activation", "activation"), ("invert", "invert")):
+        if getattr(wishes, option) and not any(field in form for form in forms):
+            _refuse(option, "no output holds images" if option == "activation" else "no input or output holds images")
+
+
+def _refuse(option: str, why: str) -> None:
+    raise InvalidValue(f"--{option}: it has no effect: {why}; remove or correct it", field=option)
