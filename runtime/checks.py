@@ -34,14 +34,22 @@ def _runs(model: Model) -> dict[str, list[str]]:
     return problems
 
 
-def _run(model: Model, name: str) -> list[str]:
+def _only_rounding(model: Model, name: str) -> bool:
+    """Return whether a task runs, and its outputs differ between batches by rounding alone."""
+    try:
+        return not _run(model, name, batches.ROUNDING)
+    except ManifoldError:
+        return False
+
+
+def _run(model: Model, name: str, tolerance: float = 0.0) -> list[str]:
     task = model.manifest.tasks[name]
     inputs = example_inputs(task, model.manifest, batches.ROWS)
     run = functools.partial(model.run, name)
     if name in model.manifest.drawing:
         run(inputs)  # its bits differ from run to run in any batch
         return []
-    mixing = batches.dependence(run, inputs)
+    mixing = batches.dependence(run, inputs, tolerance=tolerance)
     return [f"{line}; an item from this graph can differ between batches" for line in mixing]
 
 
@@ -99,9 +107,12 @@ def check(folder: Path, device: str, *, seal: bool) -> Checked:
             raise _would_change(folder)
         stored = repository.seal(folder, model.manifest.drawing)
     changed = published.problem_of(folder)
-    wrong = _runs(model)
+    differing = _runs(model)
+    rounded = {name for name in differing if _only_rounding(model, name)}
+    wrong = {name: lines for name, lines in differing.items() if name not in rounded}
     seen = diagnoses.of(model, set(wrong))
     lines = [line for each in wrong.values() for line in each]
+    seen.warnings += [f"{line}, by rounding" for name in sorted(rounded) for line in differing[name]]
     problems = [*lines, *seen.problems, *unrecorded(stored, model), *([] if changed is None else [changed])]
     said = [*(f"warning: {line}" for line in seen.warnings), *notes(folder, model)]
     return Checked(problems, said, stored, None if seen.items is None else diagnoses.sheet(model, seen.items))

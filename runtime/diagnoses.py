@@ -31,6 +31,7 @@ FAR = 0.005  # share of values far outside the range above which another usual r
 END = 0.4  # share of a range at each end, in which the smallest or the largest value must be
 LITTLE = 0.05  # share of the range that is used, below which it is wrong
 MANY = 0.3  # share of the values of a column outside its range above which they are probably scaled
+CLASSES = 32  # number of classes, the last ones, that are compared with no class
 EDGE = 0.9  # share of white pixels at the border above which grey images look inverted
 WHITE = 0.9  # value from 0 (black) to 1 above which a pixel counts as white
 VARIED = (
@@ -77,7 +78,8 @@ def of(model: Model, broken: set[str]) -> Diagnosis:
             found.items = made.data
     for name, task in model.manifest.served.items():
         if name not in model.manifest.drawing:
-            found.problems += [f"tasks.{name}: {line}" for line in _ignored(model, name, task)]
+            found.problems += (ignored := [f"tasks.{name}: {line}" for line in _ignored(model, name, task)])
+            found.warnings += [] if ignored else [f"tasks.{name}: {line}" for line in _no_class(model, name, task)]
     if found.items is not None:
         _look(model, found.items, found)
     return found
@@ -127,6 +129,9 @@ def _codes(manifest: Manifest, n: int) -> Array:
 def _ignored(model: Model, name: str, task: TaskSpec) -> Iterator[str]:
     """Yield the inputs of a task that have no influence on any of its outputs."""
     base, others = (example_inputs(task, model.manifest, 4, seed) for seed in (0, 1))
+    others = {
+        role: array[::-1].copy() for role, array in others.items()
+    }  # the first and the last class are at the ends of both
     run = model.runner.padded_run(name, model.manifest.tasks[name].min_rows)
     strong = {**base, **_other_numbers(task, base)}  # a number such as guidance may switch an input off
     for tensor in task.inputs:
@@ -134,6 +139,25 @@ def _ignored(model: Model, name: str, task: TaskSpec) -> Iterator[str]:
             changes = {tensor.role: others[tensor.role]}
             if all(_same(run(given), run({**given, **changes})) for given in (base, strong)):
                 yield f"no output depends on the input {tensor.role!r}{_cause(tensor)}"
+
+
+def _no_class(model: Model, name: str, task: TaskSpec) -> Iterator[str]:
+    """Yield a warning if the number for no class gives the same outputs as that of a class."""
+    tensor = task.input("condition")
+    if tensor is None or tensor.in_graph is None or tensor.in_graph.none is None or len(tensor.shape) != 1:
+        return
+    count = min(tensor.shape[0], CLASSES)
+    one = example_inputs(task, model.manifest, 1)
+    inputs = {role: np.repeat(array, count + 1, axis=0) for role, array in one.items()}
+    inputs[tensor.role] = np.concatenate([np.zeros((1, tensor.shape[0])), np.eye(tensor.shape[0])[-count:]]).astype(
+        np.float32
+    )
+    made = model.runner.padded_run(name, task.min_rows)(inputs)
+    for place in range(1, count + 1):
+        if all(np.allclose(array[0], array[place], atol=1e-6) for array in made.values()):
+            number = tensor.shape[0] - count + place - 1
+            yield f"no class, the number {tensor.in_graph.none} in the graph, gives the same outputs as the class {number}; check in_graph.none"
+            return
 
 
 def _other_numbers(task: TaskSpec, base: dict[str, Array]) -> dict[str, Array]:

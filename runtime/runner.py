@@ -299,7 +299,9 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "normal" | "latent" | "state":
             values: Array = generator.standard_normal(shape)
         case "codes":
-            values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)
+            levels = manifest.codes.levels if manifest.codes else 2
+            values = generator.integers(0, levels, shape)
+            values.flat[0], values.flat[-1] = 0, levels - 1
         case "temperature" | "token_mask":
             values = np.ones(shape)
         case "number" | "integer":
@@ -323,4 +325,6 @@ def _example_condition(tensor: InputSpec, manifest: Manifest, rows: int, generat
     if isinstance(condition, Item):
         return condition.data.example(rows, generator)
     legal = np.asarray(condition.examples) if isinstance(condition, Values) else np.eye(tensor.shape[0])
-    return legal[generator.integers(0, len(legal), rows)]
+    chosen = generator.integers(0, len(legal), rows)
+    chosen[0], chosen[-1] = (chosen[0] if rows == 1 else 0), len(legal) - 1
+    return legal[chosen]

@@ -149,6 +149,23 @@ def graphs_form(said: str) -> dict[str, Any]:
     return dict(json.loads(said.split('"in_graph": ')[1].split("}")[0] + "}"))
 
 
+@pytest.mark.parametrize(("none", "said"), [(4, False), (-1, True), (3, True), (1, True)])
+def test_no_class_that_is_a_class_gets_a_warning(tmp_path: Path, none: int, said: bool) -> None:
+    """Gather counts -1 from the end, so that it is the last row of a table of four classes and of the one for no class."""
+    content = {**manifest(), "classes": [f"c{i}" for i in range(4)], "class_optional": True}
+    content["tasks"]["decode"]["inputs"].append(
+        given("label", "condition", [4], in_graph={"index": True, "none": none})
+    )
+    table = np.arange(1, 5 if none == -1 else 6, dtype=np.float32).reshape(-1, 1, 1, 1) / 10
+    nodes = [node("Gather", ["table", "label"], ["factor"], axis=0), node("Mul", ["x", "factor"], ["y"])]
+    path = made(tmp_path, content, nodes, inputs=[value("label", INT64, ["B"])], constants=[constant("table", table)])
+    status, output = check(path, "--seal")
+    assert status == 0, output
+    assert (
+        f"no class, the number {none} in the graph, gives the same outputs as the class {none % 4}" in output
+    ) == said, output
+
+
 @pytest.mark.parametrize(
     ("form", "shape"),
     [({"index": True}, ["B"]), ({"index": True, "shape": [1]}, ["B", 1]), ({"index": True, "dtype": "int32"}, ["B"])],

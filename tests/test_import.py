@@ -21,7 +21,8 @@ from tests.test_graph_forms import LATENTS, OUTPUTS, TO, with_latent
 OPTIONS = {
     "BGR": ["--channels", "BGR"], "BGR 0..255": ["--channels", "BGR"], "five channels": ["--channels", "4,2,0", "--layout", "NCHW"],
     "mean and standard deviation": ["--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD))], "inverted": ["--invert"],
-    "inverted, 0..1": ["--invert"], "tanh is not in the graph": ["--activation", "tanh"], "flat": ["--size", "4", "5"], "flat, channels last": ["--size", "4", "5", "--layout", "NHWC"],
+    "inverted, 0..1": ["--invert"], "tanh is not in the graph": ["--activation", "tanh"], "flat": ["--size", "4", "5"],
+    "flat, channels last": ["--size", "4", "5", "--layout", "NHWC"],
     "batch last": ["--layout", "HWCN"], "batch second": ["--layout", "CNHW"],
 }  # fmt: skip
 FORMS = [name for name in OUTPUTS if name != "one image at a time"]

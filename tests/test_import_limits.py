@@ -210,6 +210,100 @@ def test_constants_that_the_type_cannot_hold_are_refused(tmp_path: Path, kind: s
     assert (f"'k' is {kind} in the graph, which cannot hold 1e+30" in said) == (kind != "float32")
 
 
+def test_a_graph_for_one_row_with_a_free_axis(tmp_path: Path) -> None:
+    """The batch axis is free, but a Reshape inside keeps one row."""
+    nodes = [
+        node("Reshape", ["z", "single"], ["flat"]),
+        node("MatMul", ["flat", "w"], ["m"]),
+        node("Tanh", ["m"], ["t"]),
+        node("Reshape", ["t", "one"], ["y"]),
+    ]
+    constants = [*CONSTANTS, constant("single", [1, LATENT]), constant("one", [1, *SHAPE])]
+    graphs.write(tmp_path / "g.onnx", nodes, [value("z", shape=["B", LATENT])], [value("y", shape=None)], constants)
+    model, output = bring(tmp_path / "m", tmp_path / "g.onnx", "--range", -1, 1)
+    assert "one row in each run, as the graph cannot take 8" in output
+    z = np.random.default_rng(1).normal(size=(5, LATENT)).astype(np.float32)
+    assert np.abs(model.sample(latents=z).data - images(z)).max() < 1e-6
+
+
+def test_several_means_and_draws(tmp_path: Path) -> None:
+    """An encoder that also returns a draw: the output named as the mean is the mean, in any order, and statements are followed."""
+    nodes = [
+        node("Flatten", ["image"], ["f"]),
+        node("MatMul", ["f", "v"], ["mu"]),
+        node("Neg", ["mu"], ["logvar"]),
+        node("Add", ["mu", "one"], ["z"]),
+    ]
+    weights = np.random.default_rng(3).normal(size=(60, LATENT)).astype(np.float32) / 10
+    outputs = {name: value(name, shape=["B", LATENT]) for name in ("z", "mu", "logvar")}
+    for place, order in enumerate((("z", "mu", "logvar"), ("logvar", "z", "mu"), ("mu", "logvar", "z"))):
+        path = tmp_path / f"e{place}.onnx"
+        graphs.write(
+            path, nodes, [value("image", shape=["B", 3, 4, 5])], [outputs[name] for name in order],
+            [constant("v", weights), constant("one", np.float32(1))],
+        )  # fmt: skip
+        model, _ = bring(tmp_path / str(place), path)
+        x = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
+        found = model.encode(x)
+        assert found.mean is not None and np.allclose(found.mean, x.reshape(2, -1) @ weights, atol=1e-5), order
+        assert found.log_variance is not None and np.allclose(found.log_variance, -found.mean)
+    model, _ = bring(tmp_path / "z", tmp_path / "e0.onnx", "--output", "z=mean")
+    mean = model.encode(x).mean
+    assert mean is not None and np.allclose(mean, x.reshape(2, -1) @ weights + 1, atol=1e-5)
+
+
+def test_means_for_three_places_of_an_input(tmp_path: Path) -> None:
+    """An order that is not its own inverse."""
+    stated = GraphForm(channels=(1, 2, 0))
+    spec = ImageSpec(kind="image", height=1, width=1, channels=3)
+    x = np.asarray([10, 20, 30], np.float32).reshape(1, 3, 1, 1)
+    there = Form(InputSpec(role="data", source="data", shape=(3, 1, 1)), stated, spec).to_graph(x)
+    assert Form(TensorSpec(role="data", shape=(3, 1, 1)), stated, spec).from_graph(there, "g").ravel().tolist() == [
+        10,
+        20,
+        30,
+    ]
+    assert there[0, [1, 2, 0], 0, 0].tolist() == [10, 20, 30]
+
+
+def test_two_graphs_with_weights_in_one_file(tmp_path: Path) -> None:
+    """Different weights under one name are refused, equal ones are shared; a file that an artifact uses otherwise is refused."""
+    others = [each for each in CONSTANTS if each.name != "w"]
+
+    def write(folder: Path, weights: np.ndarray[Any, Any], name: str) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(weights.tobytes())
+
+    for folder in ("a", "b"):
+        write(tmp_path / folder, brought.WEIGHTS, "w.bin")
+    graphs.write(
+        tmp_path / "a/g.onnx", [*brought.body(), *COPY], [value("z", shape=["B", LATENT])], [value("y", shape=None)],
+        [graphs.outside("w", "w.bin", brought.WEIGHTS), *others],
+    )  # fmt: skip
+    graphs.write(
+        tmp_path / "b/e.onnx", [node("Flatten", ["image"], ["f"]), node("MatMul", ["f", "turned"], ["mu"])], [value("image", shape=["B", 3, 4, 5])],
+        [value("mu", shape=["B", LATENT])], [graphs.outside("turned", "w.bin", np.ascontiguousarray(brought.WEIGHTS.T.reshape(60, LATENT)))],
+    )  # fmt: skip
+    model, _ = bring(tmp_path / "m", tmp_path / "a/g.onnx", tmp_path / "b/e.onnx")
+    assert (model.folder / "w.bin").read_bytes() == brought.WEIGHTS.tobytes()
+    write(tmp_path / "b", brought.WEIGHTS + 1, "w.bin")
+    assert "two graphs have different weights in files of this name" in refused(
+        tmp_path / "n", tmp_path / "a/g.onnx", tmp_path / "b/e.onnx"
+    )
+    for name, said in (
+        ("priors.npz", "of another file of an artifact"),
+        ("page/w.bin", "of another file of an artifact"),
+        ("decode.onnx", "the name of a graph"),
+    ):
+        write(tmp_path / "a", brought.WEIGHTS, name)
+        graphs.write(
+            tmp_path / "a/h.onnx", [*brought.body(), *COPY], [value("z", shape=["B", LATENT])], [value("y", shape=None)],
+            [graphs.outside("w", name, brought.WEIGHTS), *others],
+        )  # fmt: skip
+        assert said in refused(tmp_path / "n", tmp_path / "a/h.onnx")
+
+
 def test_names_with_scopes_and_numbers(tmp_path: Path) -> None:
     """Names such as those of TensorFlow are no roles, and their last part says what they are."""
     nodes = [node("Identity", ["model/z:0"], ["z"]), *brought.body(), node("Add", ["x", "model/noise:0"], ["y"])]

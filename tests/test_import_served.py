@@ -122,3 +122,23 @@ def test_tensors_over_the_open_inference_protocol(service: Served) -> None:
 def test_a_mixture_of_classes_is_refused(service: Served) -> None:
     answer = service.client.post("/sample", json={"model": "mine", "n": 1, "seed": 1, "class": {"a": 1, "b": 1}})
     assert answer.status_code == 422 and "one class for each item, not a mixture" in answer.text
+
+
+@pytest.mark.parametrize(("datatype", "shape"), [("INT64", [3]), ("INT64", [3, 1]), ("INT32", [3]), ("UINT8", [3])])
+def test_numbers_of_classes_over_the_protocol(service: Served, datatype: str, shape: list[int]) -> None:
+    """They stand for the weight 1 of one class, so that the class needs no tensor of weights."""
+    z = np.random.default_rng(4).normal(size=(3, LATENT)).astype(np.float32)
+
+    def ask(*condition: dict[str, Any]) -> Any:
+        inputs = [{"name": "latent", "datatype": "FP32", "shape": [3, LATENT], "data": z.ravel().tolist()}, *condition]
+        return service.client.post("/v2/models/mine.decode/infer", json={"inputs": inputs})
+
+    weights = {"name": "condition", "datatype": "FP32", "shape": [3, 3], "data": np.eye(3)[[2, 0, 1]].ravel().tolist()}
+    numbers = {"name": "condition", "datatype": datatype, "shape": shape, "data": [2, 0, 1]}
+    assert ask(numbers).json()["outputs"] == ask(weights).json()["outputs"]
+    answer = ask({**numbers, "data": [0, 1, 3]})
+    assert (
+        answer.status_code == 400
+        and "condition: 3 is not the number of a class; give numbers from 0 to 2" in answer.text
+    )
+    assert ask({**numbers, "shape": [1, 3]}).status_code == 400

@@ -15,9 +15,14 @@ from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign
 from manifold.runtime.graphs import onnx_file
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.published import is_recorded
 
 PREVIEW = "preview.png"
+RESERVED = (
+    PREVIEW,
+    manifests.FILE,
+    manifests.PRIORS_FILE,
+    "points.npz",
+)  # names of files that have another meaning in an artifact
 
 
 @dataclass
@@ -51,8 +56,8 @@ def manifest_of(
         task: dict[str, Any] = {"graph": f"{one.task}{graph.path.suffix}", "inputs": one.inputs, "outputs": one.outputs}
         if graph.method:
             task["method"] = graph.method
-        if wishes.rows is not None:
-            task |= {"min_rows": wishes.rows, "max_rows": wishes.rows}
+        if (rows := wishes.rows or one.rows) is not None:
+            task |= {"min_rows": rows, "max_rows": rows}
         if one.constants:
             task["constants"] = one.constants
         content["tasks"][one.task] = task
@@ -80,7 +85,11 @@ def place(graphs: Sequence[Foreign], found: Sequence[Guess], folder: Path) -> No
         for location in onnx_file.outline(graph.path).external if graph.backend == "onnx" else ():
             source = repository.place(graph.path.parent, location)
             target = folder / location
-            if location in (PREVIEW, manifests.FILE):
+            if target in (folder / f"{one.task}{graph.path.suffix}" for graph, one in zip(graphs, found, strict=True)):
+                raise ArtifactError(
+                    f"{graph.path.name}: its weights are in {cut(location)}, the name of a graph in an artifact; export it with weights in another file"
+                )
+            if location in RESERVED or location.startswith("page/"):
                 raise ArtifactError(
                     f"{graph.path.name}: its weights are in {cut(location)}, the name of another file of an artifact; export it with weights in one file"
                 )
@@ -128,5 +137,4 @@ def publish(
         if first.sheet is not None and manifest.spec.pictures:
             (folder / PREVIEW).write_bytes(first.sheet)
         sealed = repository.seal(folder, first.manifest.drawing)
-        assert not is_recorded(folder)
         return Imported(repository.publish_next(folder, root, sealed), sealed, lines, first.notes)

@@ -75,6 +75,7 @@ class Guess:
     task: str
     inputs: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
+    rows: int | None = None  # the number of rows of each run, if the graph takes no other
     constants: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
@@ -89,6 +90,16 @@ class Picture:
     height: int
     width: int
     flat: bool = False  # the axes after the batch are one, in the order of the layout
+    letters: str | None = None  # the meaning of the channels, as it is stated
+
+    @property
+    def described(self) -> str:
+        """The number of channels, and what several are taken for."""
+        taken = {
+            2: " (taken for grey and alpha, LA; --channels states others)",
+            4: " (taken for RGBA; --channels states others)",
+        }
+        return f"{self.channels} channel(s){taken.get(self.channels, '') if self.letters is None else ''}"
 
 
 def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture | None:
@@ -104,7 +115,9 @@ def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture 
         channels = of.get("C", 1)
         fits = channels in FEW or wishes.layout is not None or isinstance(wishes.channels, tuple)
         if channels and height and width and fits and min(height, width) >= SMALLEST:
-            return Picture(layout, channels, height, width)
+            return Picture(
+                layout, channels, height, width, letters=None if wishes.channels is None else str(wishes.channels)
+            )
     if len(sizes) == 2 and sizes[1] and wishes.size and (wishes.layout is None or re.match("N...", wishes.layout)):
         channels, rest = divmod(sizes[1], wishes.size[0] * wishes.size[1])
         if not rest and channels in (1, 3):
@@ -157,7 +170,13 @@ def image_section(found: Picture, limits: tuple[float, float], wishes: Wishes) -
 def image_form(
     found: Picture, kind: str, own: int, wishes: Wishes, *, output: bool, limits: tuple[float, float] | None
 ) -> dict[str, Any]:
-    """Return `in_graph` of an image."""
+    """Return `in_graph` of an image. Raises InvalidValue for letters of another number of channels."""
+    if isinstance(wishes.channels, str) and len(wishes.channels) != found.channels:
+        raise InvalidValue(
+            f"--channels: {wishes.channels} names {len(wishes.channels)} channels, but the graph has {found.channels}; name each, or give the places of those "
+            "to show, such as 0,1,2",
+            field="channels",
+        )
     letters = (
         wishes.channels
         or CHANNELS.get(found.channels, (own, None))[1]
@@ -259,11 +278,7 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
                 field="levels",
             )
         return "codes", "whole numbers: codes"
-    if (
-        wishes.classes
-        and _count(seen, graph.rows) == len(wishes.classes)
-        and ("latent" in taken or LABELS.search(seen.word))
-    ):
+    if wishes.classes and _weighs_classes(seen, graph, wishes, taken):
         return "condition", "one number for each class: weights of classes"
     if not makes:
         return "data", "the items that the graph reads"
@@ -272,6 +287,22 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
         if "latent" not in taken
         else ("latent", "further numbers: another latent; --input states another source, such as normal")
     )
+
+
+def _weighs_classes(seen: Seen, graph: Foreign, wishes: Wishes, taken: set[str]) -> bool:
+    """Return whether an input has a weight for each class: by its name, or if another input is the latent."""
+    same = [
+        each
+        for each in graph.inputs
+        if _count(each, graph.rows) == len(wishes.classes) and np.dtype(each.dtype).kind == "f"
+    ]
+    if seen not in same:
+        return False
+    named = [each for each in same if LABELS.search(each.word)]
+    if named:
+        return seen in named
+    others = [each for each in graph.inputs if each not in same and (_count(each, graph.rows) or 2) > 1]
+    return "latent" in taken or (same == [seen] and bool(others) and "condition" not in taken)
 
 
 def _count(seen: Seen, rows: int | None) -> int | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import GraphError, InvalidValue, cut, shown
 from manifold.runtime.foreign import guesses, inspection, readers
 from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign, Seen
@@ -16,6 +17,7 @@ from manifold.runtime.manifest.graph_forms import Constant, GraphType
 
 Array = NDArray[Any]
 ROLES = ("data", "mean", "log_variance", "codes", "features", "logits", "none")
+ASSUMED = "assumed"
 MAKING = ("decode", "decode_codes", "sample")  # the tasks that make items
 
 
@@ -74,12 +76,15 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[st
     for seen in graph.inputs:
         _check_axes(graph, _sized(seen, wishes), wishes)
     examples = {seen.name: _example(seen, wishes) for seen in graph.inputs}
-    inspection.run(graph, examples)
+    single = _run(graph, examples, wishes)
     _check_roles(graph, wishes)
     able = _items(graph, wishes)
     item = next((each for each in able if wishes.outputs.get(each[0].name) == "data"), able[0] if able else None)
     makes = item is not None and (task in MAKING if task else _makes_items(graph, wishes, item[1]))
     made = Guess(task or "")
+    if single:
+        made.rows = 1
+        made.lines.append(f"{graph.path.name}: one row in each run, as the graph cannot take {inspection.ROWS}")
     _inputs(graph, wishes, made, spec, makes=makes)
     if makes and len(able) > 1 and "data" not in wishes.outputs.values():
         raise InvalidValue(
@@ -93,6 +98,21 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[st
         readers.outputs(graph, wishes, made, sections)
     made.lines += [f"{graph.path.name}: not used: output {seen} (its type cannot be served)" for seen in graph.dropped]
     return made
+
+
+def _run(graph: Foreign, examples: Mapping[str, Array], wishes: Wishes) -> bool:
+    """Run the graph on examples. Return True if it takes only one row, for which it was exported. Raises GraphError if it cannot run."""
+    try:
+        inspection.run(graph, examples)
+    except GraphError as error:
+        if wishes.rows is not None or graph.rows is not None:
+            raise
+        try:
+            inspection.run(graph, {seen.name: _example(seen, replace(wishes, rows=1)) for seen in graph.inputs})
+        except GraphError:
+            raise error from None
+        return True
+    return False
 
 
 def _items(graph: Foreign, wishes: Wishes) -> list[tuple[Seen, guesses.Picture | None]]:
@@ -235,33 +255,18 @@ def _input(
                 f"{guesses.size_hint(seen)}, or --layout; for rows --columns FILE; for noise from which items are made, --input {cut(seen.name)}=latent",
                 field="size",
             )
-        limits, why = (
-            (wishes.range, "as stated")
-            if wishes.range
-            else ((0.0, 255.0), "the type is uint8")
-            if seen.dtype == "uint8"
-            else (None, "")
-        )
-        if limits is None and np.dtype(seen.dtype).kind in "iu":
-            raise InvalidValue(
-                f"input {seen}: pixels of this type need a range; give --range BLACK WHITE, such as --range 0 255",
-                field="range",
-            )
+        limits, why = _limits(seen, wishes, spec)
         section = dict(spec) if spec else guesses.image_section(found, wishes.range or (0.0, 1.0), wishes)
         made.sections["data"] = section
-        if not why:
-            why = (
-                "that of the images"
-                if spec
-                else "before mean and standard deviation"
-                if wishes.mean
-                else "assumed; --range states another, or --mean and --std"
-            )
-        form_limits = limits if limits and (_needs_range(seen) or list(limits) != section["range"]) else None
-        form = guesses.image_form(found, seen.dtype, section["channels"], wishes, output=False, limits=form_limits)
+        stated = limits if limits and (np.dtype(seen.dtype).kind in "iu" or list(limits) != section["range"]) else None
+        form = guesses.image_form(found, seen.dtype, section["channels"], wishes, output=False, limits=stated)
         made.lines.append(
-            f"  {found.width}x{found.height} pixels, {found.channels} channel(s), {found.layout}; range {list(limits or section['range'])} ({why})"
+            f"  {found.width}x{found.height} pixels, {found.described}, {found.layout}; range {list(limits or section['range'])} ({why})"
         )
+        if why == ASSUMED:
+            made.lines.append(
+                "  warning: this range is a guess; give --range, or --mean and --std, as in the training of the model"
+            )
         content, _ = guesses.tensor(role, seen, (section["channels"], found.height, found.width), source)
         return guesses.with_form(content, form)
     if source == "data":
@@ -284,24 +289,31 @@ def _input(
     return guesses.with_form(content, guesses.form_of(tensor, seen, None))
 
 
+def _limits(seen: Seen, wishes: Wishes, spec: Mapping[str, Any] | None) -> tuple[tuple[float, float] | None, str]:
+    """Return the values of black and white in an input, and the reason; None if they are those of the images."""
+    if wishes.range is not None:
+        return wishes.range, "as stated"
+    if wishes.mean is not None:
+        return None, "before mean and standard deviation"
+    if seen.dtype == "uint8":
+        return (0.0, 255.0), "the type is uint8"
+    if np.dtype(seen.dtype).kind in "iu":
+        raise InvalidValue(
+            f"input {seen}: pixels of this type need a range; give --range BLACK WHITE, such as --range 0 255", field="range"
+        )  # fmt: skip
+    return None, "that of the images" if spec else ASSUMED
+
+
 def _flat_output(graph: Foreign, seen: Seen) -> str:
-    """Return a hint at an output that may hold flat images, for an error about an input with the name of a latent."""
+    """Return a hint at an output that may hold images in a form that was not recognised, for an error about an input with the name of a latent."""
     if guesses.LATENTS.search(seen.word) is None:
         return ""
-    hints = ((each, guesses.size_hint(each)) for each in graph.outputs)
-    return next(
-        (
-            f"; if the output {each} holds images, give --size{hint.partition('--size')[2]}"
-            for each, hint in hints
-            if hint
-        ),
-        "",
-    )
-
-
-def _needs_range(seen: Seen) -> bool:
-    """Return whether a type needs a range, because its pixels are whole numbers."""
-    return np.dtype(seen.dtype).kind in "iu" and seen.dtype != "uint8"
+    for each in graph.outputs:
+        if hint := guesses.size_hint(each):
+            return f"; if the output {each} holds images, give --size{hint.partition('--size')[2]}"
+        if each.dims is not None and len(each.dims) == 4:
+            return f"; if the output {each} holds images, give the places of the channels to show, such as --channels 0,1,2, or --layout"
+    return ""
 
 
 def _item_output(
@@ -340,13 +352,16 @@ def _image_output(
     limits, why = guesses.limits_of(graph.made[seen.name], seen.dtype, wishes)
     section = dict(spec) if spec else guesses.image_section(found, limits, wishes)
     made.sections["data"] = section
-    differs = _needs_range(seen) or (list(limits) != section["range"] and seen.dtype != "uint8" and wishes.mean is None)
+    whole = np.dtype(seen.dtype).kind in "iu"
+    differs = (whole and (seen.dtype != "uint8" or wishes.range is not None)) or (
+        list(limits) != section["range"] and seen.dtype != "uint8" and wishes.mean is None
+    )
     form = guesses.image_form(
         found, seen.dtype, section["channels"], wishes, output=True, limits=limits if differs else None
     )
     content, _ = guesses.tensor("data", seen, (section["channels"], found.height, found.width))
     made.lines.append(
-        f"{graph.path.name}: output {seen}: images of {found.width}x{found.height} pixels, {found.channels} channel(s), {found.layout}; range {list(limits)} "
+        f"{graph.path.name}: output {seen}: images of {found.width}x{found.height} pixels, {found.described}, {found.layout}; range {list(limits)} "
         f"({why})"
     )
     made.lines += guesses.doubts(graph.made[seen.name], wishes)

@@ -24,18 +24,20 @@ ROUNDING = 1e-3  # largest difference by rounding, as a share of the largest val
 PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 was enough for all kernels seen so far
 
 
-def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) -> list[str]:
+def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True, tolerance: float = 0.0) -> list[str]:
     """Return the outputs whose bits differ between a batch and the same rows in smaller batches, one line each.
 
-    `inputs` have 64 rows, or fewer if the task runs fewer at once. With `thorough`, small batches are cut from many positions; else one of
-    each size, five runs in total.
+    Differences of at most `tolerance` times the largest value of an output do not count. `inputs` have 64 rows, or fewer if the task runs fewer
+    at once. With `thorough`, small batches are cut from many positions; else one of each size, five runs in total.
     """
     largest = len(next(iter(inputs.values())))
     whole = run(inputs)
     differing: dict[str, tuple[int, float]] = {}
     for size, rows in _cuts(largest, thorough):
         for role, array in run({role: array[rows] for role, array in inputs.items()}).items():
-            if not np.array_equal(array, whole[role][rows]):
+            if not np.array_equal(array, whole[role][rows]) and not _distance(
+                array, whole[role][rows]
+            ) <= tolerance * _size(whole[role]):
                 distance = max(_distance(array, whole[role][rows]), differing.get(role, (0, 0.0))[1])
                 differing[role] = (size, distance)
     return [
@@ -93,11 +95,10 @@ def place(run: Run, inputs: Mapping[str, Array]) -> list[str]:
     whole = run(inputs)
     turned = run({role: np.roll(array, 1, axis=0) for role, array in inputs.items()})
     changes = {role: _distance(np.roll(array, -1, axis=0), whole[role]) for role, array in turned.items()}
-    sizes = {role: float(np.abs(array.astype(np.float64)).max(initial=0)) for role, array in whole.items()}
     return [
         f"{role} of one row changes by {change:.2g} with its place in the batch"
         for role, change in changes.items()
-        if not change <= ROUNDING * max(sizes[role], 1e-30)
+        if not change <= ROUNDING * _size(whole[role])
     ]
 
 
@@ -107,6 +108,11 @@ def _cuts(largest: int, thorough: bool) -> Iterator[tuple[int, slice]]:
         starts = range(0, largest - size + 1, STRIDE) if thorough else (WITHIN * largest // ROWS if size == 1 else 0,)
         for start in starts:
             yield size, slice(start, start + size)
+
+
+def _size(array: Array) -> float:
+    """Return the largest value of an array, regardless of its sign."""
+    return float(np.abs(array.astype(np.float64)).max(initial=0))
 
 
 def _distance(a: Array, b: Array) -> float:

@@ -274,7 +274,8 @@ def opset(path: Path) -> int | None:
         for number, wire, start, end in fields(data, 0, len(data)):
             if wire == BYTES and number == 8:  # ModelProto.opset_import: 1 is the domain, 2 the version
                 stated = {each: (a, b) for each, _, a, b in fields(data, start, end)}
-                if not _text(data, *stated[1]) if 1 in stated else True:
+                domain = _text(data, *stated[1]) if 1 in stated else ""
+                if domain in ("", "ai.onnx"):
                     found = stated[2][0] if 2 in stated else found
     return found
 

@@ -52,7 +52,8 @@ class GraphForm(Record):
     )
     mean: tuple[float, ...] | None = Field(
         default=None,
-        description="images: mean of each channel in the order of the graph, of pixels in [0, 1]; the graph has (pixel - mean) / std",
+        description="images: mean of each channel in the order of the graph, or of the list of `channels`, of pixels in [0, 1]; the graph has "
+        "(pixel - mean) / std",
     )
     std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
         default=None, description="images: standard deviation of each channel, of pixels in [0, 1]"

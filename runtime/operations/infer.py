@@ -94,6 +94,7 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     Item i depends only on seed and first + i, as in runtime.operations.sample.
     """
     spec = manifest.tasks[task]
+    given = _with_weights(manifest, spec, given)
     _check_given(manifest, spec, task, given)
     given = _with_masks(manifest, spec, given)
     choices = _without_class(manifest, spec, given, choices)
@@ -129,6 +130,29 @@ def _without_class(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array
     if not optional or spec.input("data") is None or len(manifest.conditioned) > 1:
         return choices
     return replace(choices, condition=ByClass(NO_CLASS))
+
+
+def _with_weights(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the inputs, with a weight for each class in place of the numbers of classes, whole numbers (rows) or (rows, 1).
+
+    Raises InvalidValue for a number that is no class.
+    """
+    whole = dict(given)
+    for tensor in spec.inputs:
+        numbers = given.get(tensor.role)
+        if numbers is None or not isinstance(manifest.condition_of(tensor), Classes) or len(tensor.shape) != 1:
+            continue
+        if numbers.dtype.kind not in "iu" or numbers.shape[1:] not in ((), (1,)) or not numbers.ndim:
+            continue
+        count = tensor.shape[0]
+        if numbers.size and (numbers.min() < 0 or numbers.max() >= count):
+            wrong = numbers[(numbers < 0) | (numbers >= count)][0]
+            raise InvalidValue(
+                f"{tensor.role}: {wrong} is not the number of a class; give numbers from 0 to {count - 1}",
+                field=tensor.role,
+            )
+        whole[tensor.role] = np.eye(count, dtype=np.float32)[numbers.reshape(-1)]
+    return whole
 
 
 def _with_masks(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> Mapping[str, Array]:

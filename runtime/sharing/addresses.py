@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -67,7 +68,7 @@ def wrong_path(name: str) -> str | None:
     parts = name.split("/")
     if not name or name.startswith("/") or not set(parts).isdisjoint(("", ".", "..")):
         return "leads out of its folder, or is not a plain relative path"
-    if "\\" in name or ":" in name or any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+    if "\\" in name or ":" in name or any(unicodedata.category(letter).startswith("C") for letter in name):
         return "contains a backslash, a colon or a control character"
     if any(part.startswith(".") for part in parts[:-1]):
         return "is in a hidden folder"

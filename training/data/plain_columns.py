@@ -30,6 +30,10 @@ def read(path: Path) -> TableSpec:
         table = pa.parquet.read_table(path) if path.suffix.lower() == ".parquet" else pa.csv.read_csv(path)
     except (pa.ArrowException, OSError) as error:
         raise InvalidValue(f"--columns: {path} cannot be read: {reason(error)}", field="--columns") from None
+    if twice := next((name for name in table.column_names if table.column_names.count(name) > 1), None):
+        raise InvalidValue(
+            f"--columns: the column {shown(twice)} occurs twice; give each column a name of its own", field="--columns"
+        )
     return TableSpec(columns=tuple(_column(name, table[name]) for name in table.column_names))
 
 
