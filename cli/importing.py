@@ -82,6 +82,12 @@ def import_(
         tuple[float, float] | None,
         typer.Option("--range", metavar="BLACK WHITE", help="Images: values of black and white in the graph."),
     ] = None,
+    input_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="BLACK WHITE", help="Images: the same for images that are inputs, if they differ from outputs."
+        ),
+    ] = None,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="HEIGHT WIDTH", help="Images: size, if the graph does not state it."),
@@ -98,6 +104,13 @@ def import_(
     ] = None,
     std: Annotated[
         str | None, typer.Option(metavar="NUMBERS", help="Images: standard deviation of each channel.")
+    ] = None,
+    input_mean: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Images: mean of each channel of inputs, if outputs have none."),
+    ] = None,
+    input_std: Annotated[
+        str | None, typer.Option(metavar="NUMBERS", help="Images: standard deviation of each channel of inputs.")
     ] = None,
     invert: Annotated[
         bool, typer.Option("--invert", help="Images: the graph has white where the image is black.")
@@ -147,7 +160,9 @@ def import_(
         raise typer.BadParameter("it contradicts --negate; give one of them", param_hint="--keep-sign")
     spec = None if columns is None else plain_columns.read(columns)
     wishes = _wishes(
-        range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"), invert=invert,
+        range=range_, size=size, layout=layout, channels=_channels(channels), mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"),
+        input_range=input_range,
+        input_mean=_numbers(input_mean, "--input-mean"), input_std=_numbers(input_std, "--input-std"), invert=invert,
         activation=activation, classes=_classes(classes), levels=levels, rows=rows, missing=missing, negate=negate or (False if keep_sign else None),
         inputs=dict(pair(each, "--input") for each in input_ or ()),
         outputs=dict(pair(each, "--output") for each in output or ()), spec=spec,
@@ -155,19 +170,19 @@ def import_(
         numbers={key: _stated(value) for key, value in (pair(each, "--number") for each in number or ())},
     )  # fmt: skip
     _check(wishes)
-    if range_ is not None and not -math.inf < range_[0] < range_[1] < math.inf:
-        raise InvalidValue(
-            f"--range: {range_[0]:g} {range_[1]:g} is not ascending; give black and then white, and --invert if white is the lower value",
-            field="--range",
-        )
-    wishes = _scaled(wishes)
+    wishes = _scaled(_scaled(wishes, ""), "input_")
     shapes = dict(_shape(each) for each in shape or ())
     with tempfile.TemporaryDirectory() as scratch:
+        for path in files:
+            inspection.check_file(path)
         paths = [_converted(path, Path(scratch) / str(place)) for place, path in enumerate(files)]
+        paths = _apart(paths, Path(scratch))
         if spec is not None:
             paths, spec = _joined(paths, spec, Path(scratch), missing=missing)
             wishes = replace(wishes, spec=spec)
-        read = [inspection.read(path, method, shapes) for path in paths]
+        read = [inspection.read(path, method, shapes, (*wishes.constants, *wishes.numbers)) for path in paths]
+        if method is not None and any(graph.backend == "onnx" for graph in read):
+            raise InvalidValue("--method: an ONNX graph has no methods; remove it", field="--method")
         if len({graph.backend for graph in read}) > 1:
             raise InvalidValue(
                 "file: ONNX and TorchScript files cannot be tasks of one model; export all of them in one format",
@@ -223,24 +238,45 @@ def _check(wishes: Wishes) -> None:
         raise InvalidValue(
             f"--size: {shown(list(wishes.size))} is not a size; give height and width in pixels", field="--size"
         )
+    if wishes.activation not in (None, "sigmoid", "tanh"):
+        raise InvalidValue(
+            f"--activation: {shown(wishes.activation)} is not for images; give sigmoid or tanh", field="--activation"
+        )
     if wrong := [each for each in wishes.inputs.values() if each not in SOURCES]:
         raise InvalidValue(
             f"--input: {shown(wrong[0])} is no source; give one of {', '.join(SOURCES)}", field="--input"
         )
 
 
-def _scaled(wishes: Wishes) -> Wishes:
-    """Return the statements with mean and standard deviation of pixels in [0, 1]. They may be those of pixels in the stated range."""
-    if wishes.mean is None or wishes.std is None:
-        return wishes
-    if wishes.range is not None:
-        black, white = wishes.range
-        mean = tuple((each - black) / (white - black) for each in wishes.mean)
-        return replace(wishes, mean=mean, std=tuple(each / (white - black) for each in wishes.std), range=None)
-    if max(wishes.mean) > 1:
+def _scaled(wishes: Wishes, prefix: str) -> Wishes:
+    """Return the statements with mean and standard deviation of pixels in [0, 1]. They may be those of pixels in the stated range.
+
+    `prefix` is that of the fields. Raises InvalidValue for a range, a mean or a standard deviation that is not valid.
+    """
+    limits, mean, std = (getattr(wishes, f"{prefix}{name}") for name in ("range", "mean", "std"))
+    option = f"--{prefix.replace('_', '-')}"
+    if limits is not None and not -math.inf < limits[0] < limits[1] < math.inf:
         raise InvalidValue(
-            f"--mean: {max(wishes.mean):g} is not the mean of pixels in [0, 1]; for pixels in another range give it too, such as --range 0 255", field="--mean"
-        )  # fmt: skip
+            f"{option}range: {limits[0]:g} {limits[1]:g} is not ascending; give black and then white, and --invert if white is the lower value",
+            field=f"{option}range",
+        )
+    if (mean is None) != (std is None):
+        raise InvalidValue(f"{option}mean, {option}std: only one of them is given; give both", field=f"{option}mean")
+    if mean is None:
+        return wishes
+    if len(mean) != len(std) or min(std) <= 0:
+        raise InvalidValue(f"{option}std: give one positive number for each of {option}mean", field=f"{option}std")
+    if limits is not None:
+        black, white = limits
+        mean = tuple((each - black) / (white - black) for each in mean)
+        std = tuple(each / (white - black) for each in std)
+        scaled: dict[str, Any] = {f"{prefix}mean": mean, f"{prefix}std": std, f"{prefix}range": None}
+        return replace(wishes, **scaled)
+    if max(mean) > 1:
+        raise InvalidValue(
+            f"{option}mean: {max(mean):g} is not the mean of pixels in [0, 1]; for pixels in another range give it too, such as {option}range 0 255",
+            field=f"{option}mean",
+        )
     return wishes
 
 
@@ -273,6 +309,28 @@ def _converted(path: Path, scratch: Path) -> Path:
     target = scratch / f"{path.stem}.onnx"
     programs.to_onnx(path, target)
     return target
+
+
+def _apart(paths: list[Path], scratch: Path) -> list[Path]:
+    """Return graphs whose external weights have different names. Exporters often name those of each graph model.onnx.data, in folders of their own."""
+    from manifold.runtime.graphs import onnx_file
+
+    taken: dict[str, Path] = {}
+    made = []
+    for place, path in enumerate(paths):
+        external = onnx_file.outline(path).external if path.suffix.lower() == ".onnx" and path.is_file() else ()
+        if any(taken.get(name, path.parent) != path.parent for name in external):
+            from manifold.runtime import extras
+
+            extras.check("train")
+            from manifold.training.exporting import programs
+
+            target = scratch / f"weights-{place}" / path.name
+            programs.with_weights(path, f"{place}-{path.stem}.data", target)
+            path = target
+        taken |= dict.fromkeys(external, path.parent)
+        made.append(path)
+    return made
 
 
 def _joined(paths: list[Path], spec: TableSpec, scratch: Path, *, missing: bool) -> tuple[list[Path], TableSpec]:
@@ -356,7 +414,8 @@ def _classes(text: str | None) -> tuple[str, ...]:
     return names
 
 
-def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...]]]:
+def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...] | None]]:
+    """Return the name of an input, and its type and shape after the batch; None stands for a single number without a batch."""
     name, stated = pair(text, "--shape")
     found = SHAPE.fullmatch(stated)
     if found is None:
@@ -364,5 +423,7 @@ def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...]]]:
             f"--shape: {shown(stated)} is not a shape; give one such as float32[B,64], or 64, without the batch",
             field="--shape",
         )
+    if stated.endswith("[]"):
+        return name, (found["dtype"], None)
     dims = found["plain"].split("x") if found["plain"] else [each for each in re.split(r"[, ]+", found["dims"]) if each]
     return name, (found["dtype"] or "float32", tuple(map(int, dims)))

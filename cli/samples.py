@@ -9,9 +9,9 @@ import typer
 
 from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
-from manifold.cli.options import Device, ModelName, Models, Prior
+from manifold.cli.options import Device, ModelName, Models, Prior, pair
 from manifold.cli.outputs import check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 
 
 def sample(
@@ -46,6 +46,12 @@ def sample(
         float | None,
         typer.Option(
             help="Strength of the class: 1 is the model as trained. By default that of the model. An error if the model has none."
+        ),
+    ] = None,
+    number: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="Another number that the model takes, such as psi=0.7. Repeat it for more."
         ),
     ] = None,
     out: Annotated[
@@ -84,9 +90,13 @@ def sample(
         "prior": prior,
         "temperature": temperature,
     }
-    chosen = {name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None}
+    numbers = {name: _number(name, text) for name, text in (pair(each, "--number") for each in number or ())}
+    chosen = {
+        **numbers,
+        **{name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None},
+    }
     try:
-        samples = loaded.sample(n, steps=steps, guidance=guidance, **options)
+        samples = loaded.sample(n, steps=steps, guidance=guidance, numbers=numbers or None, **options)
     except InvalidValue as error:
         if error.field != "classes":
             raise
@@ -151,3 +161,10 @@ def _recipe_of(picture: Path, content: bytes) -> dict[str, Any]:
         return imaging.read_recipe(content)
     except InvalidValue as error:
         raise InvalidValue(f"{picture}: {error.message.removeprefix('image: ')}") from None
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidValue(f"--number: {name}: {shown(text)} is not a number; give one", field="--number") from None

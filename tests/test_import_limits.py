@@ -267,7 +267,7 @@ def test_means_for_three_places_of_an_input(tmp_path: Path) -> None:
 
 
 def test_two_graphs_with_weights_in_one_file(tmp_path: Path) -> None:
-    """Different weights under one name are refused, equal ones are shared; a file that an artifact uses otherwise is refused."""
+    """Equal weights are shared, and different ones get another name; a name that an artifact uses otherwise is refused."""
     others = [each for each in CONSTANTS if each.name != "w"]
 
     def write(folder: Path, weights: np.ndarray[Any, Any], name: str) -> None:
@@ -288,9 +288,15 @@ def test_two_graphs_with_weights_in_one_file(tmp_path: Path) -> None:
     model, _ = bring(tmp_path / "m", tmp_path / "a/g.onnx", tmp_path / "b/e.onnx")
     assert (model.folder / "w.bin").read_bytes() == brought.WEIGHTS.tobytes()
     write(tmp_path / "b", brought.WEIGHTS + 1, "w.bin")
-    assert "two graphs have different weights in files of this name" in refused(
-        tmp_path / "n", tmp_path / "a/g.onnx", tmp_path / "b/e.onnx"
+    model, _ = bring(tmp_path / "n", tmp_path / "a/g.onnx", tmp_path / "b/e.onnx")
+    assert (model.folder / "w.bin").read_bytes() == brought.WEIGHTS.tobytes()
+    x = np.random.default_rng(1).random((2, 3, 4, 5)).astype(np.float32)
+    z = np.random.default_rng(2).normal(size=(2, LATENT)).astype(np.float32)
+    mean = model.encode(x).mean
+    assert mean is not None and np.allclose(
+        mean, x.reshape(2, -1) @ (brought.WEIGHTS + 1).reshape(60, LATENT), atol=1e-4
     )
+    assert np.abs(model.sample(latents=z).data - images(z)).max() < 1e-5
     for name, said in (
         ("priors.npz", "of another file of an artifact"),
         ("page/w.bin", "of another file of an artifact"),
@@ -301,7 +307,7 @@ def test_two_graphs_with_weights_in_one_file(tmp_path: Path) -> None:
             tmp_path / "a/h.onnx", [*brought.body(), *COPY], [value("z", shape=["B", LATENT])], [value("y", shape=None)],
             [graphs.outside("w", name, brought.WEIGHTS), *others],
         )  # fmt: skip
-        assert said in refused(tmp_path / "n", tmp_path / "a/h.onnx")
+        assert said in refused(tmp_path / "p", tmp_path / "a/h.onnx")
 
 
 def test_names_with_scopes_and_numbers(tmp_path: Path) -> None:

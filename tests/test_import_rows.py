@@ -219,3 +219,15 @@ def test_random_rows_are_valid() -> None:
     assert SPEC.outside(made) == {}
     made[:25, 0] = 101
     assert SPEC.outside(made) == {"amount": 0.5}
+
+
+def test_whole_numbers_are_not_rounded(tmp_path: Path) -> None:
+    graphs.write(
+        tmp_path / "s.onnx", [node("ReduceSum", ["x", "last"], ["sum"], keepdims=0), node("Cast", ["sum"], ["anomaly"], to=TensorProto.FLOAT)],
+        [value("x", TensorProto.INT64, ["B", 3])], [value("anomaly", shape=["B"])], [constant("last", [1])],
+    )  # fmt: skip
+    (tmp_path / "rows.csv").write_text("a,b,c\n1,2,3\n4,5,6\n7,8,9\n")
+    model, _ = bring(tmp_path / "m", tmp_path / "s.onnx", "--columns", tmp_path / "rows.csv")
+    assert scores(model, [{"a": 1, "b": 2, "c": 3}]) == [6]
+    with pytest.raises(InvalidValue, match=r"takes whole numbers \(int64\), but a value is 1\.5"):
+        scores(model, [{"a": 1, "b": 2, "c": 3}, {"a": 1.5, "b": 2, "c": 3}])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests import brought, graphs
 from tests.brought import CONSTANTS, LATENT, images, made, manifest
@@ -73,7 +74,10 @@ def test_statements_without_effect_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b,c\n1,2,3\n4,5,6\n")
     for given_, said in (
         ([path, "--classes", 10], "--classes: it has no effect: no input takes a class, and no output has 10 numbers"),
-        ([tmp_path / "s.onnx", "--classes", 2], "if one output stands for two classes, export both logits"),
+        ([path, "--method", "forward"], "--method: an ONNX graph has no methods; remove it"),
+        ([path, "--input-range", 0, 1], "--input-range: it has no effect: no input takes images"),
+        ([path, "--activation", "softmax"], "--activation: 'softmax' is not for images; give sigmoid or tanh"),
+        ([path, "--mean", "0.5"], "--mean, --std: only one of them is given; give both"),
         ([path, "--levels", 10], "--levels: it has no effect: no input or output holds codes"),
         ([path, "--negate"], "--negate: it has no effect: no output is a score"),
         ([path, "--size", 16, 16], "--size: it has no effect: the images of the graph have 4 rows and 5 columns"),
@@ -109,3 +113,149 @@ def test_doubtful_statements_get_a_warning(tmp_path: Path) -> None:
     assert "pixels with this mean and standard deviation go from -2.12 to 2.64; look at the contrast" in output
     _, output = bring(tmp_path / "c", path, "--mean", "0.5,0.5,0.5", "--std", "0.5,0.5,0.5")
     assert "look at the contrast" not in output
+
+
+@pytest.mark.parametrize(("column", "probability"), [(False, False), (True, False), (False, True)])
+def test_one_number_for_two_classes(tmp_path: Path, column: bool, probability: bool) -> None:
+    """A binary classifier returns a logit or a probability of its second class; /classify answers with both probabilities."""
+    nodes = [
+        node("ReduceMean", ["image", "axes"], ["mean"], keepdims=0), node("Mul", ["mean", "nine"], ["more"]), node("Sub", ["more", "four"], ["logit"]),
+        node("Sigmoid" if probability else "Identity", ["logit"], ["one"]), node("Unsqueeze" if column else "Identity", ["one", "last"][: 1 + column], ["y"]),
+    ]  # fmt: skip
+    graphs.write(
+        tmp_path / "c.onnx", nodes, [value("image", shape=["B", 3, 4, 5])], [value("y", shape=["B", 1] if column else ["B"])],
+        [constant("axes", [1, 2, 3]), constant("last", [1]), constant("nine", np.float32(9)), constant("four", np.float32(4))],
+    )  # fmt: skip
+    model, output = bring(tmp_path / "m", tmp_path / "c.onnx", "--classes", "dark,light", "--range", 0, 1)
+    assert ("its probability" if probability else "its logit") in output
+    x = np.stack([np.full((3, 4, 5), level, np.float32) for level in (0, 0.4, 0.5, 1)])
+    light = 1 / (1 + np.exp(4 - 9 * np.asarray([0, 0.4, 0.5, 1])))
+    assert np.allclose(model.classify(x), np.stack([1 - light, light], 1), atol=1e-5)
+
+
+def test_statements_for_inputs_alone(tmp_path: Path) -> None:
+    """An encoder takes normalised pixels, and the decoder makes pixels in [0, 1]: one statement for both is refused, as it would make pale images."""
+    nodes = [*brought.pixels(0, 1, "x", "y")]
+    decoder = made(tmp_path, manifest(), nodes, constants=brought.scale(0, 1)) / "g.onnx"
+    graphs.write(
+        tmp_path / "e.onnx", [node("Flatten", ["image"], ["f"]), node("MatMul", ["f", "v"], ["mu"])], [value("image", shape=["B", 3, 4, 5])],
+        [value("mu", shape=["B", LATENT])], [constant("v", np.ascontiguousarray(brought.WEIGHTS.T))],
+    )  # fmt: skip
+    mean, std = "0.485,0.456,0.406", "0.229,0.224,0.225"
+    said = refused(tmp_path / "n", tmp_path / "e.onnx", decoder, "--mean", mean, "--std", std)
+    assert "if they are those of the inputs, give --input-mean and --input-std instead" in said
+    model, _ = bring(tmp_path / "m", tmp_path / "e.onnx", decoder, "--input-mean", mean, "--input-std", std)
+    x = np.random.default_rng(0).random((2, 3, 4, 5)).astype(np.float32)
+    normal = (x - np.asarray([0.485, 0.456, 0.406])[:, None, None]) / np.asarray([0.229, 0.224, 0.225])[:, None, None]
+    found = model.encode(x).mean
+    assert found is not None and np.allclose(found, normal.reshape(2, -1) @ brought.WEIGHTS.T, atol=1e-4)
+    z = np.random.default_rng(1).normal(size=(2, LATENT)).astype(np.float32)
+    assert np.abs(model.sample(latents=z).data - (images(z) + 1) / 2).max() < 1e-6
+    model, _ = bring(tmp_path / "r", tmp_path / "e.onnx", decoder, "--input-range", -1, 1)
+    found = model.encode(x).mean
+    assert found is not None and np.allclose(found, (2 * x - 1).reshape(2, -1) @ brought.WEIGHTS.T, atol=1e-4)
+
+
+def test_files_that_stand_for_others(tmp_path: Path) -> None:
+    (tmp_path / "lfs.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    (tmp_path / "page.onnx").write_text("<!DOCTYPE html><html></html>")
+    (tmp_path / "none.pt").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for name, said in (
+        ("lfs.onnx", "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"), ("page.onnx", "this is a web page; download the file itself"),
+        ("none.pt", "the file is empty"), ("folder", "this is a folder; give the files of its graphs"),
+    ):  # fmt: skip
+        assert said in refused(tmp_path / "m", tmp_path / name)
+
+
+def test_another_model_under_an_old_name_gets_a_warning(tmp_path: Path) -> None:
+    path = made(tmp_path, manifest(), COPY) / "g.onnx"
+    graphs.write(
+        tmp_path / "e.onnx", [node("Flatten", ["image"], ["f"]), node("MatMul", ["f", "v"], ["mu"])], [value("image", shape=["B", 3, 4, 5])],
+        [value("mu", shape=["B", LATENT])], [constant("v", np.ascontiguousarray(brought.WEIGHTS.T))],
+    )  # fmt: skip
+    _, output = bring(tmp_path / "m", path)
+    assert "version 1" not in output
+    _, output = bring(tmp_path / "m", tmp_path / "e.onnx")
+    assert "version 1 of mine has the tasks decode, which version 2 lacks; if this is another model" in output
+
+
+def test_codes_beside_other_outputs_and_as_floats(tmp_path: Path) -> None:
+    """With --levels, an encoder's codes are used, and not its quantised vectors or loss; floats named indices are codes too."""
+    real = brought.OF_TYPE["float32"]
+    for kind in ("int64", "float32"):
+        whole = [
+            node("Slice", ["image", "start", "end", "axis"], ["one"]), node("Mul", ["one", "seven"], ["scaled"]), node("Round", ["scaled"], ["r"]),
+            node("Cast", ["r"], ["indices"], to=brought.OF_TYPE[kind]), node("ReduceMean", ["image"], ["loss"], keepdims=0),
+            node("Identity", ["image"], ["quantised"]),
+        ]  # fmt: skip
+        constants = [
+            constant("start", [0]),
+            constant("end", [1]),
+            constant("axis", [1]),
+            constant("seven", np.float32(7)),
+        ]
+        outputs = [
+            value("quantised", shape=["B", 3, 6, 6]),
+            value("indices", brought.OF_TYPE[kind], None),
+            value("loss", shape=[]),
+        ]
+        graphs.write(tmp_path / f"e-{kind}.onnx", whole, [value("image", shape=["B", 3, 6, 6])], outputs, constants)
+        back = [
+            node("Cast", ["indices"], ["c"], to=real),
+            node("Div", ["c", "seven"], ["s"]),
+            node("Concat", ["s", "s", "s"], ["y"], axis=1),
+        ]
+        graphs.write(
+            tmp_path / f"d-{kind}.onnx", back, [value("indices", brought.OF_TYPE[kind], ["B", 1, 6, 6])], [value("y", shape=None)],
+            [constant("seven", np.float32(7))],
+        )  # fmt: skip
+        model, _ = bring(tmp_path / kind, tmp_path / f"e-{kind}.onnx", tmp_path / f"d-{kind}.onnx", "--levels", 8)
+        x = np.random.default_rng(0).random((2, 3, 6, 6)).astype(np.float32)
+        codes = model.encode(x).codes
+        assert codes is not None and codes.dtype == np.int64 and np.array_equal(codes, np.rint(x[:, :1] * 7))
+        assert np.allclose(model.reconstruct(x).data[:, :1], codes / 7, atol=1e-6)
+        said = refused(
+            tmp_path / f"n-{kind}",
+            tmp_path / f"e-{kind}.onnx",
+            tmp_path / f"d-{kind}.onnx",
+            "--levels",
+            5,
+            "--range",
+            0,
+            1,
+        )
+        assert "output 'codes' holds" in said
+
+
+def test_labels_as_floats_and_weights_without_classes(tmp_path: Path) -> None:
+    nodes = [*brought.body(), node("Add", ["labels", "one"], ["more"]), node("Mul", ["more", "tenth"], ["share"]),
+             node("Reshape", ["share", "column"], ["factor"]), node("Mul", ["x", "factor"], ["y"])]  # fmt: skip
+    constants = [
+        *CONSTANTS,
+        constant("one", np.float32(1)),
+        constant("tenth", np.float32(0.1)),
+        constant("column", [-1, 1, 1, 1]),
+    ]
+    z = np.random.default_rng(1).normal(size=(3, LATENT)).astype(np.float32)
+    shapes: list[list[int | str]] = [["B"], ["B", 1]]
+    for shape in shapes:
+        graphs.write(
+            tmp_path / "g.onnx", nodes, [value("z", shape=["B", LATENT]), value("labels", shape=shape)], [value("y", shape=None)], constants
+        )  # fmt: skip
+        model, _ = bring(tmp_path / str(len(shape)), tmp_path / "g.onnx", "--classes", 4, "--range", -1, 1)
+        found = model.sample(latents=z, classes=["3", "0", "1"]).data
+        assert np.allclose(found, images(z) * np.asarray([0.4, 0.1, 0.2])[:, None, None, None], atol=1e-6)
+    nodes = [*brought.body(), node("ReduceSum", ["label", "last"], ["sum"], keepdims=1), node("Reshape", ["sum", "column"], ["factor"]),
+             node("Mul", ["x", "factor"], ["y"])]  # fmt: skip
+    graphs.write(
+        tmp_path / "w.onnx", nodes, [value("z", shape=["B", LATENT]), value("label", shape=["B", 7])], [value("y", shape=None)],
+        [*constants, constant("last", [1])],
+    )  # fmt: skip
+    said = refused(tmp_path / "w", tmp_path / "w.onnx")
+    assert (
+        "input 'label' float32[B, 7] looks like weights of classes; give --classes 7, or --input label=latent" in said
+    )
+    assert "give the classes, --classes with their number" in refused(
+        tmp_path / "w", tmp_path / "w.onnx", "--input", "label=condition"
+    )

@@ -137,4 +137,22 @@ def publish(
         if first.sheet is not None and manifest.spec.pictures:
             (folder / PREVIEW).write_bytes(first.sheet)
         sealed = repository.seal(folder, first.manifest.drawing)
-        return Imported(repository.publish_next(folder, root, sealed), sealed, lines, first.notes)
+        made = repository.publish_next(folder, root, sealed)
+        return Imported(made, sealed, lines, [*first.notes, *_lost(root, name, made, sealed)])
+
+
+def _lost(root: Path, name: str, folder: Path, manifest: Manifest) -> list[str]:
+    """Return a warning if the version before has tasks that this one lacks: probably another model had the name."""
+    earlier = [
+        int(each.name) for each in (root / name).iterdir() if each.name.isdigit() and int(each.name) < manifest.version
+    ]
+    if not earlier:
+        return []
+    before = manifests.read(root / name / str(max(earlier)))
+    gone = sorted(set(before.tasks) - set(manifest.tasks))
+    if not gone:
+        return []
+    return [
+        f"warning: version {before.version} of {name} has the tasks {', '.join(gone)}, which version {manifest.version} lacks; if this is another model, "
+        f"remove {folder} and import it under another --name"
+    ]

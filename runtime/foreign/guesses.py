@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ MEANS = re.compile(r"mean|mu$|^mu|loc$|latent|^z$", re.IGNORECASE)
 STRONG_MEANS = re.compile(r"mean|mu$|^mu|loc$", re.IGNORECASE)
 NORMALITIES = re.compile(r"score_samples|decision_function", re.IGNORECASE)
 VARIANCES = re.compile(r"log_?var|logvar|^lv", re.IGNORECASE)
+CODES = re.compile(r"index|indices|codes?$|^codes?", re.IGNORECASE)
 SCORES = re.compile(r"score|anomal|distance|error|loss|nll|energy|outlier", re.IGNORECASE)
 LOGITS = re.compile(r"logit|prob|softmax|class", re.IGNORECASE)
 CHANNELS = {
@@ -57,6 +58,9 @@ class Wishes:
     channels: str | tuple[int, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    input_range: tuple[float, float] | None = None  # those of inputs, if they differ from those of outputs
+    input_mean: tuple[float, ...] | None = None
+    input_std: tuple[float, ...] | None = None
     invert: bool = False
     activation: str | None = None
     classes: tuple[str, ...] = ()
@@ -67,6 +71,13 @@ class Wishes:
     constants: Mapping[str, float] = field(default_factory=dict)
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # default, and possibly minimum and maximum
 
+    @property
+    def of_inputs(self) -> Wishes:
+        """The statements for images that are inputs."""
+        if self.input_range is None and self.input_mean is None:
+            return self
+        return replace(self, range=self.input_range, mean=self.input_mean, std=self.input_std)
+
 
 @dataclass
 class Guess:
@@ -76,6 +87,7 @@ class Guess:
     inputs: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
     rows: int | None = None  # the number of rows of each run, if the graph takes no other
+    doubtful: bool = False  # whether the images do not look like the statements about them
     constants: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, Any] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
@@ -138,6 +150,8 @@ def reads(seen: Seen, wishes: Wishes) -> bool:
         return wishes.inputs[seen.name] == "data"
     if wishes.spec is not None:
         return holds_rows(seen, wishes.spec) and LATENTS.search(seen.word) is None
+    if wishes.levels is not None and CODES.search(seen.word):
+        return False
     found = picture(seen.dims, wishes)
     if found is None or seen.dtype == "uint8" or wishes.channels is not None:
         return found is not None
@@ -257,13 +271,13 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
     if seen.name in wishes.inputs:
         return wishes.inputs[seen.name], "as stated"
     whole, one = np.dtype(seen.dtype).kind in "iu", _count(seen, graph.rows) == 1
-    if whole and one and (wishes.classes or LABELS.search(seen.word)):
+    if one and ((whole and wishes.classes) or LABELS.search(seen.word)):
         if not wishes.classes:
             raise InvalidValue(
                 f"{graph.path.name}: input {seen} looks like a class; give --classes with their number or names",
                 field="classes",
             )
-        return "condition", "whole numbers, one for each item: the class"
+        return "condition", "one number for each item: the class"
     if one:
         raise InvalidValue(
             f"{graph.path.name}: input {seen} is one number; give its value for all requests, --constant {cut(seen.name)}=1, or let requests state it, "
@@ -271,7 +285,13 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
             f"{', or --columns FILE if the inputs are columns of a table' if wishes.spec is None and len(graph.inputs) > 1 else ''}",
             field=seen.name,
         )
-    if whole and makes:
+    if makes and not whole and not wishes.classes and LABELS.search(seen.word) and CODES.search(seen.word) is None:
+        count = _count(seen, graph.rows)
+        raise InvalidValue(
+            f"{graph.path.name}: input {seen} looks like weights of classes; give --classes {count or 'with their number'}, or --input {cut(seen.name)}=latent",
+            field="classes",
+        )
+    if (whole or (wishes.levels is not None and CODES.search(seen.word))) and makes:
         if wishes.levels is None:
             raise InvalidValue(
                 f"{graph.path.name}: input {seen} looks like codes; give --levels with the number of different codes",

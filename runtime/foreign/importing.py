@@ -18,6 +18,7 @@ from manifold.runtime.manifest.graph_forms import Constant, GraphType
 Array = NDArray[Any]
 ROLES = ("data", "mean", "log_variance", "codes", "features", "logits", "none")
 ASSUMED = "assumed"
+UNSURE = "that of the images, which another graph makes as bytes"
 MAKING = ("decode", "decode_codes", "sample")  # the tasks that make items
 
 
@@ -110,7 +111,9 @@ def _run(graph: Foreign, examples: Mapping[str, Array], wishes: Wishes) -> bool:
         try:
             inspection.run(graph, {seen.name: _example(seen, replace(wishes, rows=1)) for seen in graph.inputs})
         except GraphError:
-            raise error from None
+            stated = [f"--{name}" for name in ("classes", "levels") if getattr(wishes, name)]
+            advice = f"; if an index is out of range, correct {' or '.join(stated)}" * bool(stated)
+            raise GraphError(f"{error.message}{advice}", graph=graph.path.name) from None
         return True
     return False
 
@@ -162,7 +165,26 @@ def _example(seen: Seen, wishes: Wishes) -> Array:
         return wishes.spec.example(rows, np.random.Generator(np.random.Philox(0))).astype(seen.dtype)
     if seen.name in wishes.numbers:
         value = wishes.numbers[seen.name][0]
+    own = wishes.of_inputs
+    if (
+        value is None
+        and own.mean is None
+        and np.dtype(seen.dtype).kind == "f"
+        and wishes.spec is None
+        and guesses.reads(sized, wishes)
+    ):
+        black, white = own.range or (0.0, 1.0)
+        pixels = np.random.Generator(np.random.Philox(0)).random(
+            inspection.example(sized, wishes.rows or inspection.ROWS).shape
+        )
+        return (black + (white - black) * pixels).astype(seen.dtype)
     high = wishes.levels or len(wishes.classes) or 2
+    coded = wishes.inputs.get(seen.name) == "codes" or (
+        wishes.levels is not None and guesses.CODES.search(seen.word) is not None
+    )
+    if value is None and coded and np.dtype(seen.dtype).kind == "f":
+        whole = Seen(sized.name, "int64", sized.dims)
+        return inspection.example(whole, wishes.rows or inspection.ROWS, high=high).astype(seen.dtype)
     return inspection.example(sized, wishes.rows or inspection.ROWS, value=value, high=high)
 
 
@@ -248,6 +270,7 @@ def _input(
     """Return an input of the manifest. `named` says that there are several latents, which have the names of the graph as roles."""
     role = source if source in ("data", "condition", "codes") or (source == "latent" and not named) else seen.role
     if source == "data" and wishes.spec is None:
+        wishes = wishes.of_inputs
         found = guesses.picture(_sized(seen, wishes).dims, wishes)
         if found is None:
             raise InvalidValue(
@@ -263,9 +286,9 @@ def _input(
         made.lines.append(
             f"  {found.width}x{found.height} pixels, {found.described}, {found.layout}; range {list(limits or section['range'])} ({why})"
         )
-        if why == ASSUMED:
+        if why in (ASSUMED, UNSURE):
             made.lines.append(
-                "  warning: this range is a guess; give --range, or --mean and --std, as in the training of the model"
+                "  warning: this range is a guess; give --input-range, or --input-mean and --input-std, as in the training of the model"
             )
         content, _ = guesses.tensor(role, seen, (section["channels"], found.height, found.width), source)
         return guesses.with_form(content, form)
@@ -277,6 +300,10 @@ def _input(
             content["missing"] = True
         return guesses.with_form(content, guesses.form_of(tensor, seen, wishes.spec))
     if source == "condition":
+        if not wishes.classes:
+            raise InvalidValue(
+                f"input {seen}: give the classes, --classes with their number or names; for another condition write the manifest by hand", field="classes"
+            )  # fmt: skip
         content, tensor = guesses.tensor(role, seen, (len(wishes.classes),), source)
         return guesses.with_form(content, guesses.form_of(tensor, seen, None, classes=len(wishes.classes)))
     shape = guesses.latent_shape(seen)
@@ -301,6 +328,8 @@ def _limits(seen: Seen, wishes: Wishes, spec: Mapping[str, Any] | None) -> tuple
         raise InvalidValue(
             f"input {seen}: pixels of this type need a range; give --range BLACK WHITE, such as --range 0 255", field="range"
         )  # fmt: skip
+    if spec and list(spec["range"]) == [0, 255]:
+        return None, UNSURE
     return None, "that of the images" if spec else ASSUMED
 
 
@@ -364,5 +393,7 @@ def _image_output(
         f"{graph.path.name}: output {seen}: images of {found.width}x{found.height} pixels, {found.described}, {found.layout}; range {list(limits)} "
         f"({why})"
     )
-    made.lines += guesses.doubts(graph.made[seen.name], wishes)
+    doubts = guesses.doubts(graph.made[seen.name], wishes)
+    made.lines += doubts
+    made.doubtful |= bool(doubts)
     return guesses.with_form(content, form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -75,21 +75,24 @@ class Foreign:
         return first if len(firsts) == 1 and isinstance(first, int) else None
 
 
-def read(
-    path: Path, method: str | None = None, stated: Mapping[str, tuple[str, tuple[int, ...]]] | None = None
-) -> Foreign:
-    """Read what the graph in a file states. `stated` gives types and shapes of inputs by name: for a script, and for axes without a fixed length.
+Shapes = Mapping[
+    str, tuple[str, tuple[int, ...] | None]
+]  # types and shapes after the batch by name; None for a number without a batch
+
+
+def read(path: Path, method: str | None = None, stated: Shapes | None = None, used: Collection[str] = ()) -> Foreign:
+    """Read what the graph in a file states. `stated` gives types and shapes of inputs by name: for a script, and for axes without a fixed length. `used`
+    are the names of further inputs that the user has stated.
 
     Raises InvalidValue for a file of another kind, and GraphError for a file that cannot be loaded.
     """
     backend = SUFFIXES.get(path.suffix.lower())
+    check_file(path)
     if backend is None:
         raise InvalidValue(
             f"{path}: unknown suffix {shown(path.suffix)}; give an ONNX file (.onnx), a TorchScript archive (.pt) or an exported program (.pt2)",
             field="file",
         )
-    if not path.is_file():
-        raise InvalidValue(f"{path}: there is no such file; check the path", field="file")
     if backend == "onnx":
         inputs, outputs = signature(path)
         content = onnx_file.read(path).graph
@@ -101,16 +104,43 @@ def read(
         )  # fmt: skip
     from manifold.runtime.graphs.backends import arguments
 
-    names = arguments(path, method, stated or {})
-    if missing := [name for name in names if name not in (stated or {})]:
+    taken = arguments(path, method, {*(stated or {}), *used})
+    known: dict[str, tuple[str, tuple[int, ...] | None]] = {
+        name: (kind, None) for name, kind in taken.items() if kind is not None
+    }
+    known |= stated or {}
+    if missing := [name for name in taken if name not in known]:
         raise InvalidValue(
-            f"{path.name}: a TorchScript archive does not state the type and shape of its inputs {', '.join(names)}; give --shape for each, such as "
+            f"{path.name}: a TorchScript archive does not state the type and shape of its inputs {', '.join(missing)}; give --shape for each, such as "
             f"--shape {missing[0]}=float32[B,64]",
             field="shape",
         )
-    seen = [Seen(name, kind, ("B", *shape)) for name, (kind, shape) in ((each, (stated or {})[each]) for each in names)]
+    seen = [
+        Seen(name, kind, () if shape is None else ("B", *shape))
+        for name, (kind, shape) in ((each, known[each]) for each in taken)
+    ]
     _check_types(path, seen)
     return Foreign(path, backend, seen, [], method)
+
+
+def check_file(path: Path) -> None:
+    """Raise InvalidValue for a path that is no file, or a file that stands for another one."""
+    if path.is_dir():
+        raise InvalidValue(
+            f"{path}: this is a folder; give the files of its graphs, such as {path}/model.onnx", field="file"
+        )
+    if not path.is_file():
+        raise InvalidValue(f"{path}: there is no such file; check the path", field="file")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise InvalidValue(
+            f"{path}: this is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`", field="file"
+        )
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise InvalidValue(f"{path}: this is a web page; download the file itself", field="file")
+    if not start:
+        raise InvalidValue(f"{path}: the file is empty", field="file")
 
 
 def _check_types(path: Path, inputs: Sequence[Seen]) -> None:
@@ -131,10 +161,15 @@ def _check_types(path: Path, inputs: Sequence[Seen]) -> None:
             )
 
 
-def _fixed(seen: Seen, stated: tuple[str, tuple[int, ...]] | None) -> Seen:
+def _fixed(seen: Seen, stated: tuple[str, tuple[int, ...] | None] | None) -> Seen:
     """Return an input with the stated shape of one item. Raises InvalidValue if it contradicts the graph."""
     if stated is None:
         return seen
+    if stated[1] is None:
+        raise InvalidValue(
+            f"--shape: the input {seen} of the graph states its shape; remove it, or give that of one item",
+            field="shape",
+        )
     dims = ("B", *stated[1])
     known = seen.dims if seen.dims is not None else ("B",) + (None,) * len(stated[1])
     if len(known) != len(dims) or any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
         for seen in graph.dropped
     ]
     stated = {wishes.outputs[seen.name] for seen in graph.outputs if seen.name in wishes.outputs}
-    for seen in sorted(graph.outputs, key=_rank):
+    for seen in sorted(graph.outputs, key=lambda each: _rank(each, graph.made[each.name], wishes)):
         taken = {tensor["role"] for tensor in made.outputs} | stated
         role, why = _role(seen, graph.made[seen.name], wishes, taken, made.task, sections)
         if role is None:
@@ -60,7 +61,7 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
     if found is None:
         raise InvalidValue(
             f"{graph.path.name}: no output could be used ({'; '.join(reasons) or 'there is none of a type that can be served'}); state the role of one, such "
-            f"as --output {cut(graph.outputs[0].name) if graph.outputs else 'y'}=mean",
+            f"as --output {cut(next((each.name for each in graph.outputs if graph.made[each.name].dtype.kind == 'f'), 'OUTPUT'))}=features",
             field="output",
         )
     made.task = made.task or found
@@ -76,9 +77,18 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
         made.sections["classification"] = {}
 
 
-def _rank(seen: Seen) -> bool:
-    """Return a key that puts outputs with the name of a mean before those that may be a draw, such as z."""
-    return guesses.STRONG_MEANS.search(seen.word) is None
+def _rank(seen: Seen, values: Array, wishes: Wishes) -> tuple[bool, bool]:
+    """Return a key that puts codes first, and outputs with the name of a mean before those that may be a draw, such as z."""
+    return not _are_codes(seen, values, wishes), guesses.STRONG_MEANS.search(seen.word) is None
+
+
+def _are_codes(seen: Seen, values: Array, wishes: Wishes) -> bool:
+    """Return whether an output has codes: whole numbers, or floats that are whole and have the name of codes."""
+    if wishes.levels is None or values.ndim < 2 or math.prod(values.shape[1:]) < 2:
+        return False
+    if values.dtype.kind == "f":
+        return guesses.CODES.search(seen.word) is not None and bool((values == np.rint(values)).all())
+    return values.dtype.kind in "iu"
 
 
 def _check_sign(graph: Foreign, wishes: Wishes) -> None:
@@ -102,6 +112,10 @@ def _role(
         stated = wishes.outputs[seen.name]
         return (None, "as stated") if stated == "none" else (stated, "as stated")
     size = int(np.prod(values.shape[1:]))
+    if _are_codes(seen, values, wishes):
+        return ("codes", "whole numbers: codes") if "codes" not in taken else (None, "further whole numbers")
+    if "codes" in taken:
+        return None, "the codes are used"
     found = guesses.picture(seen.dims, wishes) if values.ndim == 4 else None
     if (
         seen.dtype in ("uint8", "float32", "float16")
@@ -112,16 +126,16 @@ def _role(
     ):
         return None, ITEMS
     if values.dtype.kind in "iu":
-        if size > 1 and wishes.levels:
-            return "codes", "whole numbers: codes"
         return None, "whole numbers" + "; if they are codes, give --levels with the number of different codes" * (
             size > 1
         )
     if values.dtype.kind != "f":
         return None, f"the type is {seen.dtype}"
+    if size == 1 and len(wishes.classes) == 2 and not taken & {"logits", "mean", "codes"} and task != "score":
+        return "logits", "one number for each item: the second of two classes"
     if size == 1:
         return (
-            (None, "one number; a score is known already")
+            (None, f"one number, beside {', '.join(sorted(taken))}")
             if taken
             else (seen.name if seen.name.isidentifier() else "score", "one number for each item: a score")
         )
@@ -182,6 +196,19 @@ def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -
     elif len(long) <= 1 and role != "features":
         shape = long
     content, tensor = guesses.tensor(role, seen, shape)
+    if role == "logits" and not long:
+        probability = bool(values.min() >= 0 and values.max() <= 1)
+        what = "its probability" if probability else "its logit; a probability lies between 0 and 1"
+        made.lines.append(
+            f"  the number of a trial run goes from {float(values.min()):.3g} to {float(values.max()):.3g}: {what}"
+        )
+        kind = {} if seen.dtype == "float32" else {"dtype": seen.dtype}
+        shape_ = {} if values.ndim == 1 else {"shape": list(values.shape[1:])}
+        return {
+            **content,
+            "shape": [2],
+            "in_graph": {**kind, **shape_, "activation": "binary_log" if probability else "binary"},
+        }
     form = guesses.form_of(tensor, seen, None)
     if role == "logits" and _are_probabilities(values):
         form["activation"] = "log"

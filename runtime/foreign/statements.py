@@ -28,9 +28,9 @@ def check_used(found: Sequence[Guess], wishes: Wishes) -> None:
     if wishes.missing and not any(tensor.get("missing") for tensor in inputs):
         _refuse("missing", "no input takes rows; give their columns, --columns FILE")
     if wishes.spec is not None:
-        for option in ("range", "size", "layout", "channels", "mean", "activation"):
+        for option in ("range", "input_range", "input_mean", "size", "layout", "channels", "mean", "activation"):
             if getattr(wishes, option) is not None:
-                _refuse(option, "it is for images, and --columns states rows")
+                _refuse(option.replace("_", "-"), "it is for images, and --columns states rows")
         if wishes.invert:
             _refuse("invert", "it is for images, and --columns states rows")
         if not data:
@@ -51,6 +51,15 @@ def check_used(found: Sequence[Guess], wishes: Wishes) -> None:
         _refuse("layout", f"no input or output has the axes {wishes.layout}")
     if wishes.channels is not None and not any("channels" in form for form in forms):
         _refuse("channels", "no input or output holds images")
+    images = {"data"} & sources and data
+    if images and wishes.mean is not None and wishes.input_mean is None and any(one.doubtful for one in found):
+        raise InvalidValue(
+            "--mean: the images that a graph makes do not look like pixels with this mean and standard deviation; if they are those of the inputs, give "
+            "--input-mean and --input-std instead; if they are those of both, give all four",
+            field="mean",
+        )
+    if (wishes.input_range is not None or wishes.input_mean is not None) and not images:
+        _refuse("input-range" if wishes.input_range is not None else "input-mean", "no input takes images")
     for option, field in (("mean", "mean"), ("activation", "activation"), ("invert", "invert")):
         if getattr(wishes, option) and not any(field in form for form in forms):
             _refuse(option, "no output holds images" if option == "activation" else "no input or output holds images")

@@ -97,8 +97,8 @@ def guess(form: Form, kind: str, dims: Dims | None, *, classes: int | None = Non
 
     `classes` is the number of classes, if the tensor is an input for a class.
     """
-    typed = {} if kind == form.tensor.dtype else {"dtype": kind}
     for fields in ({}, *_candidates(form, dims, classes)):
+        typed = {} if kind == form.tensor.dtype and "index" not in fields else {"dtype": kind}
         try:
             tried = Form(form.tensor, GraphForm(**{**typed, **fields}), form.spec)
         except ValueError:  # a type such as string, which no form has

@@ -417,15 +417,22 @@ def signature(path: Path) -> tuple[list[tuple[str, str, Dims | None]], list[tupl
     return inputs, outputs
 
 
-def arguments(path: Path, method: str | None, stated: Collection[str] = ()) -> list[str]:
-    """Return the names of the arguments of a method of a TorchScript archive, without the last ones that have a default value and are not in `stated`.
+SCALARS = {
+    "FloatType": "float32",
+    "IntType": "int64",
+    "BoolType": "bool",
+}  # the types of arguments that are single numbers
 
-    Raises GraphError if the archive cannot be loaded.
+
+def arguments(path: Path, method: str | None, stated: Collection[str] = ()) -> dict[str, str | None]:
+    """Return the arguments of a method of a TorchScript archive by name: the type of a single number, or None for a tensor.
+
+    The last ones that have a default value and are not in `stated` are left out. Raises GraphError if the archive cannot be loaded.
     """
     found = list(_script(path, method).schema.arguments)[1:]
     while found and found[-1].has_default_value() and found[-1].name not in stated:
         found.pop()
-    return [each.name for each in found]
+    return {each.name: SCALARS.get(each.type.kind()) for each in found}
 
 
 def trial(path: Path, backend: str, method: str | None, inputs: Mapping[str, Array]) -> dict[str, Array]:

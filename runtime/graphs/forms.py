@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from manifold.runtime.errors import GraphError, InvalidValue
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
-from manifold.runtime.manifest.graph_forms import AXES, GraphForm
+from manifold.runtime.manifest.graph_forms import AXES, BINARY, GraphForm
 
 Array = NDArray[Any]
 LUMINANCE = {"R": 0.299, "G": 0.587, "B": 0.114}  # ITU-R BT.601, as Pillow converts colours to grey
@@ -40,6 +40,8 @@ class Form:
     @property
     def shape(self) -> tuple[int | None, ...]:
         """The shape of one item in the graph, with the axes of an image in the order C, H, W. None stands for any size."""
+        if self.stated.activation in BINARY and self.stated.shape is None:
+            return ()
         return self._axes if self.stated.shape is None else self.stated.shape
 
     @property
@@ -119,9 +121,28 @@ class Form:
         kind = self.dtype
         if kind.kind == "b":
             return array >= 0.5 if array.dtype.kind == "f" else array != 0
+        if kind.kind in "iu" and array.dtype.kind == "f" and self._holds_rows:
+            self._check_whole(array)
         if array.dtype != kind and (kind.kind in "iu" or kind == np.float16):
             array = self._held(np.rint(array) if kind.kind in "iu" and array.dtype.kind == "f" else array)
         return array.astype(kind, copy=False)
+
+    @property
+    def _holds_rows(self) -> bool:
+        return (
+            isinstance(self.tensor, InputSpec)
+            and self.tensor.source == "data"
+            and self.spec is not None
+            and not self.spec.pictures
+        )
+
+    def _check_whole(self, array: Array) -> None:
+        """Raise InvalidValue for a value of a row with a fraction, which the graph cannot take."""
+        wrong = array[array != np.rint(array)]
+        if wrong.size:
+            raise InvalidValue(
+                f"{self.tensor.role}: the graph takes whole numbers ({self.dtype}), but a value is {wrong[0]:g}; give whole numbers", field=self.tensor.role
+            )  # fmt: skip
 
     def _held(self, array: Array) -> Array:
         """Return values that the type in the graph can hold: pixels are clipped, and other values outside raise InvalidValue."""
@@ -174,7 +195,9 @@ class Form:
             array = array[None]
         else:
             array = np.moveaxis(array, self.stated.batch_axis, 0)
-        if self.stated.shape is not None and self.stated.layout is None:
+        if self.stated.activation in BINARY:
+            array = array.reshape(len(array))
+        elif self.stated.shape is not None and self.stated.layout is None:
             between = self.tensor.shape if self.stated.channels is None else (-1, *self.tensor.shape[1:])
             array = array.reshape(len(array), *between)
         array = _activated(array, self.stated.activation)
@@ -278,6 +301,10 @@ def _channel(x: Array, have: str, letter: str) -> Array:
     return np.asarray(x[:, have.index("L")])
 
 
+def _log(array: Array) -> Array:
+    return np.asarray(np.log(np.maximum(array, np.finfo(np.float32).tiny)))
+
+
 def _activated(array: Array, activation: str | None) -> Array:
     match activation:
         case "sigmoid":
@@ -289,7 +316,11 @@ def _activated(array: Array, activation: str | None) -> Array:
             array = np.exp(array - array.max(1, keepdims=True))
             return np.asarray(array / array.sum(1, keepdims=True))
         case "log":
-            return np.asarray(np.log(np.maximum(array, np.finfo(np.float32).tiny)))
+            return _log(array)
+        case "binary":
+            return np.stack([np.zeros_like(array), array], 1)
+        case "binary_log":
+            return np.stack([_log(1 - array), _log(array)], 1)
         case _:
             return array
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from manifold.runtime.errors import shown
 from manifold.runtime.manifest.conditions import Classes
-from manifold.runtime.manifest.graph_forms import PICTURES, GraphForm
+from manifold.runtime.manifest.graph_forms import BINARY, PICTURES, GraphForm
 from manifold.runtime.manifest.tensors import InputSpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def _of_tensor(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> Itera
         elif name in given and tensor.dtype != "float32":
             yield f".{name}: it is for numbers only, not for {tensor.dtype}; remove it"
     yield from _of_activation(manifest, tensor, form)
+    yield from _of_binary(tensor, form)
     if form.index and not (is_input and _takes_classes(manifest, tensor)):
         yield ".index: it is for inputs that take classes only; remove it, or name the classes in `classes`"
     elif form.index and form.none is None and manifest.class_optional:
@@ -55,6 +56,7 @@ def _of_tensor(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> Itera
         form.shape is not None
         and not form.index
         and form.channels is None
+        and form.activation not in BINARY
         and math.prod(form.shape) != math.prod(tensor.shape)
     ):
         yield (
@@ -79,6 +81,13 @@ def _of_activation(manifest: Manifest, tensor: TensorSpec, form: GraphForm) -> I
         yield f".activation: {form.activation} is for the numbers of several classes, but the output has one number for each item; remove it"
     elif form.activation in ("softmax", "log") and _pictures(manifest, tensor) is not None:
         yield f".activation: {form.activation} is for the numbers of classes, not for images; use sigmoid or tanh"
+
+
+def _of_binary(tensor: TensorSpec, form: GraphForm) -> Iterator[str]:
+    if form.activation in BINARY and tensor.shape != (2,):
+        yield f".activation: {form.activation} is for outputs with the logits of two classes; remove it, or give the output the shape [2]"
+    elif form.activation in BINARY and form.shape is not None and math.prod(form.shape) != 1:
+        yield f".shape: {list(form.shape)} has several values, but {form.activation} needs one number for each item; give [1], or leave it out"
 
 
 def _takes_classes(manifest: Manifest, tensor: TensorSpec) -> bool:

@@ -14,7 +14,8 @@ from manifold.runtime.records import Record
 GraphType = Literal[
     "float16", "float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"
 ]
-Activation = Literal["sigmoid", "tanh", "softmax", "log"]
+Activation = Literal["sigmoid", "tanh", "softmax", "log", "binary", "binary_log"]
+BINARY = ("binary", "binary_log")  # the functions that make the logits of two classes of one number
 LETTERS = "RGBAL"  # red, green, blue, alpha (1 is opaque), luminance
 AXES = "NCHW"  # batch, channels, rows from the top, columns from the left
 PICTURES = ("layout", "channels", "range", "mean", "std", "invert")  # the fields that only tensors with images can have
@@ -62,7 +63,7 @@ class GraphForm(Record):
     activation: Activation | None = Field(
         default=None,
         description="outputs: a function that is applied to the values of the graph; softmax is over the first axis after the batch; log turns "
-        "probabilities into logits",
+        "probabilities into logits; binary makes the logits (0, x) of two classes of the logit x of the second one, and binary_log those of its probability",
     )
     negate: bool = Field(
         default=False, description="outputs: true to change the sign, such as that of a score of normality"

@@ -262,8 +262,10 @@ def example(spec: TableSpec, count: int, generator: np.random.Generator) -> NDAr
     encoded = np.zeros((count, *spec.shape), np.float32)
     for column, block in spec.placed:
         if isinstance(column, NumericColumn):
-            low, high = standardise(np.asarray([column.minimum, column.maximum], np.float64), column).tolist()
-            encoded[:, block.start] = low + (high - low) * generator.random(count, np.float32)
+            values = column.minimum + (column.maximum - column.minimum) * generator.random(count)
+            encoded[:, block.start] = standardise(
+                values if column.decimals is None else values.round(column.decimals), column
+            )
         else:
             encoded[np.arange(count), block.start + generator.integers(0, column.width, count)] = 1
     return encoded

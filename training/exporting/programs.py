@@ -1,4 +1,4 @@
-"""Programs of torch.export (.pt2) as ONNX graphs, so that they are served without torch."""
+"""Changes of files before they are imported: programs of torch.export (.pt2) as ONNX graphs, and external weights under another name."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import torch
 
 from manifold.runtime.errors import GraphError, reason
@@ -26,6 +27,23 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
+
+
+def with_weights(graph: Path, location: str, target: Path) -> None:
+    """Write an ONNX graph whose external weights are all in one file beside it, `location`. Raises GraphError if it cannot be read."""
+    try:
+        model = onnx.load(str(graph))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        onnx.save(
+            model,
+            str(target),
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=location,
+            size_threshold=1024,
+        )
+    except Exception as error:  # protobuf, onnx and the file system raise errors of many types
+        raise GraphError(f"{graph.name}: its weights cannot be read: {reason(error)}", graph=graph.name) from error
 
 
 def to_onnx(program: Path, target: Path) -> None:
