@@ -144,6 +144,19 @@ def digits(path: Path, *, inverted: bool) -> Path:
     return folder
 
 
+def test_items_that_occur_often_get_a_warning(tmp_path: Path) -> None:
+    """The graph rounds its latent so coarsely that most seeds give the same image."""
+    nodes = [
+        node("Mul", ["z", "small"], ["s"]), node("Round", ["s"], ["r"]), node("MatMul", ["r", "w"], ["m"]), node("Tanh", ["m"], ["t"]),
+        node("Reshape", ["t", "shape"], ["few"]), node("Mul", ["x", "zero"], ["none"]), node("Add", ["few", "none"], ["y"]),
+    ]  # fmt: skip
+    path = made(
+        tmp_path, manifest(), nodes, constants=[constant("small", np.float32(0.28)), constant("zero", np.float32(0))]
+    )
+    _, output = check(path, "--seal")
+    assert "warning: /sample: more than half of the items occur more than once" in output, output
+
+
 def test_images_that_look_inverted(tmp_path: Path) -> None:
     status, output = check(digits(tmp_path / "a", inverted=True), "--seal")
     assert status == 0 and "warning: data: the images look inverted" in output

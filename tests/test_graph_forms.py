@@ -340,36 +340,6 @@ def test_grey_images_and_colour_graphs() -> None:
     assert found.item() == pytest.approx(0.299 + 0.114 * 0.2, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kind", "largest", "refused"),
-    [("int64", 2.0**62, 2.0**63), ("int32", 2.0**30, 2.0**31), ("uint8", 255, 256), ("float16", 65519, 65520), ("int64", -(2.0**63), 1e30)],
-)  # fmt: skip
-def test_numbers_that_the_graph_cannot_hold_are_refused(kind: Any, largest: float, refused: float) -> None:
-    form = Form(InputSpec(role="psi", source="number", shape=()), GraphForm(dtype=kind), None)
-    (held,) = form.to_graph(np.asarray([largest], np.float32))
-    assert held.dtype == kind and np.isclose(float(held), largest, rtol=1e-3)
-    with pytest.raises(InvalidValue, match=f"psi: the graph takes {kind}, which cannot hold"):
-        form.to_graph(np.asarray([0, refused], np.float32))
-
-
-@pytest.mark.parametrize("kind", ["uint8", "int16", "int32", "uint32", "int64", "uint64"])
-def test_white_is_the_largest_value_of_the_type(kind: Any) -> None:
-    """float32 rounds the largest values of wide types up, where a cast would wrap to the smallest."""
-    largest = float(np.iinfo(kind).max)
-    spec = ImageSpec(kind="image", height=1, width=2, channels=1)
-    form = Form(InputSpec(role="data", source="data", shape=(1, 1, 2)), GraphForm(dtype=kind, range=(0, largest)), spec)
-    black, white = form.to_graph(np.asarray([[[[0, 1]]]], np.float32)).ravel().tolist()
-    assert black == 0 and white <= np.iinfo(kind).max and white >= 0.999 * largest
-
-
-def test_only_a_single_class_has_a_number() -> None:
-    form = Form(InputSpec(role="condition", source="condition", shape=(3,)), GraphForm(index=True), None)
-    assert form.to_graph(np.eye(3, dtype=np.float32)[[2, 0]]).tolist() == [2, 0]
-    for weights in ([0.5, 0.5, 0], [1, 1, 0], [1, 0, -0.5], [2, 0, 0], [0, 0, 0]):
-        with pytest.raises(InvalidValue, match="one class for each item"):
-            form.to_graph(np.asarray([weights], np.float32))
-
-
 def test_softmax_and_log() -> None:
     tensor = TensorSpec(role="logits", shape=(3,))
     x = np.asarray([[1, 2, 4], [1000, 0, 0]], np.float32)

@@ -297,6 +297,26 @@ def test_a_push_that_loses_a_race_changes_nothing(hub: Hub, tmp_path: Path) -> N
     assert hub.files("me/digits") == {"other": b""}
 
 
+def test_a_pull_takes_all_files_from_one_commit(hub: Hub, tmp_path: Path) -> None:
+    """A push that comes between reading the list and the files does not mix two states of the branch."""
+    run("push", artifact(tmp_path), "hf://me/digits")
+    there = hub.repos["me/digits"]
+    before = hub.files("me/digits")
+    name = next(each for each in before if each.endswith("preview.png"))
+    pushed: list[str] = []
+
+    def overtake(handler: Handler) -> bool:
+        if not pushed:
+            pushed.append(name)
+            there.commit("main", {**hub.files("me/digits"), name: b"other"})
+        return False
+
+    hub.faults[f"(GET|HEAD) .*/resolve/.*{name.rpartition('/')[2]}"] = overtake
+    run("pull", "hf://me/digits", "--models", tmp_path / "pulled")
+    (pulled,) = (tmp_path / "pulled").rglob(name.rpartition("/")[2])
+    assert pushed and pulled.read_bytes() == before[name] and hub.files("me/digits")[name] == b"other"
+
+
 def test_errors_of_the_hub_do_not_show_signed_addresses(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

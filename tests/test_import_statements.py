@@ -259,3 +259,13 @@ def test_labels_as_floats_and_weights_without_classes(tmp_path: Path) -> None:
     assert "give the classes, --classes with their number" in refused(
         tmp_path / "w", tmp_path / "w.onnx", "--input", "label=condition"
     )
+
+
+def test_the_output_of_a_mapping_network_as_input_gets_a_warning(tmp_path: Path) -> None:
+    for name, said in (("ws", True), ("z", False)):
+        nodes = [node("Identity", [name], ["z" if name != "z" else "same"]), *brought.body(), *COPY]
+        graphs.write(
+            tmp_path / "g.onnx", nodes, [value(name, shape=["B", LATENT])], [value("y", shape=None)], CONSTANTS
+        )
+        _, output = bring(tmp_path / name, tmp_path / "g.onnx")
+        assert ("it is the output of a mapping network" in output) == said

@@ -30,6 +30,7 @@ PALE = 0.6  # share of the possible range of pixels below which a mean and stand
 SMALLEST = 4  # smallest height and width of an image
 LABELS = re.compile(r"label|class|cond|target|onehot|one_hot|^y$|^c$", re.IGNORECASE)
 LATENTS = re.compile(r"latent|noise|^(z|w|eps|epsilon)(_?(in|input|\d))?$", re.IGNORECASE)
+STYLES = re.compile(r"^ws?$|^d?latents?_w|w_plus|^styles?$|dlatent", re.IGNORECASE)
 MEANS = re.compile(r"mean|mu$|^mu|loc$|latent|^z$", re.IGNORECASE)
 STRONG_MEANS = re.compile(r"mean|mu$|^mu|loc$", re.IGNORECASE)
 NORMALITIES = re.compile(r"score_samples|decision_function", re.IGNORECASE)

@@ -242,6 +242,10 @@ def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any]
         taken.add(source)
         sources.append((seen, source))
         made.lines.append(f"{where}: {source} ({why})")
+        if source == "latent" and guesses.STYLES.search(seen.word):
+            made.lines.append(
+                "  warning: by its name, it is the output of a mapping network; it gets normal numbers, which are others: export both networks as one graph"
+            )
     latents = [seen for seen, source in sources if source == "latent"]
     for seen, source in sources:
         made.inputs.append(_input(graph, seen, source, wishes, made, spec, named=len(latents) > 1))
