@@ -32,7 +32,7 @@ END = 0.4  # share of a range at each end, in which the smallest or the largest 
 LITTLE = 0.05  # share of the range that is used, below which it is wrong
 MANY = 0.3  # share of the values of a column outside its range above which they are probably scaled
 CLASSES = 32  # number of classes, the last ones, that are compared with no class
-EDGE = 0.9  # share of white pixels at the border above which grey images look inverted
+EDGE = 0.9  # share of white pixels at the corners above which grey images look inverted
 WHITE = 0.9  # value from 0 (black) to 1 above which a pixel counts as white
 VARIED = (
     "latent",
@@ -208,7 +208,7 @@ def _look(model: Model, items: Array, found: Diagnosis) -> None:
         return
     if _looks_inverted(items, low, high):
         found.warnings.append(
-            "data: the images look inverted: they are dark on a white border; if they should be light on black, use --invert of manifold import, or state "
+            "data: the images look inverted: they are dark on white; if they should be light on black, use --invert of manifold import, or state "
             "invert: true in in_graph"
         )
 
@@ -290,13 +290,12 @@ def _text(limits: tuple[float, float] | None) -> str:
 
 
 def _looks_inverted(items: Array, low: float, high: float) -> bool:
-    """Return whether grey images have a white border around darker content."""
+    """Return whether grey images have white corners around darker content, which may touch the border."""
     if items.shape[1] != 1 or min(items.shape[2:]) < 4:
         return False
     x = (items - low) / (high - low)
-    border = np.concatenate([x[..., 0, :].ravel(), x[..., -1, :].ravel(), x[..., :, 0].ravel(), x[..., :, -1].ravel()])
-    inside = x[..., 1:-1, 1:-1]
-    return bool((border > WHITE).mean() > EDGE and (inside < 0.5).mean() > 0.02)
+    corners, inside = x[..., [0, 0, -1, -1], [0, -1, 0, -1]], x[..., 1:-1, 1:-1]
+    return bool((corners > WHITE).mean() > EDGE and (inside < 0.5).mean() > 0.02)
 
 
 def sheet(model: Model, items: Array) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from manifold import cli
@@ -142,6 +143,13 @@ def digits(path: Path, *, inverted: bool) -> Path:
         [constant("square", [-1, 1, 6, 6]), constant("around", [0, 0, 2, 2, 0, 0, 2, 2]), constant("one", np.float32(1))],
     )  # fmt: skip
     return folder
+
+
+def test_content_may_touch_the_border_of_inverted_images() -> None:
+    """The digits of scikit-learn reach the first and the last row."""
+    images = load_digits().images[:64, None].astype(np.float32) / 16
+    assert diagnoses._looks_inverted(1 - images, 0, 1) and not diagnoses._looks_inverted(images, 0, 1)
+    assert not diagnoses._looks_inverted(np.ones_like(images), 0, 1)  # white paper without content is another problem
 
 
 def test_items_that_occur_often_get_a_warning(tmp_path: Path) -> None:
