@@ -127,7 +127,7 @@ def test_one_number_for_two_classes(tmp_path: Path, column: bool, probability: b
         [constant("axes", [1, 2, 3]), constant("last", [1]), constant("nine", np.float32(9)), constant("four", np.float32(4))],
     )  # fmt: skip
     model, output = bring(tmp_path / "m", tmp_path / "c.onnx", "--classes", "dark,light", "--range", 0, 1)
-    assert ("its probability" if probability else "its logit") in output
+    assert ("its probability; --activation sigmoid states" if probability else "its logit") in output
     x = np.stack([np.full((3, 4, 5), level, np.float32) for level in (0, 0.4, 0.5, 1)])
     light = 1 / (1 + np.exp(4 - 9 * np.asarray([0, 0.4, 0.5, 1])))
     assert np.allclose(model.classify(x), np.stack([1 - light, light], 1), atol=1e-5)

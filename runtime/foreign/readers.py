@@ -105,84 +105,94 @@ def _check_sign(graph: Foreign, wishes: Wishes) -> None:
         )
 
 
-def _role(
-    seen: Seen, values: Array, wishes: Wishes, taken: set[str], task: str, sections: Mapping[str, Any]
-) -> tuple[str | None, str]:
+Role = tuple[str | None, str]  # the role of an output, or None if it is not used, and the reason
+
+
+def _role(seen: Seen, values: Array, wishes: Wishes, taken: set[str], task: str, sections: Mapping[str, Any]) -> Role:
+    """Return the role of an output. `taken` are the roles that other outputs have."""
     if seen.name in wishes.outputs:
         stated = wishes.outputs[seen.name]
         return (None, "as stated") if stated == "none" else (stated, "as stated")
-    size = int(np.prod(values.shape[1:]))
     if _are_codes(seen, values, wishes):
         return ("codes", "whole numbers: codes") if "codes" not in taken else (None, "further whole numbers")
     if "codes" in taken:
         return None, "the codes are used"
-    found = guesses.picture(seen.dims, wishes) if values.ndim == 4 else None
-    if (
-        seen.dtype in ("uint8", "float32", "float16")
-        and found is not None
-        and found.channels in (1, 3)
-        and task not in ("encode", "features")
-        and not guesses.MEANS.search(seen.word)
-    ):
+    if _is_image(seen, values, wishes) and task not in ("encode", "features"):
         return None, ITEMS
+    size = int(np.prod(values.shape[1:]))
     if values.dtype.kind in "iu":
-        return None, "whole numbers" + "; if they are codes, give --levels with the number of different codes" * (
-            size > 1
-        )
+        advice = "; if they are codes, give --levels with the number of different codes" if size > 1 else ""
+        return None, f"whole numbers{advice}"
     if values.dtype.kind != "f":
         return None, f"the type is {seen.dtype}"
-    if size == 1 and len(wishes.classes) == 2 and not taken & {"logits", "mean", "codes"} and task != "score":
-        return "logits", "one number for each item: the second of two classes"
     if size == 1:
-        return (
-            (None, f"one number, beside {', '.join(sorted(taken))}")
-            if taken
-            else (seen.name if seen.name.isidentifier() else "score", "one number for each item: a score")
-        )
+        return _role_of_one(seen, wishes, taken, task)
     if wishes.classes and size == len(wishes.classes):
-        if values.min() >= 0 and values.max() <= 1 and not _are_probabilities(values):
-            raise InvalidValue(
-                f"output {seen}: its values are between 0 and 1 but do not add up to 1, as those of a sigmoid; /classify needs logits, or probabilities that "
-                f"add up to 1: export the logits, or state --output {cut(seen.name)}=features",
-                field=seen.name,
-            )
+        _check_scale(seen, values)
         return "logits", "one number for each class"
+    return _role_of_many(seen, values, wishes, taken, task, _size(sections.get("latent", {})))
+
+
+def _is_image(seen: Seen, values: Array, wishes: Wishes) -> bool:
+    """Return whether an output has the shape of grey or colour images, and not the name of a mean."""
+    found = guesses.picture(seen.dims, wishes) if values.ndim == 4 else None
+    typed = seen.dtype in ("uint8", "float32", "float16")
+    return typed and found is not None and found.channels in (1, 3) and guesses.MEANS.search(seen.word) is None
+
+
+def _role_of_one(seen: Seen, wishes: Wishes, taken: set[str], task: str) -> Role:
+    """Return the role of an output with one number for each item."""
+    if len(wishes.classes) == 2 and not taken and task != "score":
+        return "logits", "one number for each item: the second of two classes"
+    if taken:
+        return None, f"one number, beside {', '.join(sorted(taken))}"
+    return (seen.name if seen.name.isidentifier() else "score"), "one number for each item: a score"
+
+
+def _check_scale(seen: Seen, values: Array) -> None:
+    """Raise InvalidValue for numbers of classes that are neither logits nor probabilities that add up to 1."""
+    if values.min() >= 0 and values.max() <= 1 and not _are_probabilities(values):
+        raise InvalidValue(
+            f"output {seen}: its values are between 0 and 1 but do not add up to 1, as those of a sigmoid; /classify needs logits, or probabilities that "
+            f"add up to 1: export the logits, or state --output {cut(seen.name)}=features",
+            field=seen.name,
+        )
+
+
+def _role_of_many(seen: Seen, values: Array, wishes: Wishes, taken: set[str], task: str, latent: int | None) -> Role:
+    """Return the role of an output with several numbers for each item. `latent` is how many numbers the latent has, if that is known."""
+    size = int(np.prod(values.shape[1:]))
     if guesses.VARIANCES.search(seen.word) and "mean" in taken:
         return "log_variance", "by its name"
     if guesses.MEANS.search(seen.word) and "mean" not in taken:
         return "mean", "by its name"
     if task == "encode" and not {"mean", "log_variance"} <= taken:
         return ("log_variance" if "mean" in taken else "mean"), "the task encode is stated"
-    if "mean" not in taken and task != "features" and size == _size(sections.get("latent", {})):
+    if "mean" not in taken and task != "features" and size == latent:
         return "mean", "as many numbers as the latent has"
     if guesses.LOGITS.search(seen.word) or (values.ndim == 2 and _are_probabilities(values)):
         return None, f"it looks like {size} classes; give --classes {size}, or their names"
     if wishes.spec is not None and guesses.holds_rows(seen, wishes.spec) and task != "features":
         return None, ITEMS
-    latent = _size(sections.get("latent", {}))
-    if "mean" not in taken and "features" not in taken:
-        twice = "; if it holds mean and log-variance of the latent, let the graph return them as two outputs" * (
-            latent is not None and size == 2 * latent
+    if not {"mean", "features"} & taken:
+        both = latent is not None and size == 2 * latent
+        advice = (
+            "; if it holds mean and log-variance of the latent, let the graph return them as two outputs"
+            if both
+            else ""
         )
-        return "features", f"numbers for each item{twice}"
-    if latent == size and "log_variance" not in taken and "mean" in taken:
-        return (
-            None,
-            f"as many numbers as the latent has; if it is the log-variance, give --output {cut(seen.name)}=log_variance",
-        )
+        return "features", f"numbers for each item{advice}"
+    if size == latent and "log_variance" not in taken and "mean" in taken:
+        advice = f"if it is the log-variance, give --output {cut(seen.name)}=log_variance"
+        return None, f"as many numbers as the latent has; {advice}"
     return None, "further numbers"
 
 
 def _size(latent: Mapping[str, Any]) -> int | None:
     """Return how many numbers a latent of the section `latent` has; None if there is none, or several."""
-    size = latent.get("size")
-    return (
-        size
-        if isinstance(size, int)
-        else int(np.prod(latent["shape"]))
-        if isinstance(latent.get("shape"), list)
-        else None
-    )
+    if isinstance(size := latent.get("size"), int):
+        return size
+    return int(np.prod(latent["shape"])) if isinstance(latent.get("shape"), list) else None
 
 
 def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -> dict[str, Any]:
@@ -197,18 +207,7 @@ def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -
         shape = long
     content, tensor = guesses.tensor(role, seen, shape)
     if role == "logits" and not long:
-        probability = bool(values.min() >= 0 and values.max() <= 1)
-        what = "its probability" if probability else "its logit; a probability lies between 0 and 1"
-        made.lines.append(
-            f"  the number of a trial run goes from {float(values.min()):.3g} to {float(values.max()):.3g}: {what}"
-        )
-        kind = {} if seen.dtype == "float32" else {"dtype": seen.dtype}
-        shape_ = {} if values.ndim == 1 else {"shape": list(values.shape[1:])}
-        return {
-            **content,
-            "shape": [2],
-            "in_graph": {**kind, **shape_, "activation": "binary_log" if probability else "binary"},
-        }
+        return {**content, "shape": [2], "in_graph": _binary_form(seen, values, wishes, made)}
     form = guesses.form_of(tensor, seen, None)
     if role == "logits" and _are_probabilities(values):
         form["activation"] = "log"
@@ -216,6 +215,20 @@ def _output(seen: Seen, role: str, values: Array, wishes: Wishes, made: Guess) -
     if wishes.negate and not long:
         form["negate"] = True
     return guesses.with_form(content, form)
+
+
+def _binary_form(seen: Seen, values: Array, wishes: Wishes, made: Guess) -> dict[str, Any]:
+    """Return `in_graph` of the logit or the probability of the second of two classes."""
+    smallest, largest = float(values.min()), float(values.max())
+    logit = smallest < 0 or largest > 1 or wishes.activation == "sigmoid" or "logit" in seen.word.lower()
+    what = "its logit" if logit else "its probability; --activation sigmoid states that it is a logit"
+    made.lines.append(f"  the number of a trial run goes from {smallest:.3g} to {largest:.3g}: {what}")
+    form: dict[str, Any] = {"activation": "binary" if logit else "binary_log"}
+    if seen.dtype != "float32":
+        form["dtype"] = seen.dtype
+    if values.ndim > 1:
+        form["shape"] = list(values.shape[1:])
+    return form
 
 
 def _are_probabilities(values: Array) -> bool:
