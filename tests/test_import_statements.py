@@ -82,7 +82,10 @@ def test_statements_without_effect_are_refused(tmp_path: Path) -> None:
         ([path, "--negate"], "--negate: it has no effect: no output is a score"),
         ([path, "--size", 16, 16], "--size: it has no effect: the images of the graph have 4 rows and 5 columns"),
         ([path, "--missing"], "--missing: it has no effect"),
-        ([path, "--columns", tmp_path / "rows.csv"], "does not agree with float32[3]"),
+        (
+            [path, "--columns", tmp_path / "rows.csv"],
+            "--columns: the file has 3 columns, but the input 'z' float32[B, 6] of g.onnx takes 6 numbers",
+        ),
         ([tmp_path / "s.onnx", "--activation", "tanh"], "--activation: it has no effect: no output holds images"),
         ([path, "--channels", "RGBA"], "--channels: RGBA names 4 channels, but the graph has 3"),
         (

@@ -299,6 +299,16 @@ def _input(
     if source == "data":
         assert wishes.spec is not None
         made.sections["data"] = wishes.spec.model_dump(mode="json", exclude_none=True)
+        if (
+            (have := (_sized(seen, wishes).dims or ())[1:])
+            and all(isinstance(size, int) for size in have)
+            and have != wishes.spec.shape
+        ):
+            raise InvalidValue(
+                f"--columns: the file has {wishes.spec.shape[0]} columns, but the input {seen} of {graph.path.name} takes {'x'.join(map(str, have))} numbers; give "
+                "a file with the columns of the graph alone, in their order",
+                field="--columns",
+            )
         content, tensor = guesses.tensor(role, seen, wishes.spec.shape, source)
         if wishes.missing:
             content["missing"] = True
