@@ -305,8 +305,8 @@ def _input(
             and have != wishes.spec.shape
         ):
             raise InvalidValue(
-                f"--columns: the file has {wishes.spec.shape[0]} columns, but the input {seen} of {graph.path.name} takes {'x'.join(map(str, have))} numbers; give "
-                "a file with the columns of the graph alone, in their order",
+                f"--columns: the file has {wishes.spec.shape[0]} columns, but the input {seen} of {graph.path.name} takes {'x'.join(map(str, have))} numbers; "
+                "give a file with the columns of the graph alone, in their order",
                 field="--columns",
             )
         content, tensor = guesses.tensor(role, seen, wishes.spec.shape, source)
