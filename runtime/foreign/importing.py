@@ -13,6 +13,7 @@ from manifold.runtime.errors import GraphError, InvalidValue, cut, shown
 from manifold.runtime.foreign import guesses, inspection, readers
 from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign, Seen
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest.graph_forms import Constant, GraphType
 
 Array = NDArray[Any]
@@ -299,16 +300,7 @@ def _input(
     if source == "data":
         assert wishes.spec is not None
         made.sections["data"] = wishes.spec.model_dump(mode="json", exclude_none=True)
-        if (
-            (have := (_sized(seen, wishes).dims or ())[1:])
-            and all(isinstance(size, int) for size in have)
-            and have != wishes.spec.shape
-        ):
-            raise InvalidValue(
-                f"--columns: the file has {wishes.spec.shape[0]} columns, but the input {seen} of {graph.path.name} takes {'x'.join(map(str, have))} numbers; "
-                "give a file with the columns of the graph alone, in their order",
-                field="--columns",
-            )
+        _check_columns(graph, _sized(seen, wishes), wishes.spec)
         content, tensor = guesses.tensor(role, seen, wishes.spec.shape, source)
         if wishes.missing:
             content["missing"] = True
@@ -328,6 +320,17 @@ def _input(
         made.sections["codes"] = {"shape": shape, "levels": wishes.levels}
     content, tensor = guesses.tensor(role, seen, shape, source)
     return guesses.with_form(content, guesses.form_of(tensor, seen, None))
+
+
+def _check_columns(graph: Foreign, seen: Seen, spec: Kind) -> None:
+    """Raise InvalidValue if an input of rows has another number of values than the file has columns."""
+    have = (seen.dims or ())[1:]
+    if have and all(isinstance(size, int) for size in have) and have != spec.shape:
+        raise InvalidValue(
+            f"--columns: the file has {spec.shape[0]} columns, but the input {seen} of {graph.path.name} takes {'x'.join(map(str, have))} numbers; give a file "
+            "with the columns of the graph alone, in their order",
+            field="--columns",
+        )
 
 
 def _limits(seen: Seen, wishes: Wishes, spec: Mapping[str, Any] | None) -> tuple[tuple[float, float] | None, str]:
