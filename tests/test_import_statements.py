@@ -272,3 +272,62 @@ def test_the_output_of_a_mapping_network_as_input_gets_a_warning(tmp_path: Path)
         )
         _, output = bring(tmp_path / name, tmp_path / "g.onnx")
         assert ("it is the output of a mapping network" in output) == said
+
+
+@pytest.mark.parametrize("kind", ["float32", "int64", "bool", "uint8"])
+def test_weights_of_classes_of_any_type(tmp_path: Path, kind: str) -> None:
+    nodes = [
+        *brought.body(), node("Cast", ["y"], ["weights"], to=brought.OF_TYPE["float32"]), node("MatMul", ["weights", "column"], ["share"]),
+        node("Reshape", ["share", "axes"], ["factor"]), node("Mul", ["x", "factor"], ["img"]),
+    ]  # fmt: skip
+    constants = [
+        *CONSTANTS,
+        constant("column", np.asarray([[0.1], [0.2], [0.3]], np.float32)),
+        constant("axes", [-1, 1, 1, 1]),
+    ]
+    inputs = [value("y", brought.OF_TYPE[kind], ["B", 3]), value("z", shape=["B", LATENT])]
+    graphs.write(tmp_path / "g.onnx", nodes, inputs, [value("img", shape=None)], constants)
+    model, _ = bring(tmp_path / "m", tmp_path / "g.onnx", "--classes", 3, "--range", -1, 1)
+    z = np.random.default_rng(1).normal(size=(3, LATENT)).astype(np.float32)
+    found = model.sample(latents=z, classes=["2", "0", "1"]).data
+    assert np.allclose(found, images(z) * np.asarray([0.3, 0.1, 0.2])[:, None, None, None], atol=1e-6)
+
+
+def test_one_hot_codes_are_refused(tmp_path: Path) -> None:
+    back = [
+        node("ReduceSum", ["indices", "last"], ["s"], keepdims=0),
+        node("Unsqueeze", ["s", "one"], ["u"]),
+        node("Concat", ["u", "u", "u"], ["y"], axis=1),
+    ]
+    graphs.write(
+        tmp_path / "d.onnx", back, [value("indices", shape=["B", 6, 6, 7])], [value("y", shape=None)], [constant("last", [3]), constant("one", [1])]
+    )  # fmt: skip
+    said = refused(tmp_path / "m", tmp_path / "d.onnx", "--levels", 7, "--range", -9, 9)
+    assert "--levels: it has no effect" in said and "for one-hot codes, export their indices" in said
+
+
+def test_too_many_classes_are_refused_although_one_row_would_run(tmp_path: Path) -> None:
+    nodes = [*brought.body(), node("Gather", ["table", "y"], ["factor"], axis=0), node("Mul", ["x", "factor"], ["img"])]
+    constants = [*CONSTANTS, constant("table", np.arange(1, 11, dtype=np.float32).reshape(10, 1, 1, 1) / 10)]
+    inputs = [value("z", shape=["B", LATENT]), value("y", brought.OF_TYPE["int64"], ["B"])]
+    graphs.write(tmp_path / "g.onnx", nodes, inputs, [value("img", shape=None)], constants)
+    assert "if an index is out of range, correct --classes" in refused(
+        tmp_path / "m", tmp_path / "g.onnx", "--classes", 11, "--range", -1, 1
+    )
+    bring(tmp_path / "m", tmp_path / "g.onnx", "--classes", 10, "--range", -1, 1)
+
+
+def test_an_output_that_is_left_out_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b,c\n1,2,3\n4,5,6\n")
+    nodes = [
+        node("Mul", ["x", "most"], ["x_hat"]),
+        node("Sub", ["x_hat", "x"], ["d"]),
+        node("ReduceSumSquare", ["d", "last"], ["error"], keepdims=0),
+    ]
+    graphs.write(
+        tmp_path / "s.onnx", nodes, [value("x", shape=["B", 3])], [value("x_hat", shape=["B", 3]), value("error", shape=["B"])],
+        [constant("most", np.float32(0.9)), constant("last", [1])],
+    )  # fmt: skip
+    for place, more in enumerate(([], ["--output", "x_hat=none"], ["--output", "error=score"], ["--task", "score"])):
+        model, _ = bring(tmp_path / str(place), tmp_path / "s.onnx", "--columns", tmp_path / "rows.csv", *more)
+        assert model.endpoints == ["anomaly-score"], more

@@ -138,6 +138,17 @@ def picture(dims: Sequence[int | str | None] | None, wishes: Wishes) -> Picture 
     return None
 
 
+def is_named_codes(seen: Seen, wishes: Wishes) -> bool:
+    """Return whether a tensor has the name of codes and is not one-hot, with an axis for the levels."""
+    if wishes.levels is None or CODES.search(seen.word) is None:
+        return False
+    dims = seen.dims or ()
+    one_hot = (
+        np.dtype(seen.dtype).kind == "f" and len(dims) == 4 and dims[1] != 1 and wishes.levels in (dims[1], dims[3])
+    )
+    return not one_hot
+
+
 def holds_rows(seen: Seen, spec: Kind) -> bool:
     """Return whether a tensor has one number for each column of rows."""
     return seen.dims is not None and tuple(seen.dims[1:]) == spec.shape and np.dtype(seen.dtype).kind in "fiu"
@@ -151,7 +162,7 @@ def reads(seen: Seen, wishes: Wishes) -> bool:
         return wishes.inputs[seen.name] == "data"
     if wishes.spec is not None:
         return holds_rows(seen, wishes.spec) and LATENTS.search(seen.word) is None
-    if wishes.levels is not None and CODES.search(seen.word):
+    if is_named_codes(seen, wishes):
         return False
     found = picture(seen.dims, wishes)
     if found is None or seen.dtype == "uint8" or wishes.channels is not None:
@@ -292,15 +303,15 @@ def source_of(seen: Seen, graph: Foreign, wishes: Wishes, *, makes: bool, taken:
             f"{graph.path.name}: input {seen} looks like weights of classes; give --classes {count or 'with their number'}, or --input {cut(seen.name)}=latent",
             field="classes",
         )
-    if (whole or (wishes.levels is not None and CODES.search(seen.word))) and makes:
+    if wishes.classes and _weighs_classes(seen, graph, wishes, taken):
+        return "condition", "one number for each class: weights of classes"
+    if (whole or is_named_codes(seen, wishes)) and makes:
         if wishes.levels is None:
             raise InvalidValue(
                 f"{graph.path.name}: input {seen} looks like codes; give --levels with the number of different codes",
                 field="levels",
             )
         return "codes", "whole numbers: codes"
-    if wishes.classes and _weighs_classes(seen, graph, wishes, taken):
-        return "condition", "one number for each class: weights of classes"
     if not makes:
         return "data", "the items that the graph reads"
     return (
@@ -315,7 +326,7 @@ def _weighs_classes(seen: Seen, graph: Foreign, wishes: Wishes, taken: set[str])
     same = [
         each
         for each in graph.inputs
-        if _count(each, graph.rows) == len(wishes.classes) and np.dtype(each.dtype).kind == "f"
+        if _count(each, graph.rows) == len(wishes.classes) and np.dtype(each.dtype).kind in "fbiu"
     ]
     if seen not in same:
         return False

@@ -180,9 +180,7 @@ def _example(seen: Seen, wishes: Wishes) -> Array:
         )
         return (black + (white - black) * pixels).astype(seen.dtype)
     high = wishes.levels or len(wishes.classes) or 2
-    coded = wishes.inputs.get(seen.name) == "codes" or (
-        wishes.levels is not None and guesses.CODES.search(seen.word) is not None
-    )
+    coded = wishes.inputs.get(seen.name) == "codes" or guesses.is_named_codes(seen, wishes)
     if value is None and coded and np.dtype(seen.dtype).kind == "f":
         whole = Seen(sized.name, "int64", sized.dims)
         return inspection.example(whole, wishes.rows or inspection.ROWS, high=high).astype(seen.dtype)

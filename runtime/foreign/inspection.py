@@ -225,7 +225,10 @@ def example(seen: Seen, rows: int, seed: int = 0, *, value: Any = None, high: in
         return np.broadcast_to(np.asarray(value, kind), shape).copy() if shape else np.asarray(value, kind)
     generator = np.random.Generator(np.random.Philox(seed))
     if kind.kind in "iu":
-        return generator.integers(0, high, shape).astype(kind)
+        values = generator.integers(0, high, shape)
+        if values.size:
+            values.flat[-1] = high - 1  # an index one past the end shows in any number of rows
+        return values.astype(kind)
     if kind.kind == "b":
         return np.ones(shape, bool)
     return generator.standard_normal(shape).astype(kind)

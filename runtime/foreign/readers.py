@@ -24,7 +24,7 @@ def outputs(graph: Foreign, wishes: Wishes, made: Guess, sections: Mapping[str, 
         f"{seen}: its type cannot be served, as that of a ZipMap; for a classifier of scikit-learn, export with options={{'zipmap': False}}"
         for seen in graph.dropped
     ]
-    stated = {wishes.outputs[seen.name] for seen in graph.outputs if seen.name in wishes.outputs}
+    stated = {wishes.outputs[seen.name] for seen in graph.outputs if seen.name in wishes.outputs} - {"none"}
     for seen in sorted(graph.outputs, key=lambda each: _rank(each, graph.made[each.name], wishes)):
         taken = {tensor["role"] for tensor in made.outputs} | stated
         role, why = _role(seen, graph.made[seen.name], wishes, taken, made.task, sections)
@@ -87,7 +87,7 @@ def _are_codes(seen: Seen, values: Array, wishes: Wishes) -> bool:
     if wishes.levels is None or values.ndim < 2 or math.prod(values.shape[1:]) < 2:
         return False
     if values.dtype.kind == "f":
-        return guesses.CODES.search(seen.word) is not None and bool((values == np.rint(values)).all())
+        return guesses.is_named_codes(seen, wishes) and bool((values == np.rint(values)).all())
     return values.dtype.kind in "iu"
 
 
