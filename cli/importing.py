@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import tempfile
 from dataclasses import replace
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from manifold.runtime.foreign.guesses import Wishes
     from manifold.runtime.kinds.table import TableSpec
 
+LARGEST = 1e30  # limit for the values of black and white
 SOURCES = ("latent", "normal", "data", "condition", "codes")
 TASKS = ("decode", "decode_codes", "sample", "encode", "score", "features")
 SHAPE = re.compile(r"(?:(?P<dtype>[a-z]+\d*)\[(?:B,? ?)?(?P<dims>[\d, ]*)\]|(?P<plain>[\dx]+))")
@@ -116,7 +116,10 @@ def import_(
         bool, typer.Option("--invert", help="Images: the graph has white where the image is black.")
     ] = False,
     activation: Annotated[
-        str | None, typer.Option(help="Function to apply to the images of the graph: sigmoid or tanh.")
+        str | None,
+        typer.Option(
+            help="Function to apply to the images of the graph, sigmoid or tanh. For one output of two classes, sigmoid: it is a logit."
+        ),
     ] = None,
     classes: Annotated[str | None, typer.Option(help="Number of classes, or their names with commas.")] = None,
     levels: Annotated[int | None, typer.Option(min=2, help="Number of different codes.")] = None,
@@ -178,7 +181,7 @@ def import_(
         paths = [_converted(path, Path(scratch) / str(place)) for place, path in enumerate(files)]
         paths = _apart(paths, Path(scratch))
         if spec is not None:
-            paths, spec = _joined(paths, spec, Path(scratch), missing=missing)
+            paths, spec = _joined(paths, wishes, spec, Path(scratch))
             wishes = replace(wishes, spec=spec)
         read = [inspection.read(path, method, shapes, (*wishes.constants, *wishes.numbers)) for path in paths]
         if method is not None and any(graph.backend == "onnx" for graph in read):
@@ -189,6 +192,8 @@ def import_(
                 field="file",
             )
         importing.check_names(read, wishes)
+        if unknown := [each for each in shapes if each not in {seen.name for graph in read for seen in graph.inputs}]:
+            raise InvalidValue(f"--shape: no graph has an input {shown(unknown[0])}; correct the name", field="--shape")
         found: list[Any] = [None] * len(read)
         sections: dict[str, Any] = {}
         for place in sorted(range(len(read)), key=lambda at: importing.reads_items(read[at], wishes)):
@@ -255,7 +260,7 @@ def _scaled(wishes: Wishes, prefix: str) -> Wishes:
     """
     limits, mean, std = (getattr(wishes, f"{prefix}{name}") for name in ("range", "mean", "std"))
     option = f"--{prefix.replace('_', '-')}"
-    if limits is not None and not -math.inf < limits[0] < limits[1] < math.inf:
+    if limits is not None and not -LARGEST < limits[0] < limits[1] < LARGEST:
         raise InvalidValue(
             f"{option}range: {limits[0]:g} {limits[1]:g} is not ascending; give black and then white, and --invert if white is the lower value",
             field=f"{option}range",
@@ -264,20 +269,24 @@ def _scaled(wishes: Wishes, prefix: str) -> Wishes:
         raise InvalidValue(f"{option}mean, {option}std: only one of them is given; give both", field=f"{option}mean")
     if mean is None:
         return wishes
-    if len(mean) != len(std) or min(std) <= 0:
+    if len(mean) != len(std) or not all(0 < each < LARGEST for each in std):
         raise InvalidValue(f"{option}std: give one positive number for each of {option}mean", field=f"{option}std")
     if limits is not None:
         black, white = limits
         mean = tuple((each - black) / (white - black) for each in mean)
         std = tuple(each / (white - black) for each in std)
-        scaled: dict[str, Any] = {f"{prefix}mean": mean, f"{prefix}std": std, f"{prefix}range": None}
-        return replace(wishes, **scaled)
-    if max(mean) > 1:
+    if wrong := [each for each in mean if not 0 <= each <= 1]:
+        where = (
+            "[0, 1]; for pixels in another range give it too"
+            if limits is None
+            else "the stated range, scaled to [0, 1]; correct one of them"
+        )
         raise InvalidValue(
-            f"{option}mean: {max(mean):g} is not the mean of pixels in [0, 1]; for pixels in another range give it too, such as {option}range 0 255",
+            f"{option}mean: {wrong[0]:g} is not the mean of pixels in {where}, such as {option}range 0 255",
             field=f"{option}mean",
         )
-    return wishes
+    scaled: dict[str, Any] = {f"{prefix}mean": mean, f"{prefix}std": std, f"{prefix}range": None}
+    return replace(wishes, **scaled)
 
 
 def _endpoints(folder: Path) -> str:
@@ -333,41 +342,58 @@ def _apart(paths: list[Path], scratch: Path) -> list[Path]:
     return made
 
 
-def _joined(paths: list[Path], spec: TableSpec, scratch: Path, *, missing: bool) -> tuple[list[Path], TableSpec]:
-    """Return graphs that take whole rows, and the columns of these: a graph with an input for each column is joined."""
-    from manifold.runtime.graphs.backends import signature
+def _joined(paths: list[Path], wishes: Wishes, spec: TableSpec, scratch: Path) -> tuple[list[Path], TableSpec]:
+    """Return graphs that take whole rows, and the columns of these, in the order of the file. A graph with an input for each column is joined."""
+    from manifold.runtime import extras
+    from manifold.runtime.kinds.table import TableSpec
     from manifold.training.data import plain_columns
 
-    inputs = {
-        path: [name for name, *_ in signature(path)[0]]
-        for path in paths
-        if path.suffix.lower() == ".onnx" and path.is_file()
-    }
-    if not any(len(names) > 1 for names in inputs.values()):
+    inputs = {place: _single_inputs(path, wishes) for place, path in enumerate(paths)}
+    if not any(inputs.values()):
         plain_columns.only_numbers(spec)
         return paths, spec
-    from manifold.runtime import extras
-
     extras.check("train")
     from manifold.training.exporting import columns
 
-    made, used = [], spec
+    found = {place: columns.columns_of(names, spec) for place, names in inputs.items() if names}
+    named = {place: own for place, own in found.items() if own is not None}
+    if len(named) < len(paths):
+        plain_columns.only_numbers(spec)
+    used = {column.name for own in named.values() for column in own.values()}
+    kept = (
+        spec
+        if len(named) < len(paths)
+        else TableSpec(columns=tuple(column for column in spec.columns if column.name in used))
+    )
+    made = []
     for place, path in enumerate(paths):
-        own = columns.columns_of(inputs[path], spec) if len(inputs.get(path, ())) > 1 else None
-        if own is None:
+        if place not in named:
             made.append(path)
             continue
         target = scratch / f"rows-{place}" / path.name
         target.parent.mkdir()
-        columns.join(path, own, target, missing=missing)
+        columns.join(path, named[place], kept, target, missing=wishes.missing)
         typer.echo(
-            f"{path.name}: its {len(own.columns)} inputs are columns of the file; they are joined to one input for rows"
+            f"{path.name}: its {len(named[place])} inputs are columns of the file; they are joined to one input for rows"
         )
         made.append(target)
-        used = own
-    if used is spec:
-        plain_columns.only_numbers(spec)
-    return made, used
+    return made, kept
+
+
+def _single_inputs(path: Path, wishes: Wishes) -> list[str]:
+    """Return the names of the inputs of an ONNX graph that may be columns: each has one number or text for each row. None are returned for other graphs."""
+    from manifold.runtime.graphs.backends import signature
+
+    if path.suffix.lower() != ".onnx":
+        return []
+    stated = {*wishes.constants, *wishes.numbers, *wishes.inputs}
+    inputs = [(name, kind, dims) for name, kind, dims in signature(path)[0] if name not in stated]
+    single = all(dims is not None and (len(dims) == 1 or (len(dims) == 2 and dims[1] == 1)) for _, _, dims in inputs)
+    return (
+        [name for name, *_ in inputs]
+        if single and (len(inputs) > 1 or any(kind == "string" for _, kind, _ in inputs))
+        else []
+    )
 
 
 def _float(text: str, option: str) -> float:
@@ -425,5 +451,9 @@ def _shape(text: str) -> tuple[str, tuple[str, tuple[int, ...] | None]]:
         )
     if stated.endswith("[]"):
         return name, (found["dtype"], None)
+    if re.search(r"(?<!\d)0(?!\d)", stated):
+        raise InvalidValue(
+            f"--shape: {shown(stated)} has an axis of the length 0; give the length of each axis", field="--shape"
+        )
     dims = found["plain"].split("x") if found["plain"] else [each for each in re.split(r"[, ]+", found["dims"]) if each]
     return name, (found["dtype"] or "float32", tuple(map(int, dims)))

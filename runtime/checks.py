@@ -37,7 +37,12 @@ def _runs(model: Model) -> dict[str, list[str]]:
 def _only_rounding(model: Model, name: str) -> bool:
     """Return whether a task runs, and its outputs differ between batches by rounding alone."""
     try:
-        return not _run(model, name, batches.ROUNDING)
+        task = model.manifest.tasks[name]
+        half = any(
+            tensor.in_graph is not None and tensor.in_graph.dtype == "float16"
+            for tensor in (*task.inputs, *task.outputs)
+        )
+        return not _run(model, name, batches.HALF if half else batches.ROUNDING)
     except ManifoldError:
         return False
 

@@ -89,7 +89,7 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
     """Return a request for each endpoint of a model, by the endpoint's name."""
     manifest = model.manifest
     n = max(2, min(ITEMS, VALUES // max(1, math.prod(manifest.spec.shape))))
-    items = manifest.spec.example(2, np.random.Generator(np.random.Philox(0)))
+    items = _items(manifest)
     conditioned = (
         manifest.conditioned and manifest.classes is None
     )  # on values, texts or items, which only sampling can draw
@@ -117,6 +117,14 @@ def _requests(model: Model) -> dict[str, Callable[[], Any]]:
         ]
         calls["interpolate"] = lambda: model.interpolate(*ends, steps=3)
     return {name: calls[name] for name in model.endpoints if name in calls}
+
+
+def _items(manifest: Manifest) -> Array:
+    """Return two random items that the graphs take."""
+    for task in manifest.tasks.values():
+        if (tensor := task.input("data")) is not None:
+            return example_inputs(task, manifest, 2)[tensor.role]
+    return manifest.spec.example(2, np.random.Generator(np.random.Philox(0)))
 
 
 def _codes(manifest: Manifest, n: int) -> Array:
@@ -149,9 +157,8 @@ def _no_class(model: Model, name: str, task: TaskSpec) -> Iterator[str]:
     count = min(tensor.shape[0], CLASSES)
     one = example_inputs(task, model.manifest, 1)
     inputs = {role: np.repeat(array, count + 1, axis=0) for role, array in one.items()}
-    inputs[tensor.role] = np.concatenate([np.zeros((1, tensor.shape[0])), np.eye(tensor.shape[0])[-count:]]).astype(
-        np.float32
-    )
+    inputs[tensor.role] = np.zeros((count + 1, tensor.shape[0]), np.float32)
+    inputs[tensor.role][np.arange(1, count + 1), np.arange(tensor.shape[0] - count, tensor.shape[0])] = 1
     made = model.runner.padded_run(name, task.min_rows)(inputs)
     for place in range(1, count + 1):
         if all(np.allclose(array[0], array[place], atol=1e-6) for array in made.values()):

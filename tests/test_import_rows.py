@@ -132,7 +132,8 @@ def test_an_unknown_category_is_an_empty_text(tmp_path: Path) -> None:
     import onnxruntime
 
     framed(tmp_path / "f.onnx")
-    columns.join(tmp_path / "f.onnx", SPEC, tmp_path / "g.onnx")
+    inputs = {name.replace(" ", "_"): column for name, column in zip(SPEC.names, SPEC.columns, strict=True)}
+    columns.join(tmp_path / "f.onnx", inputs, SPEC, tmp_path / "g.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
     given = np.asarray([[1, 0, 0, 0, 2], [1, np.nan, np.nan, np.nan, 2], [1, 0, 0, 1, 2.4]], np.float32)
     (scores,) = session.run(None, {columns.ROWS: given})

@@ -83,7 +83,7 @@ def place(graphs: Sequence[Foreign], found: Sequence[Guess], folder: Path) -> No
     for graph, one in zip(graphs, found, strict=True):
         shutil.copyfile(graph.path, folder / f"{one.task}{graph.path.suffix}")
         for location in onnx_file.outline(graph.path).external if graph.backend == "onnx" else ():
-            source = repository.place(graph.path.parent, location)
+            below = onnx_file.below(location)
             target = folder / location
             if target in (folder / f"{one.task}{graph.path.suffix}" for graph, one in zip(graphs, found, strict=True)):
                 raise ArtifactError(
@@ -93,7 +93,7 @@ def place(graphs: Sequence[Foreign], found: Sequence[Guess], folder: Path) -> No
                 raise ArtifactError(
                     f"{graph.path.name}: its weights are in {cut(location)}, the name of another file of an artifact; export it with weights in one file"
                 )
-            if source is not None or not (graph.path.parent / location).is_file():
+            if below is None or not (graph.path.parent / below).is_file():
                 raise ArtifactError(
                     f"{graph.path.name}: its weights are in {cut(location)}, which is not a file beside it; export it with weights in one file"
                 )
@@ -148,7 +148,10 @@ def _lost(root: Path, name: str, folder: Path, manifest: Manifest) -> list[str]:
     ]
     if not earlier:
         return []
-    before = manifests.read(root / name / str(max(earlier)))
+    try:
+        before = manifests.read(root / name / str(max(earlier)))
+    except ArtifactError:
+        return []  # it is damaged, which the service reports
     gone = sorted(set(before.tasks) - set(manifest.tasks))
     if not gone:
         return []

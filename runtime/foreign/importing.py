@@ -32,6 +32,13 @@ def check_names(graphs: Sequence[Foreign], wishes: Wishes) -> None:
                 f"--{option}: no graph has an input {shown(wrong[0])}; the inputs are {', '.join(sorted(known)) or 'none'}",
                 field=option,
             )
+    if wishes.rows is not None and (
+        fixed := next((graph for graph in graphs if graph.rows not in (None, wishes.rows)), None)
+    ):
+        raise InvalidValue(
+            f"--rows: {fixed.path.name} takes {fixed.rows} rows in each run, as its inputs state; remove --rows",
+            field="rows",
+        )
     types = {seen.name: seen.dtype for graph in graphs for seen in graph.inputs}
     values = [("constant", name, (value,)) for name, value in wishes.constants.items()]
     for option, name, stated in (*values, *(("number", name, limits) for name, limits in wishes.numbers.items())):
@@ -59,6 +66,16 @@ def _check_roles(graph: Foreign, wishes: Wishes) -> None:
     """Raise InvalidValue for the name of a score that is stated for an output with several numbers for each item."""
     for name, array in graph.made.items():
         role = wishes.outputs.get(name, "none")
+        if (
+            role == "logits"
+            and (numbers := int(np.prod(array.shape[1:]))) != len(wishes.classes)
+            and not numbers == 1 == len(wishes.classes) - 1
+        ):
+            raise InvalidValue(
+                f"--output: the output {shown(name)} has {numbers} numbers for each item, but there are {len(wishes.classes)} classes; correct --classes, or "
+                "give another role",
+                field="output",
+            )
         if role not in ROLES and (numbers := int(np.prod(array.shape[1:]))) > 1:
             raise InvalidValue(
                 f"--output: {shown(role)} would be the name of a score, but the output {shown(name)} has {numbers} numbers for each item; give one of "
@@ -248,6 +265,12 @@ def _inputs(graph: Foreign, wishes: Wishes, made: Guess, spec: Mapping[str, Any]
     latents = [seen for seen, source in sources if source == "latent"]
     for seen, source in sources:
         made.inputs.append(_input(graph, seen, source, wishes, made, spec, named=len(latents) > 1))
+    roles = [tensor["role"] for tensor in made.inputs]
+    if twice := [role for role in roles if roles.count(role) > 1]:
+        raise InvalidValue(
+            f"{graph.path.name}: two inputs would have the name {shown(twice[0])} in requests; rename one of them",
+            field="input",
+        )
     order = [seen.name for seen in graph.inputs]
     made.inputs.sort(key=lambda tensor: order.index(tensor.get("name", tensor["role"])))
 
@@ -335,6 +358,11 @@ def _limits(seen: Seen, wishes: Wishes, spec: Mapping[str, Any] | None) -> tuple
     """Return the values of black and white in an input, and the reason; None if they are those of the images."""
     if wishes.range is not None:
         return wishes.range, "as stated"
+    if wishes.mean is not None and np.dtype(seen.dtype).kind in "iu":
+        raise InvalidValue(
+            f"input {seen}: whole numbers cannot hold pixels after mean and standard deviation; the graph normalises them itself: remove --mean and --std",
+            field="mean",
+        )
     if wishes.mean is not None:
         return None, "before mean and standard deviation"
     if seen.dtype == "uint8":

@@ -170,6 +170,11 @@ def _fixed(seen: Seen, stated: tuple[str, tuple[int, ...] | None] | None) -> See
             f"--shape: the input {seen} of the graph states its shape; remove it, or give that of one item",
             field="shape",
         )
+    if stated[0] not in ("float32", seen.dtype):
+        raise InvalidValue(
+            f"--shape: the input {seen} of the graph is not {stated[0]}; leave out the type, such as --shape {seen.name}=64",
+            field="shape",
+        )
     dims = ("B", *stated[1])
     known = seen.dims if seen.dims is not None else ("B",) + (None,) * len(stated[1])
     if len(known) != len(dims) or any(

@@ -146,7 +146,16 @@ def _role_of_one(seen: Seen, wishes: Wishes, taken: set[str], task: str) -> Role
         return "logits", "one number for each item: the second of two classes"
     if taken:
         return None, f"one number, beside {', '.join(sorted(taken))}"
-    return (seen.name if seen.name.isidentifier() else "score"), "one number for each item: a score"
+    plain = seen.name.isidentifier() and seen.name not in (
+        "data",
+        "mean",
+        "log_variance",
+        "codes",
+        "features",
+        "logits",
+        "latent",
+    )
+    return (seen.name if plain else "score"), "one number for each item: a score"
 
 
 def _check_scale(seen: Seen, values: Array) -> None:
@@ -228,6 +237,8 @@ def _binary_form(seen: Seen, values: Array, wishes: Wishes, made: Guess) -> dict
         form["dtype"] = seen.dtype
     if values.ndim > 1:
         form["shape"] = list(values.shape[1:])
+    elif values.ndim == 0:
+        form["batch_axis"] = "none"
     return form
 
 

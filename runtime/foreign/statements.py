@@ -28,13 +28,14 @@ def check_used(found: Sequence[Guess], wishes: Wishes) -> None:
     if wishes.missing and not any(tensor.get("missing") for tensor in inputs):
         _refuse("missing", "no input takes rows; give their columns, --columns FILE")
     if wishes.spec is not None:
-        for option in ("range", "input_range", "input_mean", "size", "layout", "channels", "mean", "activation"):
+        for option in ("range", "input_range", "input_mean", "size", "layout", "channels", "mean"):
             if getattr(wishes, option) is not None:
                 _refuse(option.replace("_", "-"), "it is for images, and --columns states rows")
         if wishes.invert:
             _refuse("invert", "it is for images, and --columns states rows")
         if not data:
             _refuse("columns", "no input or output holds rows")
+        _check_activation(forms, wishes)
         return
     if wishes.size is not None and (have := (data.get("height"), data.get("width"))) != wishes.size:
         _refuse(
@@ -60,9 +61,23 @@ def check_used(found: Sequence[Guess], wishes: Wishes) -> None:
         )
     if (wishes.input_range is not None or wishes.input_mean is not None) and not images:
         _refuse("input-range" if wishes.input_range is not None else "input-mean", "no input takes images")
-    for option, field in (("mean", "mean"), ("activation", "activation"), ("invert", "invert")):
-        if getattr(wishes, option) and not any(field in form for form in forms):
-            _refuse(option, "no output holds images" if option == "activation" else "no input or output holds images")
+    for option in ("mean", "invert"):
+        if getattr(wishes, option) and not any(option in form for form in forms):
+            _refuse(option, "no input or output holds images")
+    if wishes.range is not None and wishes.of_inputs is not wishes and not roles & {"data"}:
+        _refuse("range", "--input-range or --input-mean replaces it, and no output holds images")
+    _check_activation(forms, wishes)
+
+
+def _check_activation(forms: Sequence[Mapping[str, Any]], wishes: Wishes) -> None:
+    """Raise InvalidValue if no output has the stated activation. That of a binary classifier states that its number is a logit."""
+    made = {form.get("activation") for form in forms}
+    if (
+        wishes.activation is not None
+        and wishes.activation not in made
+        and not (wishes.activation == "sigmoid" and "binary" in made)
+    ):
+        _refuse("activation", "no output holds images, or the logit of two classes")
 
 
 def _refuse(option: str, why: str) -> None:

@@ -110,7 +110,7 @@ class Manifest(Record):
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME)
-    version: int = Field(ge=1, strict=True)
+    version: int = Field(ge=1)
     family: str = "foreign"
     description: str = ""
     license: str = ""

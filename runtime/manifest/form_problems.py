@@ -112,6 +112,8 @@ def _of_images(tensor: TensorSpec, form: GraphForm) -> Iterator[str]:
     whole = form.dtype is not None and np.dtype(form.dtype).kind in "iu" and form.dtype != "uint8"
     if whole and form.range is None and not _is_mask(tensor):
         yield f".range: pixels of the type {form.dtype} would be rounded to the range of `data`; state their range, such as [0, 255]"
+    if form.mean is not None and form.dtype is not None and np.dtype(form.dtype).kind != "f":
+        yield f".mean: {form.dtype} cannot hold pixels after mean and standard deviation; use a float type, or remove mean and std"
     own = tensor.shape[0]
     count = own if form.channels is None else len(form.channels)
     letters = form.channels if isinstance(form.channels, str) else ""

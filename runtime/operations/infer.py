@@ -151,7 +151,9 @@ def _with_weights(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]
                 f"{tensor.role}: {wrong} is not the number of a class; give numbers from 0 to {count - 1}",
                 field=tensor.role,
             )
-        whole[tensor.role] = np.eye(count, dtype=np.float32)[numbers.reshape(-1)]
+        weights = np.zeros((len(numbers), count), np.float32)
+        weights[np.arange(len(numbers)), numbers.reshape(-1)] = 1
+        whole[tensor.role] = weights
     return whole
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from manifold.runtime.errors import GraphError, InvalidValue, reason, shown
+from manifold.runtime.errors import GraphError, InvalidValue, cut, reason, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 
@@ -21,33 +21,47 @@ OLDEST = 13  # the oldest opset with the operators that are added
 UNKNOWN = ""  # the text for a category that did not occur in training
 
 
-def columns_of(inputs: Sequence[str], spec: TableSpec) -> TableSpec | None:
-    """Return the spec of the rows with a column for each input, in the order of the inputs; None if no input has the name of a column.
+def columns_of(inputs: Sequence[str], spec: TableSpec) -> dict[str, Column] | None:
+    """Return the column of each input by the input's name; None if no input has the name of a column.
 
-    Other characters than letters and digits may be underscores in the graph. Raises InvalidValue for an input without a column.
+    Other characters than letters and digits may be underscores in the graph. Raises InvalidValue for an input without a column, and for one that could be
+    one of two columns.
     """
-    named = {_plain(column.name): column for column in spec.columns}
-    found = [named.get(_plain(name)) for name in inputs]
-    if not any(found):
+    found = {name: [column for column in spec.columns if column.name == name] for name in inputs}
+    for name in inputs:
+        found[name] = found[name] or [column for column in spec.columns if _plain(column.name) == _plain(name)]
+    if not any(found.values()):
         return None
-    if missing := [name for name, column in zip(inputs, found, strict=True) if column is None]:
+    for name, columns in found.items():
+        if not columns:
+            raise InvalidValue(
+                f"--columns: the graph has an input for each column, but the file has no column {shown(name)}; give a file with all columns of the graph, or "
+                f"say what the input is, such as --constant {cut(name)}=1",
+                field="--columns",
+            )
+    used = [column.name for columns in found.values() for column in columns]
+    if twice := [name for name in used if used.count(name) > 1]:
         raise InvalidValue(
-            f"--columns: the graph has an input for each column, but the file has no column {shown(missing[0])}; give a file with all columns of the graph",
+            f"--columns: two inputs of the graph could be the column {shown(twice[0])}; rename one of them",
             field="--columns",
         )
-    return TableSpec(columns=tuple(column for column in found if column is not None))
+    if several := [name for name, columns in found.items() if len(columns) > 1]:
+        raise InvalidValue(
+            f"--columns: the input {shown(several[0])} could be one of several columns of the file; rename the columns", field="--columns"
+        )  # fmt: skip
+    return {name: columns[0] for name, columns in found.items()}
 
 
 def _plain(name: str) -> str:
     return re.sub(r"\W", "_", name)
 
 
-def join(path: Path, spec: TableSpec, target: Path, *, missing: bool = False) -> None:
-    """Write a graph that takes encoded rows (B, width) and gives each input of the graph in `path` the values of its column.
+def join(path: Path, columns: Mapping[str, Column], spec: TableSpec, target: Path, *, missing: bool = False) -> None:
+    """Write a graph that takes encoded rows (B, width) and gives inputs of the graph in `path` the values of their columns.
 
-    `spec` has the columns in the order of the inputs. A number is converted into the type of the input, and a one-hot block into the text of its
-    category, or into an empty text if the category is unknown or missing. A missing number stays NaN, which `missing` allows. Raises GraphError if the
-    graph cannot be joined.
+    `columns` are the columns by the names of the inputs, and `spec` has them among others, in the order of the rows. A number is converted into the type
+    of the input, and a one-hot block into the text of its category, or into an empty text if the category is unknown or missing. A missing number stays
+    NaN, which `missing` allows. Raises GraphError if the graph cannot be joined.
     """
     try:
         model = onnx.load(str(path))
@@ -59,12 +73,14 @@ def join(path: Path, spec: TableSpec, target: Path, *, missing: bool = False) ->
             f"{path.name}: its opset is {opset}, but inputs of columns can be joined from opset {OLDEST} on; export it again", graph=path.name
         )  # fmt: skip
     held = {each.name for each in model.graph.initializer}
-    given = [each for each in model.graph.input if each.name not in held]
+    given = [each for each in model.graph.input if each.name in columns and each.name not in held]
+    places = {column.name: block for column, block in spec.placed}
     made = _Nodes(missing)
-    for tensor, (column, block) in zip(given, spec.placed, strict=True):
-        made.column(path.name, tensor, column, block)
+    for tensor in given:
+        column = columns[tensor.name]
+        made.column(path.name, tensor, column, places[column.name])
     rows = helper.make_tensor_value_info(ROWS, TensorProto.FLOAT, ["B", *spec.shape])
-    kept = [each for each in model.graph.input if each.name in held]
+    kept = [each for each in model.graph.input if each not in given]
     del model.graph.input[:]
     model.graph.input.extend([rows, *kept])
     nodes = [*made.nodes, *model.graph.node]
