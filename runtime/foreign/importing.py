@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import GraphError, InvalidValue, cut, shown
-from manifold.runtime.foreign import guesses, inspection, readers
+from manifold.runtime.foreign import examples, guesses, inspection, readers
 from manifold.runtime.foreign.guesses import Guess, Wishes
 from manifold.runtime.foreign.inspection import Foreign, Seen
 from manifold.runtime.kinds import Kind
@@ -93,9 +93,9 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[st
             field="file",
         )
     for seen in graph.inputs:
-        _check_axes(graph, _sized(seen, wishes), wishes)
-    examples = {seen.name: _example(seen, wishes) for seen in graph.inputs}
-    single = _run(graph, examples, wishes)
+        _check_axes(graph, examples.sized(seen, wishes), wishes)
+    trial = {seen.name: examples.example(seen, wishes) for seen in graph.inputs}
+    single = _run(graph, trial, wishes)
     _check_roles(graph, wishes)
     able = _items(graph, wishes)
     item = next((each for each in able if wishes.outputs.get(each[0].name) == "data"), able[0] if able else None)
@@ -119,15 +119,15 @@ def guess(graph: Foreign, wishes: Wishes, task: str | None, sections: Mapping[st
     return made
 
 
-def _run(graph: Foreign, examples: Mapping[str, Array], wishes: Wishes) -> bool:
-    """Run the graph on examples. Return True if it takes only one row, for which it was exported. Raises GraphError if it cannot run."""
+def _run(graph: Foreign, given: Mapping[str, Array], wishes: Wishes) -> bool:
+    """Run the graph on examples of its inputs. Return True if it takes only one row, for which it was exported. Raises GraphError if it cannot run."""
     try:
-        inspection.run(graph, examples)
+        inspection.run(graph, given)
     except GraphError as error:
         if wishes.rows is not None or graph.rows is not None:
             raise
         try:
-            inspection.run(graph, {seen.name: _example(seen, replace(wishes, rows=1)) for seen in graph.inputs})
+            inspection.run(graph, {seen.name: examples.example(seen, replace(wishes, rows=1)) for seen in graph.inputs})
         except GraphError:
             stated = [f"--{name}" for name in ("classes", "levels") if getattr(wishes, name)]
             advice = f"; if an index is out of range, correct {' or '.join(stated)}" * bool(stated)
@@ -151,9 +151,9 @@ def _makes_items(graph: Foreign, wishes: Wishes, made: guesses.Picture | None) -
     if "data" in stated or "latent" in stated:
         return "data" not in stated
     for seen in graph.inputs:
-        if not guesses.reads(_sized(seen, wishes), wishes):
+        if not guesses.reads(examples.sized(seen, wishes), wishes):
             continue  # stated to be another source, or the name or the channels are those of a latent
-        read = guesses.picture(_sized(seen, wishes).dims, wishes)
+        read = guesses.picture(examples.sized(seen, wishes).dims, wishes)
         if read is None or made is None:
             return False  # rows are read
         larger = (
@@ -167,55 +167,6 @@ def _makes_items(graph: Foreign, wishes: Wishes, made: guesses.Picture | None) -
 def reads_items(graph: Foreign, wishes: Wishes) -> bool:
     """Return whether a graph reads items, by its inputs. Graphs that make items are guessed first, since they show the range."""
     return any(guesses.reads(seen, wishes) for seen in graph.inputs)
-
-
-def _example(seen: Seen, wishes: Wishes) -> Array:
-    value = wishes.constants.get(seen.name)
-    sized = _sized(seen, wishes)
-    if (
-        value is None
-        and wishes.spec is not None
-        and guesses.reads(sized, wishes)
-        and np.dtype(seen.dtype).kind in "fiu"
-    ):
-        free = not isinstance((sized.dims or ("B",))[0], int)
-        rows = (wishes.rows or inspection.ROWS) if free else int((sized.dims or (1,))[0] or 1)
-        return wishes.spec.example(rows, np.random.Generator(np.random.Philox(0))).astype(seen.dtype)
-    if seen.name in wishes.numbers:
-        value = wishes.numbers[seen.name][0]
-    own = wishes.of_inputs
-    if (
-        value is None
-        and own.mean is None
-        and np.dtype(seen.dtype).kind == "f"
-        and wishes.spec is None
-        and guesses.reads(sized, wishes)
-    ):
-        black, white = own.range or (0.0, 1.0)
-        pixels = np.random.Generator(np.random.Philox(0)).random(
-            inspection.example(sized, wishes.rows or inspection.ROWS).shape
-        )
-        return (black + (white - black) * pixels).astype(seen.dtype)
-    high = wishes.levels or len(wishes.classes) or 2
-    coded = wishes.inputs.get(seen.name) == "codes" or guesses.is_named_codes(seen, wishes)
-    if value is None and coded and np.dtype(seen.dtype).kind == "f":
-        whole = Seen(sized.name, "int64", sized.dims)
-        return inspection.example(whole, wishes.rows or inspection.ROWS, high=high).astype(seen.dtype)
-    return inspection.example(sized, wishes.rows or inspection.ROWS, value=value, high=high)
-
-
-def _sized(seen: Seen, wishes: Wishes) -> Seen:
-    """Return an input with the free axes of an image at the stated size, or those of rows at the number of columns."""
-    if wishes.spec is not None and seen.dims is not None and len(seen.dims) == 2 == len(wishes.spec.shape) + 1:
-        columns = seen.dims[1] if isinstance(seen.dims[1], int) else wishes.spec.shape[0]
-        return Seen(seen.name, seen.dtype, (seen.dims[0], columns))
-    if wishes.size is None or seen.dims is None or len(seen.dims) != 4 or not guesses.reads(seen, wishes):
-        return seen
-    of = dict(zip(wishes.layout or ("NHWC" if seen.dims[3] in guesses.FEW else "NCHW"), range(4), strict=True))
-    dims = list(seen.dims)
-    for letter, size in zip("HW", wishes.size, strict=True):
-        dims[of[letter]] = dims[of[letter]] if isinstance(dims[of[letter]], int) else size
-    return Seen(seen.name, seen.dtype, tuple(dims))
 
 
 def _check_axes(graph: Foreign, seen: Seen, wishes: Wishes) -> None:
@@ -297,7 +248,7 @@ def _input(
     role = source if source in ("data", "condition", "codes") or (source == "latent" and not named) else seen.role
     if source == "data" and wishes.spec is None:
         wishes = wishes.of_inputs
-        found = guesses.picture(_sized(seen, wishes).dims, wishes)
+        found = guesses.picture(examples.sized(seen, wishes).dims, wishes)
         if found is None:
             raise InvalidValue(
                 f"input {seen}: its shape is not that of images{_flat_output(graph, seen)}; for images as input give --size HEIGHT WIDTH"
@@ -321,7 +272,7 @@ def _input(
     if source == "data":
         assert wishes.spec is not None
         made.sections["data"] = wishes.spec.model_dump(mode="json", exclude_none=True)
-        _check_columns(graph, _sized(seen, wishes), wishes.spec)
+        _check_columns(graph, examples.sized(seen, wishes), wishes.spec)
         content, tensor = guesses.tensor(role, seen, wishes.spec.shape, source)
         if wishes.missing:
             content["missing"] = True
