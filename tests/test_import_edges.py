@@ -279,3 +279,20 @@ def test_whole_numbers_of_rows_without_decimals_load(tmp_path: Path) -> None:
     status, output = check(path, "--seal")
     assert status == 0, output
     assert scores(load(path), {"a": 3, "b": 4}) == 7
+
+
+def test_outputs_that_cannot_be_read(tmp_path: Path) -> None:
+    import torch
+
+    class Nested(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> dict[str, dict[str, torch.Tensor]]:
+            return {"out": {"image": z}}
+
+    torch.jit.script(Nested()).save(str(tmp_path / "n.pt"))
+    assert "nested ones cannot be served: return the tensors themselves" in refused(
+        tmp_path / "m", tmp_path / "n.pt", "--shape", "z=6"
+    )
+    graphs.write(
+        tmp_path / "b.onnx", [*brought.body(), node("Cast", ["x"], ["y"], to=16)], [value("z", shape=["B", LATENT])], [value("y", 16, None)], CONSTANTS
+    )  # fmt: skip
+    assert "convert the inputs and outputs to float32 or float16" in refused(tmp_path / "m", tmp_path / "b.onnx")

@@ -192,6 +192,10 @@ def run(graph: Foreign, examples: Mapping[str, Array]) -> None:
     try:
         made = trial(graph.path, graph.backend, graph.method, examples)
     except GraphError as error:
+        if "bfloat16" in error.message.lower():
+            raise GraphError(
+                f"{error.message}; convert the inputs and outputs to float32 or float16", graph=graph.path.name
+            ) from error
         if graph.backend == "onnx":
             raise  # an ONNX graph states its number of rows
         raise GraphError(
@@ -199,6 +203,11 @@ def run(graph: Foreign, examples: Mapping[str, Array]) -> None:
             graph=graph.path.name,
         ) from error
     graph.made = {name: array for name, array in made.items() if isinstance(array, np.ndarray)}
+    if not made and graph.backend != "onnx":
+        raise GraphError(
+            f"{graph.path.name}: it returns no tensor, and no tuple or dictionary of tensors; nested ones cannot be served: return the tensors themselves",
+            graph=graph.path.name,
+        )
     graph.dropped = [seen for seen in graph.outputs if seen.name in made.keys() - graph.made.keys()]
     graph.outputs = [
         Seen(name, str(array.dtype), _with_batch(array.shape, len_of(examples))) for name, array in graph.made.items()
