@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifold.cli.options import Models, elsewhere, pair
+from manifold.cli.options import Models, elsewhere, number_of, pair
 from manifold.cli.outputs import check_folder
 from manifold.runtime.errors import InvalidValue, command, shown
 
@@ -169,7 +169,7 @@ def import_(
         activation=activation, classes=_classes(classes), levels=levels, rows=rows, missing=missing, negate=negate or (False if keep_sign else None),
         inputs=dict(pair(each, "--input") for each in input_ or ()),
         outputs=dict(pair(each, "--output") for each in output or ()), spec=spec,
-        constants={key: _float(value, "--constant") for key, value in (pair(each, "--constant") for each in constant or ())},
+        constants={key: number_of(value, "--constant") for key, value in (pair(each, "--constant") for each in constant or ())},
         numbers={key: _stated(value) for key, value in (pair(each, "--number") for each in number or ())},
     )  # fmt: skip
     _check(wishes)
@@ -396,15 +396,8 @@ def _single_inputs(path: Path, wishes: Wishes) -> list[str]:
     )
 
 
-def _float(text: str, option: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidValue(f"{option}: {shown(text)} is not a number", field=option) from None
-
-
 def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
-    return None if text is None else tuple(_float(each, option) for each in text.split(","))
+    return None if text is None else tuple(number_of(each, option) for each in text.split(","))
 
 
 def _stated(text: str) -> tuple[float, ...]:
@@ -413,7 +406,7 @@ def _stated(text: str) -> tuple[float, ...]:
         raise InvalidValue(
             f"--number: {shown(text)} is not DEFAULT or DEFAULT:LOW:HIGH, such as 0.7:0:1", field="--number"
         )
-    return tuple(_float(each, "--number") for each in parts)
+    return tuple(number_of(each, "--number") for each in parts)
 
 
 def _channels(text: str | None) -> str | tuple[int, ...] | None:

@@ -105,3 +105,11 @@ def pair(text: str, option: str) -> tuple[str, str]:
     if not name or not value:
         raise InvalidValue(f"{option} {shown(text)}: not of the form NAME=VALUE", field=option)
     return name, value
+
+
+def number_of(text: str, option: str) -> float:
+    """Return the number that a text states. Raises InvalidValue for other texts."""
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidValue(f"{option}: {shown(text)} is not a number", field=option) from None

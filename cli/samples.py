@@ -9,9 +9,9 @@ import typer
 
 from manifold.cli import completion
 from manifold.cli.artifacts import load, manifest_of
-from manifold.cli.options import Device, ModelName, Models, Prior, pair
+from manifold.cli.options import Device, ModelName, Models, Prior, number_of, pair
 from manifold.cli.outputs import check_suffix, check_writable, write
-from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
 
 
 def sample(
@@ -90,7 +90,7 @@ def sample(
         "prior": prior,
         "temperature": temperature,
     }
-    numbers = {name: _number(name, text) for name, text in (pair(each, "--number") for each in number or ())}
+    numbers = {name: number_of(text, "--number") for name, text in (pair(each, "--number") for each in number or ())}
     chosen = {
         **numbers,
         **{name: value for name, value in {"steps": steps, "guidance": guidance}.items() if value is not None},
@@ -161,10 +161,3 @@ def _recipe_of(picture: Path, content: bytes) -> dict[str, Any]:
         return imaging.read_recipe(content)
     except InvalidValue as error:
         raise InvalidValue(f"{picture}: {error.message.removeprefix('image: ')}") from None
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise InvalidValue(f"--number: {name}: {shown(text)} is not a number; give one", field="--number") from None
