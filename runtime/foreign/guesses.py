@@ -36,7 +36,6 @@ STRONG_MEANS = re.compile(r"mean|mu$|^mu|loc$", re.IGNORECASE)
 NORMALITIES = re.compile(r"score_samples|decision_function", re.IGNORECASE)
 VARIANCES = re.compile(r"log_?var|logvar|^lv", re.IGNORECASE)
 CODES = re.compile(r"index|indices|codes?$|^codes?", re.IGNORECASE)
-SCORES = re.compile(r"score|anomal|distance|error|loss|nll|energy|outlier", re.IGNORECASE)
 LOGITS = re.compile(r"logit|prob|softmax|class", re.IGNORECASE)
 CHANNELS = {
     1: (1, None),

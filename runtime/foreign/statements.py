@@ -19,7 +19,7 @@ def check_used(found: Sequence[Guess], wishes: Wishes) -> None:
     if wishes.classes and "condition" not in sources and "logits" not in roles:
         _refuse(
             "classes",
-            f"no input takes a class, and no output has {len(wishes.classes)} numbers; if one output stands for two classes, export both logits, 0 and its own",
+            f"no input takes a class, and no output has {len(wishes.classes)} numbers",
         )
     if wishes.levels is not None and "codes" not in sources and "codes" not in roles:
         _refuse("levels", "no input or output holds codes as whole numbers; for one-hot codes, export their indices")
