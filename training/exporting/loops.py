@@ -14,18 +14,27 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import nn
 
 from manifold.training.exporting import graphs
 
 
 def export(
-    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], batch_axes: Mapping[str, int]
+    module: nn.Module, inputs: Mapping[str, Any], outputs: Sequence[str], batch_axes: Mapping[str, int], rows: int = 1
 ) -> onnx.ModelProto:
-    """Export one step. `batch_axes` is the batch dimension of each input."""
-    batch = torch.export.Dim("batch", min=1, max=65536)
-    shapes = tuple({batch_axes[name]: batch} if name in batch_axes else {} for name in inputs)
-    return graphs.to_onnx(module, tuple(inputs.values()), list(inputs), list(outputs), shapes)
+    """Export one step. `batch_axes` is the batch dimension of each input, whose size is a multiple of `rows`.
+
+    The tensors of an input that is a list are named NAME0, NAME1, and so on.
+    """
+    batch: Any = torch.export.Dim("batch", min=1, max=65536)
+    batch = rows * batch if rows > 1 else batch
+    shapes: list[Any] = []
+    names: list[str] = []
+    for name, given in inputs.items():
+        listed = isinstance(given, list)
+        names += [f"{name}{number}" for number in range(len(given))] if listed else [name]
+        shapes.append([{} for _ in given] if listed else {batch_axes[name]: batch} if name in batch_axes else {})
+    return graphs.to_onnx(module, tuple(inputs.values()), names, list(outputs), tuple(shapes))
 
 
 def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) -> onnx.ModelProto:
@@ -55,6 +64,28 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     constants = _constants(height=height, width=width, zero=0)
     return assembled(
         steps, nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
+    )
+
+
+def sequence(steps: Mapping[str, onnx.ModelProto], length: int, scanned: str, inputs: Sequence[str]) -> onnx.ModelProto:
+    """Build one graph: before and setup; for each position the step; finish, which takes the `scanned` outputs of the steps as `values`.
+
+    The names are those of the steps in training.networks.running. `inputs` are the names of the graph's inputs, which `before` takes.
+    """
+    parts = {name: scoped(model, name) for name, model in steps.items()}
+    body = loop_body(
+        "turn", [*parts["step"].node], {"state": ("next_state", TensorProto.FLOAT)}, scanned=[(scanned, TensorProto.FLOAT)]
+    )  # fmt: skip
+    nodes = [
+        *parts["before"].node,
+        *renamed(parts["setup"].node, {"state": "first_state"}),
+        helper.make_node("Loop", ["length", "", "first_state"], ["last_state", "values"], body=body),
+        *parts["finish"].node,
+    ]
+    given = {value.name: value for value in parts["before"].input}
+    constants = [*_constants(length=length), *_initializers(parts.values())]
+    return assembled(
+        steps, nodes, "sequence", [given[name] for name in inputs], list(parts["finish"].output), constants
     )
 
 
