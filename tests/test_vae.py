@@ -17,6 +17,7 @@ from manifold.training.batches import Batch, to_float
 from manifold.training.bounds import iwae
 from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting.autoencoders import SCORE_DRAWS, Decode, Score
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Config
 from manifold.training.scores import rules, trimming
@@ -166,7 +167,7 @@ def test_trimmed_items_place_nothing(digits: Data) -> None:
     """The aggregate posterior is that of the remaining items, without the least likely ones."""
     model = small(digits, latent_dim=2)
     x = model.likelihood.settle(to_float(Arrays.of(digits.train).items, CPU).flatten(1))
-    noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
+    noise = torch.randn((SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         kept = trimming.least_surprising(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
         place = vae.placement(model, model.config.changed(trim=0.25), digits.train)
@@ -195,7 +196,7 @@ def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
     model = small(digits, latent_dim=3)
     references = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     unit = Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
-    score = vae.Score(model, unit, seed=0)
+    score = Score(model, unit, seed=0)
     data = torch.from_numpy(Arrays.of(digits.test).items[:5]).float() / 255
     with torch.no_grad():
         reconstruction, kl, negative_elbo, distance, neighbours, squared_error, surprise = score(data)
@@ -229,7 +230,7 @@ def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
     holes = x.clone()
     holes[:, blocks[1]] = torch.nan
     holes[3:, blocks[2]] = torch.nan
-    score = vae.Score(model, vae.placement(model, model.config, table.train), seed=0)
+    score = Score(model, vae.placement(model, model.config, table.train), seed=0)
     with torch.no_grad():
         surprise = score(holes)[-1]
         other = holes.clone()
@@ -319,7 +320,7 @@ def test_weights_stored_in_half_precision_are_what_is_judged_and_served(digits: 
     assert isinstance(torch_model, VAE)
     z = np.random.default_rng(0).normal(size=(4, torch_model.config.latent_dim)).astype(np.float32)
     with torch.no_grad():
-        expected = vae.Decode(torch_model)(torch.from_numpy(z)).numpy()
+        expected = Decode(torch_model)(torch.from_numpy(z)).numpy()
     found = run_as_onnx(task, {"latent": z}, tmp_path)["data"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert all(torch.equal(p, p.half().float()) for p in torch_model.parameters())

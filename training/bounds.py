@@ -14,11 +14,26 @@ from manifold.training.networks.layers import per_item
 ACTIVE = 0.01  # variance of a unit's posterior mean over the data above which it is active
 
 
+class Draws(Protocol):
+    """Draws from posteriors (families.vae.Draws)."""
+
+    @property
+    def z(self) -> Tensor: ...
+
+    @property
+    def log_ratio(self) -> Tensor: ...
+
+
 class Autoencoder(Protocol):
     """A model with q(z | x, c) and p(x | z, c). The condition c is optional."""
 
     @property
     def likelihood(self) -> DecoderLikelihood: ...
+
+    @property
+    def noise_size(self) -> int: ...
+
+    def draws(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Draws: ...
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]: ...
 
@@ -36,25 +51,16 @@ def active_units(mean: Tensor) -> int:
 
 
 def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
-    """Return the log of the mean of k importance weights, (B,), for noise (k, B, L). It is a lower bound on log p(x) that tightens with k."""
-    mean, log_variance = model.encode(x, c)
-    assert log_variance is not None
-    k, batch, _ = noise.shape
-    z = mean + (0.5 * log_variance).exp() * noise  # (k, B, L)
-    log_likelihood = -per_item(model.likelihood.nll(model.decode(z.flatten(0, 1), repeated(c, k)), x.repeat(k, 1)))
-    log_likelihood = log_likelihood.view(k, batch)
-    # log p(z) - log q(z | x), in which the terms ½ log 2π cancel
-    log_ratio = 0.5 * per_item((noise**2 + log_variance - z**2).flatten(0, 1)).view(k, batch)
-    return (log_likelihood + log_ratio).logsumexp(0) - math.log(k)
+    """Return the log of the mean of k importance weights, (B,), for noise (k, B, N). It is a lower bound on log p(x) that tightens with k."""
+    draws, k = model.draws(x, noise, c), noise.shape[0]
+    nats = per_item(model.likelihood.nll(model.decode(draws.z, repeated(c, k)), x.repeat(k, 1))).view(k, -1)
+    return (draws.log_ratio - nats).logsumexp(0) - math.log(k)
 
 
 def drawn(model: Autoencoder, x: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:
-    """Return the parameters of p(x | z) for one draw z from q(z | x) of each item x (B, D), or for z = f(x) of a deterministic autoencoder."""
-    mean, log_variance = model.encode(x, c)
-    if log_variance is None:
-        return model.decode(mean, c)
-    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-    return model.decode(mean + (0.5 * log_variance).exp() * noise, c)
+    """Return the parameters of p(x | z) for one draw z from q(z | x) of each item x (B, D)."""
+    noise = torch.randn((1, len(x), model.noise_size), generator=generator, device=x.device)
+    return model.decode(model.draws(x, noise, c).z, c)
 
 
 def fixed_draws(count: int, size: int, seed: int) -> Tensor:

@@ -51,7 +51,7 @@ REQUIRED_SOURCES: dict[str, Source] = {
 STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a request states in addition to its items
 # The inputs that endpoints fill, each once. Tasks that are not listed take any input that a seed or a default fills.
 FILLED: dict[str, tuple[Source, ...]] = {
-    "encode": ("data", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
+    "encode": ("data", "normal", "uniform", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
     "impute": ("data", "mask", *RANDOM, "temperature", *STATED),
 }  # fmt: skip
 
@@ -66,6 +66,7 @@ MEANINGS = (
     "values",
     "mean",
     "log_variance",
+    "draw",
     "features",
     "logits",
     "nearest",
@@ -77,6 +78,6 @@ MEANINGS = (
 # sampler compares. A sampler over real values has `values` instead of codes; golden vectors hold them.
 RETURNED: dict[str, tuple[str, ...]] = {
     "decode": ("data",), "decode_codes": ("data",), "sample": ("data", "codes", "latent", "values"), "impute": ("data", "codes", "values"),
-    "encode": ("mean", "log_variance", "latent", "codes"), "features": ("features", "logits"),
+    "encode": ("mean", "log_variance", "draw", "latent", "codes"), "features": ("features", "logits"),
     "neighbours": ("nearest", "distance", "known"), "score_codes": ("nll", "logits"),
 }  # fmt: skip

@@ -26,9 +26,10 @@ from manifold.training.batches import Batch
 from manifold.training.bounds import fixed_draws, iwae
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting.autoencoders import Score
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.families import vae
-from manifold.training.families.vae import VAE, Score, draw, evaluate, finish, monitor, phases, report, resolve
+from manifold.training.families.vae import VAE, draw, evaluate, finish, monitor, phases, report, resolve
 from manifold.training.phases import Losses
 from manifold.training.scores.placement import Placement
 
@@ -135,7 +136,7 @@ class CVAE(VAE):
         """Return the losses with `discriminative` times -log p(y | x) in nats, if this weight is set."""
         if not self.config.discriminative:
             return losses
-        shape = (self.config.samples, len(x), self.config.latent_dim)
+        shape = (self.config.samples, len(x), self.noise_size)
         noise = torch.randn(shape, generator=batch.generator, device=x.device)
         # the shares are the prior probabilities in training, so that the ELBOs do not learn them: later, priors are equal
         logits = self.log_shares - self.class_energies(x, noise)
@@ -150,8 +151,8 @@ class CVAE(VAE):
         reconstruction, kl = self.terms(x.repeat(self.width, 1), noise.repeat(1, self.width, 1), each)
         return (reconstruction + kl).view(self.width, -1).T
 
-    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return super().encode(x, self._scaled(c))
+    def outputs(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        return super().outputs(x, self._scaled(c))
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         return super().decode(z, self._scaled(c))
@@ -168,8 +169,7 @@ class ScoreAndBound(Score):
 
     def __init__(self, model: VAE, place: Placement, k: int, seed: int) -> None:
         super().__init__(model, place, seed)
-        size = self.model.config.latent_dim
-        self.register_buffer("draws", fixed_draws(k, size, seed + 1))
+        self.register_buffer("draws", fixed_draws(k, model.noise_size, seed + 1))
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         *terms, surprise = super().forward(data, condition)

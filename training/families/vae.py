@@ -1,51 +1,47 @@
 """A variational autoencoder (Kingma and Welling, 2013, arXiv 1312.6114), or with `variational=False` a deterministic autoencoder.
 
 The recipe: an MLP D-392-196-2L, optionally after strided convolutions; the reverse as the decoder; one of ten likelihoods; the KL in closed
-form (appendix B of the paper). The ELBO is eq. 3 with this KL. The importance-weighted bound is Burda et al., 2015 (arXiv 1509.00519), eq. 8.
+form (appendix B of the paper), if posterior and prior are Gaussian. The ELBO is eq. 3. The importance-weighted bound is Burda et al., 2015
+(arXiv 1509.00519), eq. 8. Other posteriors are in training.networks.posteriors and other priors in training.networks.priors, with their papers.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from manifold.runtime.kinds import Kind
-from manifold.runtime.manifest import (
-    GaussianPrior,
-    InputSpec,
-    LatentSpec,
-    Likelihood,
-    Metric,
-    NormalPrior,
-    Prior,
-    TensorSpec,
-    Term,
-    figures,
-)
+from manifold.runtime.manifest import Likelihood, Metric, Term, figures
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
-from manifold.training.bounds import ACTIVE, active_units, drawn, fixed_draws, gaussian_kl, iwae, repeated
+from manifold.training.bounds import ACTIVE, active_units, drawn, gaussian_kl, iwae, repeated
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import scattered, subset
-from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.errors import TrainingError
+from manifold.training.exporting import autoencoders
+from manifold.training.exporting.autoencoders import SCORE_DRAWS
+from manifold.training.exporting.tasks import Exports
 from manifold.training.likelihoods import FITTED, Histogram
-from manifold.training.likelihoods.predicting import predicting
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks import dcgan
 from manifold.training.networks.convolutions import convolutions
 from manifold.training.networks.layers import exact, joined, mlp, per_item
+from manifold.training.networks.posteriors import POSTERIORS
+from manifold.training.networks.priors import Flow, Hierarchical, Mixture, Prior, Vamp
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Size, WithoutBlanks
-from manifold.training.scores import distances, rules, terms
+from manifold.training.scores import rules, terms
 from manifold.training.scores.options import ScoreOptions
-from manifold.training.scores.placement import Placement, carries, place
+from manifold.training.scores.placement import Placement, place
 from manifold.training.scores.trimming import kept, least_surprising
 
-SCORE_DRAWS = 8  # number of draws from the posterior, fixed in the artifact, for the ELBO of the score task
 TRIM_AFTER = 1 / 3  # share of the epochs before trimming, as rare normal items cost as many nats as anomalies at first
 
 
@@ -59,6 +55,11 @@ class Config(ScoreOptions):
     widths: tuple[Size, ...] = (32, 64)  # channels of the convolutions
     rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # the rules of DCGAN to apply, for body dcgan
     variational: bool = True  # False: a deterministic autoencoder without KL, whose prior is fitted to its latents
+    # full: a Gaussian with a full covariance; iaf: an inverse autoregressive flow
+    posterior: Literal["gaussian", "full", "iaf"] = "gaussian"
+    # mixture: of Gaussians; vamp: of posteriors of pseudo-inputs; hierarchical: one more level of latents; flow: affine couplings. All are learned
+    prior: Literal["normal", "mixture", "vamp", "hierarchical", "flow"] = "normal"
+    prior_components: int = Field(50, ge=1)  # number of components of the prior, for mixture and vamp
     likelihood: str = "auto"  # a name of training.likelihoods; auto: the default of the kind of data
     components: int = Field(5, ge=1)  # number of components of the logistic-mixture
     noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistics
@@ -69,6 +70,18 @@ class Config(ScoreOptions):
     iwae_k: int = Field(500, ge=1)  # number of importance samples of the reported bound
     # share of the training items that is treated as anomalies and left out, after a third of the epochs
     trim: float = Field(0.0, ge=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _check_laws(self) -> Self:
+        for name, usual in (("posterior", "gaussian"), ("prior", "normal")):
+            if getattr(self, name) != usual and not self.variational:
+                raise TrainingError(f"{name}: an autoencoder that is not variational has none; remove it", field=name)
+        if self.prior == "vamp" and self.posterior != "gaussian":
+            raise TrainingError(
+                f"prior: vamp is a mixture of posteriors, which must be gaussian, not {self.posterior}; change one of them",
+                field="prior",
+            )
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -92,13 +105,29 @@ def resolve(config: C, data: Data) -> C:
     return found
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Draws z from q(z | x) of a batch."""
+
+    z: Tensor  # (S B, L) inputs of the decoder
+    log_ratio: Tensor  # (S, B) log p(z) - log q(z | x), in nats
+    kl: Tensor | None  # (B,) KL(q(z | x) || p(z)) in nats, if it has a closed form
+
+    def divergence(self) -> Tensor:
+        """Return the KL, or its estimate from the draws, (B,)."""
+        return -self.log_ratio.mean(0) if self.kl is None else self.kl
+
+
 class VAE(nn.Module):
-    """The model q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Inside, arrays are (B, D).
+    """The model q(z | x), by default N(mean, diag exp(log_variance)), p(z), by default N(0, I), and p(x | z). Inside, arrays are (B, D).
+
+    The latent of the artifact is z, unless the prior defines other coordinates (training.networks.priors).
 
     An optional condition c (B, `width`) is joined to the inputs of both networks: q(z | x, c) and p(x | z, c). `given` names it in figures.
     """
 
     given: figures.Given = ""
+    prior: Prior
 
     def __init__(self, config: Config, data: Data, width: int = 0) -> None:
         super().__init__()
@@ -122,8 +151,46 @@ class VAE(nn.Module):
             outside = inside
             if config.body == "conv":
                 likelihoods.start_at_mean(self.up[-2], self.likelihood, data.train)
-        self.encoder = mlp([inside + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
+        self.posterior_law = POSTERIORS[config.posterior](config.latent_dim)
+        size = self.posterior_law.outputs if config.variational else config.latent_dim
+        self.encoder = mlp([inside + width, *config.hidden, size])
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
+        self.prior = self._prior(config, data)
+
+    def _prior(self, config: Config, data: Data) -> Prior:
+        if config.prior != "vamp":
+            mixture = partial(Mixture, components=config.prior_components)
+            made: dict[str, Callable[[int], Prior]] = {
+                "normal": Prior, "mixture": mixture, "hierarchical": Hierarchical, "flow": Flow,
+            }  # fmt: skip
+            return made[config.prior](config.latent_dim)
+        if self.width or not data.spec.pictures:
+            raise TrainingError(
+                "prior: vamp has pseudo-inputs that are images without a condition; use mixture", field="prior"
+            )
+        generator = torch.Generator().manual_seed(config.seed)
+        some = in_order(scattered(data.train, config.prior_components), config.prior_components, generator)
+        return Vamp(config.latent_dim, torch.cat([batch.items.flatten(1) for batch in some]))
+
+    @property
+    def latent_size(self) -> int:
+        """The number of values of a latent of the artifact."""
+        return self.prior.latent
+
+    @property
+    def noise_size(self) -> int:
+        """The number of normals for one draw from the posterior."""
+        return self.posterior_law.noise + self.prior.noise
+
+    @property
+    def draws_in_graph(self) -> bool:
+        """Whether a draw from the posterior in the latent of the artifact needs the networks, and not only a mean and a variance."""
+        return self.config.variational and (self.prior.moved or not self.posterior_law.diagonal)
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether `encode` returns a log-variance."""
+        return self.config.variational and self.posterior_law.has_variance and not self.prior.moved
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor | None:
         """Return the condition of items with these classes (B,) and factors (B, F). It is None in this class."""
@@ -137,16 +204,59 @@ class VAE(nn.Module):
         """Return the loss weights of items with these classes (B,). Their mean over the training split is 1; None means no weights."""
         return None
 
+    def outputs(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map x (B, D) to the parameters of q(z | x). Missing values (NaN) have no influence."""
+        return exact(self.encoder(joined(self.down(self.likelihood.evidence(x)), c)))
+
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Map x (B, D) to mean and log_variance (B, L), which is None if not variational. Missing values (NaN) have no influence."""
-        mean = exact(self.encoder(joined(self.down(self.likelihood.evidence(x)), c)))
+        """Map x (B, D) to the mean and log_variance of the latent of the artifact (B, latent_size).
+
+        There is no log_variance if the model is not variational. If it is not defined, the mean is the draw whose noise is 0.
+        """
+        outputs = self.outputs(x, c)
         if not self.config.variational:
-            return mean, None
-        return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
+            return outputs, None
+        mean, log_variance = self.posterior_law.moments(outputs)
+        if not self.prior.moved:
+            return mean, log_variance
+        return self.prior.to_latent(mean, torch.zeros_like(mean)), None
+
+    def drawn(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return a draw from the posterior of each x (B, D), in the latent of the artifact (B, latent_size), with noise (B, noise_size)."""
+        z, _ = self.posterior_law.draw(self.outputs(x, c), noise[None, :, : self.posterior_law.noise])
+        return self.prior.to_latent(z[0], noise[:, self.posterior_law.noise :])
+
+    def draws(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Draws:
+        """Return draws from the posteriors of x (B, D) for noise (S, B, noise_size)."""
+        outputs, own = self.outputs(x, c), self.posterior_law.noise
+        if not self.config.variational:
+            zeros = torch.zeros_like(outputs[:, 0])
+            return Draws(outputs.repeat(noise.shape[0], 1), zeros.expand(noise.shape[0], -1), zeros)
+        z, log_q = self.posterior_law.draw(outputs, noise[..., :own])
+        z = z.flatten(0, 1)
+        log_p = self.prior.log_density(z, noise[..., own:].flatten(0, 1), self.encode_inputs).view(log_q.shape)
+        kl = gaussian_kl(*outputs.chunk(2, 1)) if self.posterior_law.diagonal and self.prior.normal else None
+        return Draws(z, log_p - log_q, None if kl is None else per_item(kl))
+
+    def by_dimension(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the posterior means (B, latent_size), and the KL of each dimension, if it has a closed form."""
+        mean, log_variance = self.encode(x, c)
+        closed = log_variance is not None and self.posterior_law.diagonal and self.prior.normal
+        return mean, gaussian_kl(mean, log_variance) if closed and log_variance is not None else None
+
+    def encode_inputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return means and log-variances (K, L) of pseudo-inputs (K, D), for the prior."""
+        mean, log_variance = self.posterior_law.moments(self.outputs(inputs))
+        assert log_variance is not None
+        return mean, log_variance
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Map z (B, L) to the parameters of p(x | z)."""
         return exact(self.up(self.decoder(joined(z, c))))
+
+    def generate(self, latents: Tensor, c: Tensor | None = None) -> Tensor:
+        """Map latents of the artifact (B, latent_size) to the parameters of p(x | z)."""
+        return self.decode(self.prior.from_latent(latents), c)
 
     def settled(self, data: Tensor) -> Tensor:
         """Convert items (B, *shape) to the networks' input (B, D), as in graphs, without random numbers."""
@@ -161,23 +271,22 @@ class VAE(nn.Module):
         return self.encode(self.settled(batch.items), self.condition(batch.labels, batch.factors))
 
     def decoded(self, latents: Tensor, c: Tensor | None = None) -> Tensor:
-        """Return the mean of p(x | z), (B, *shape), for latents (B, L)."""
-        return self.likelihood.mean(self.decode(latents, c)).view(-1, *self.shape)
+        """Return the mean of p(x | z), (B, *shape), for latents of the artifact (B, latent_size)."""
+        return self.likelihood.mean(self.generate(latents, c)).view(-1, *self.shape)
 
     def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction NLL, averaged over the draws noise (S, B, L), and the KL, in nats, (B,) each."""
-        mean, log_variance = self.encode(x, c)
-        if log_variance is None:
-            return per_item(self.likelihood.nll(self.decode(mean, c), x)), torch.zeros_like(mean[:, 0])
-        draws = noise.shape[0]
-        z = (mean + (0.5 * log_variance).exp() * noise).flatten(0, 1)  # (S B, L)
-        nll = self.likelihood.nll(self.decode(z, repeated(c, draws)), x.repeat(draws, 1))
-        return per_item(nll).view(draws, -1).mean(0), gaussian_kl(mean, log_variance).sum(1)
+        """Return the reconstruction NLL, averaged over the draws noise (S, B, noise_size), and the KL, in nats, (B,) each."""
+        if not self.config.variational:
+            nll = self.likelihood.nll(self.decode(self.outputs(x, c), c), x)
+            return per_item(nll), torch.zeros_like(nll[:, 0])
+        count, draws = noise.shape[0], self.draws(x, noise, c)
+        nll = self.likelihood.nll(self.decode(draws.z, repeated(c, count)), x.repeat(count, 1))
+        return per_item(nll).view(count, -1).mean(0), draws.divergence()
 
     def loss(self, batch: Batch) -> Losses:
         """Return -ELBO with a weighted KL, in nats, averaged over the batch."""
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
-        shape = (self.config.samples, len(x), self.config.latent_dim)
+        shape = (self.config.samples, len(x), self.noise_size)
         reconstruction, kl = self.terms(
             x,
             torch.randn(shape, generator=batch.generator, device=x.device),
@@ -223,7 +332,7 @@ def finish(model: VAE, config: Config, data: Data) -> None:
 def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     """Return -ELBO and its parts, in nats (B,), without warm-up and with beta 1, so that it is the bound and not the training loss."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
-    noise = torch.randn((1, len(x), model.config.latent_dim), generator=batch.generator, device=x.device)
+    noise = torch.randn((1, len(x), model.noise_size), generator=batch.generator, device=x.device)
     reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
@@ -231,19 +340,20 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
 def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
     """Return the number of active units and the KL by dimension, which show how much of the latent is used."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
-    mean, log_variance = model.encode(x, model.condition(batch.labels, batch.factors))
-    if log_variance is None:
+    if not model.config.variational:
         return {}
-    kl = gaussian_kl(mean, log_variance).mean(0)
-    return {"active_units": active_units(mean), "kl_by_dimension": [round(nats, 4) for nats in kl.tolist()]}
+    mean, kl = model.by_dimension(x, model.condition(batch.labels, batch.factors))
+    return {"active_units": active_units(mean)} | ({} if kl is None else {"kl_by_dimension": _rounded(kl.mean(0))})
+
+
+def _rounded(nats: Tensor) -> list[float]:
+    return [round(each, 4) for each in nats.tolist()]
 
 
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
-    """Return means of p(x | z) for z from N(0, I), (n, *shape)."""
-    device = next(model.parameters()).device
-    z = torch.randn((n, model.config.latent_dim), generator=generator, device=device)
-    return model.likelihood.mean(model.decode(z, model.condition_of_draws(n))).view(n, *model.shape)
+    """Return means of p(x | z) for z from the prior, (n, *shape)."""
+    return model.decoded(model.prior.draw(n, model.encode_inputs, generator), model.condition_of_draws(n))
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------------
@@ -259,37 +369,36 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     }  # fmt: skip
     elbo, tight = (figures.name_of(bound, form, config.iwae_k, model.given) for bound in ("elbo", "iwae"))
     of = f"p(x | {model.given})" if model.given else "p(x)"
-    means, by_dimension, places = Means(), Means(), []
+    means, places, nats = Means(), [], []
     size = max(1, min(1000, 50_000 // config.iwae_k))
     for batch in in_order(data.test, size, generator):
         x = model.likelihood.observe(batch.items.flatten(1), generator)
         c = model.condition(batch.labels, batch.factors)
-        noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=x.device)
+        noise = torch.randn((1, len(x), model.noise_size), generator=generator, device=x.device)
         reconstruction, kl = model.terms(x, noise, c)
         means.add({"reconstruction": reconstruction})
         if config.variational:
-            mean, log_variance = model.encode(x, c)
-            assert log_variance is not None
+            mean, each = model.by_dimension(x, c)
             places.append(mean)
-            many = torch.randn((config.iwae_k, len(x), config.latent_dim), generator=generator, device=x.device)
+            nats += [] if each is None else [each]
+            many = torch.randn((config.iwae_k, len(x), model.noise_size), generator=generator, device=x.device)
             means.add({"kl": kl, elbo: -(reconstruction + kl), tight: iwae(model, x, many, c)})
-            by_dimension.add({str(i): column for i, column in enumerate(gaussian_kl(mean, log_variance).T)})
     bounds = {"reconstruction": "-E log p(x | z), one draw"}
     if not config.variational:
         return list(means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}))
     bounds |= {
         "kl": "KL(q(z | x) || p(z))",
-        elbo: f"lower bound on log {of}, one draw, analytic KL",
+        elbo: f"lower bound on log {of}, one draw" + (", analytic KL" if nats else ""),
         tight: f"importance-weighted lower bound on log {of}, k = {config.iwae_k}",
     }
     active = Metric(
         name="active_units",
         value=active_units(torch.cat(places)),
-        unit=f"of {config.latent_dim}",
+        unit=f"of {model.latent_size}",
         protocol={
             **protocol,
             "rule": f"variance of the posterior mean over the test split above {ACTIVE}",
-            "kl_by_dimension": [round(by_dimension[str(i)], 4) for i in range(config.latent_dim)],
+            **({"kl_by_dimension": _rounded(torch.cat(nats).double().mean(0))} if nats else {}),
         },
     )
     found = [*means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}), active]
@@ -300,90 +409,6 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
-
-
-class Decode(nn.Module):
-    """The task `decode`: latent (B, L) and an optional condition (B, C) to the mean of p(x | z), (B, *shape)."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.model.decoded(latent, condition)
-
-
-class Sample(nn.Module):
-    """The task `sample`: latent (B, L), an optional condition (B, C) and noise to x, drawn from p(x | z)."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, latent: Tensor, *rest: Tensor) -> Tensor:
-        c, noise = (rest[0], rest[1:]) if self.model.width else (None, rest)
-        return self.model.likelihood.sample(self.model.decode(latent, c), *noise).view(-1, *self.model.shape)
-
-
-class Encode(nn.Module):
-    """The task `encode`: data (B, *shape) and an optional condition (B, C) to mean and, if variational, log_variance (B, L)."""
-
-    def __init__(self, model: VAE) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, data: Tensor, condition: Tensor | None = None) -> Any:
-        mean, log_variance = self.model.encode(self.model.settled(data), condition)
-        return mean if log_variance is None else (mean, log_variance)
-
-
-class Score(nn.Module):
-    """The task `score`: data to the terms of `_terms`, in that order, and nats by pixel or column.
-
-    The ELBO uses SCORE_DRAWS antithetic draws that are fixed here, so that scores are reproducible.
-    """
-
-    noise: Tensor
-
-    def __init__(self, model: VAE, place: Placement, seed: int) -> None:
-        super().__init__()
-        self.model, self.place = model, place
-        self.register_buffer("noise", fixed_draws(SCORE_DRAWS, model.config.latent_dim, seed))
-        self.distances = distances.Distances(place, model.config.neighbours, model.likelihood)
-        self.edges = place.edges
-
-    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
-        model = self.model
-        x = model.settled(data)
-        mean, log_variance = model.encode(x, condition)
-        placed = self.distances(mean, x)
-        if log_variance is None:
-            parameters = model.decode(mean, condition)
-            nll = model.likelihood.charged(parameters, x)
-            return per_item(nll), *placed, *self._of_pixels(data, parameters), self._shaped(nll)
-        if model.spec.one_unit:
-            placed += self._of_pixels(data, model.decode(mean, condition))
-        deviation = (0.5 * log_variance).exp()
-        # (draws, B, ...): one run of the decoder for all draws
-        z = mean[None] + deviation[None] * self.noise
-        nll = model.likelihood.charged(
-            model.decode(z.flatten(0, 1), repeated(condition, SCORE_DRAWS)), x.repeat(SCORE_DRAWS, 1)
-        )
-        nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)
-        reconstruction, kl = per_item(nll), per_item(gaussian_kl(mean, log_variance))
-        return reconstruction, kl, reconstruction + kl, *placed, self._shaped(nll)
-
-    def _of_pixels(self, data: Tensor, parameters: Tensor) -> list[Tensor]:
-        """Return the mean squared error, if all values of the data have the same unit, and the terms of edges, for images."""
-        if not self.model.spec.one_unit:
-            return []
-        differences = data.flatten(1) - self.model.likelihood.mean(parameters)
-        edges = [] if self.edges is None else self.edges(data)
-        return [per_item(differences**2) / differences.shape[1], *edges]
-
-    def _shaped(self, nll: Tensor) -> Tensor:
-        shape = self.model.spec.nats_shape
-        return nll if len(shape) == 1 else nll.view(-1, *shape)
 
 
 def placement(model: VAE, config: Config, part: Part) -> Placement:
@@ -399,46 +424,10 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
     where = placement(model, config, data.train)
     listed = _terms(config, data.spec)
     return Exports(
-        _tasks(model, config, where, listed),
-        latent=_latent(config, where),
+        autoencoders.tasks(model, where, listed),
+        latent=autoencoders.latent(model, where),
         scoring=rules.scoring(config.score, listed, "kl" if config.variational else None),
         description=_describe(config, data),
-    )
-
-
-def _tasks(model: VAE, config: Config, where: Placement, listed: list[Term]) -> dict[str, Task]:
-    spec, size = model.spec, config.latent_dim
-    items = InputSpec(role="data", source="data", shape=spec.shape, missing=spec.nullable)
-    latent = InputSpec(role="latent", source="latent", shape=(size,))
-    given = [InputSpec(role="condition", source="condition", shape=(model.width,))] if model.width else []
-    output = TensorSpec(role="data", shape=spec.shape)
-    roles = ["mean", "log_variance"] if config.variational else ["mean"]
-    scores = [*(TensorSpec(role=term.name) for term in listed), TensorSpec(role="surprise", shape=spec.nats_shape)]
-    tasks = {
-        "decode": Task(Decode(model), [latent, *given], [output]),
-        "encode": Task(Encode(model), [items, *given], [TensorSpec(role=role, shape=(size,)) for role in roles]),
-        "score": Task(Score(model, where, config.seed), [items, *given], scores, max_rows=256),
-    }
-    if config.references and (carries(spec) or not model.width):
-        k, held = config.neighbours, where.held
-        module = distances.NearestLatents(model, where, k) if held is None else distances.NearestItems(model, held, k)
-        tasks["neighbours"] = distances.task(module, items)
-    if config.variational:
-        tasks |= predicting(model, "decode", spec.shape, [latent, *given])
-    if model.likelihood.noise:
-        tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
-    return tasks
-
-
-def _latent(config: Config, where: Placement) -> LatentSpec:
-    cholesky = torch.linalg.cholesky(where.covariance).tolist()
-    priors: dict[str, Prior] = {"normal": NormalPrior()} if config.variational else {}
-    priors["gaussian"] = GaussianPrior(mean=tuple(where.centre.tolist()), cholesky=tuple(map(tuple, cholesky)))
-    return LatentSpec(
-        size=config.latent_dim,
-        priors=priors,
-        default_prior=next(iter(priors)),
-        interpolation="slerp" if config.variational else "lerp",
     )
 
 

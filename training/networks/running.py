@@ -188,7 +188,7 @@ def nats_of_orders(network: Network, x: Tensor, orders: Tensor) -> Tensor:
     """Return -log p(x_i | values before i) in nats for each of the orders (K, D), in raster order, for x (B, D): (B, K, D)."""
     order, uniforms, temperature, known, keep = ToOrders(orders)(x)
     logits = placed(Loop(network)(order, uniforms, temperature, known, keep)[1], order)
-    return nats(logits, known).unflatten(0, (x.shape[0], orders.shape[0]))
+    return nats(logits, known).view(x.shape[0], orders.shape[0], -1)
 
 
 class Mixed(nn.Module):

@@ -29,7 +29,7 @@ def kept(model: Any, part: Part, trim: float, draws: int, seed: int) -> NDArray[
     nats = []
     for batch in in_order(part, 5000, generator):
         x = model.settled(batch.items)
-        noise = torch.randn((draws, len(x), model.config.latent_dim), generator=generator, device=x.device)
+        noise = torch.randn((draws, len(x), model.noise_size), generator=generator, device=x.device)
         reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
         nats.append(reconstruction + kl)
     return least_surprising(torch.cat(nats), trim).cpu().numpy()
