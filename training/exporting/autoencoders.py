@@ -29,7 +29,8 @@ class Decode(nn.Module):
         self.model = model
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        return self.model.decoded(latent, condition)
+        data: Tensor = self.model.decoded(latent, condition)
+        return data
 
 
 class Sample(nn.Module):
@@ -41,7 +42,8 @@ class Sample(nn.Module):
 
     def forward(self, latent: Tensor, *rest: Tensor) -> Tensor:
         c, noise = (rest[0], rest[1:]) if self.model.width else (None, rest)
-        return self.model.likelihood.sample(self.model.generate(latent, c), *noise).view(-1, *self.model.shape)
+        drawn: Tensor = self.model.likelihood.sample(self.model.generate(latent, c), *noise).view(-1, *self.model.shape)
+        return drawn
 
 
 class Encode(nn.Module):

@@ -6,7 +6,7 @@
     EoNADE   an MLP of [x ⊙ m, m] for the mask m of known values, trained for all orders   Uria et al., 2014, arXiv 1310.1757
 
 All of them are one first layer, linear in x, and further layers. A sampler can therefore keep the pre-activations of the first layer and add
-one column for each new value. `Running` describes this form; training.networks.running contains the sampler.
+one column for each new value. `Network` describes this form; training.networks.running contains the sampler.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ class Prefix(nn.Module):
             columns = max(1, seen[stop - 1])  # a matrix has at least one column, which is masked
             mask = torch.arange(columns) < limits
             blocks.append(Block(torch.randn(mask.shape) * gain / limits.clamp(min=1).sqrt(), mask))
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Any = nn.ModuleList(blocks)  # mypy knows no types of elements, and TorchScript no casts
 
     def forward(self, x: Tensor) -> Tensor:
         parts = []
@@ -87,46 +87,14 @@ class Free(nn.Module):
         return self.weight
 
 
-class Running(Protocol):
-    """A network in the form for a sampler: a state (B, S) that each value changes by one column, and the logit of a position given the state.
+class Network(nn.Module):
+    """The base class of the networks, in the form for a sampler: a state (B, S), and the logit of a position given the state.
 
-    x_i changes the state by `x_i columns()[i]`, and if there are marks also by `marks()[i]`, whatever x_i is.
+    A value x_i changes the state by `x_i columns()[i]`, and in a network of any order also by `marks()[i]`, whatever x_i is.
     """
 
-    dimensions: int
-    any_order: bool  # whether values can be drawn in any order
-    direct: bool  # whether the last D values of the state are added to the logits
-
-    def start(self) -> Tensor:
-        """Return the state before any value is known, (S,)."""
-        ...
-
-    def columns(self) -> Tensor:
-        """Return the change of the state by a value 1 at each position, (D, S)."""
-        ...
-
-    def marks(self) -> Tensor:
-        """Return the change of the state because a position is known, (D, S), or zeros (1, 1) if there is none."""
-        ...
-
-    def deeper(self) -> list[Tensor]:
-        """Return the matrices and vectors of the further hidden layers, in turn."""
-        ...
-
-    def heads(self) -> tuple[Tensor, Tensor]:
-        """Return weights (D, H) and biases (D,) of the logits."""
-        ...
-
-    def activate(self, a: Tensor) -> Tensor:
-        """Apply the activation of the hidden layers."""
-        ...
-
-
-class Network(nn.Module):
-    """The base class of the networks. Its defaults fit networks in a fixed order."""
-
-    any_order = False
-    direct = False
+    any_order = False  # whether values can be drawn in any order
+    direct = False  # whether the last D values of the state are added to the logits
 
     def __init__(self, dimensions: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -134,17 +102,36 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Return the logit of p(x_i = 1 | x_<i) for all i, from x (B, D) of 0 and 1: (B, D)."""
+        """Return the logit of p(x_i = 1 | x_<i) for all i, from x (B, D) of 0 and 1: (B, D). A network of any order has none."""
+        raise NotImplementedError
+
+    def given(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits (B, D) given the values of x (B, D) where the mask (B, D) is 1. Only a network of any order has them."""
+        raise NotImplementedError
+
+    def start(self) -> Tensor:
+        """Return the state before any value is known, (S,)."""
+        raise NotImplementedError
+
+    def columns(self) -> Tensor:
+        """Return the change of the state by a value 1 at each position, (D, S)."""
         raise NotImplementedError
 
     def marks(self) -> Tensor:
+        """Return the change of the state because a position is known, (D, S). In a fixed order it is not used, and is zeros (1, 1)."""
         return torch.zeros(1, 1)
 
     def deeper(self) -> list[Tensor]:
+        """Return the matrices and vectors of the further hidden layers, in turn."""
         found: list[Tensor] = []
         return found
 
+    def heads(self) -> tuple[Tensor, Tensor]:
+        """Return weights (D, H) and biases (D,) of the logits."""
+        raise NotImplementedError
+
     def activate(self, a: Tensor) -> Tensor:
+        """Apply the activation of the hidden layers."""
         return torch.relu(a)
 
 
@@ -220,7 +207,7 @@ class MADE(Network):
             degrees = [1 + (unit * max(1, dimensions - 1)) // size for unit in range(size)]
             layers.append(Prefix(len(known), [bisect_right(known, own) for own in degrees], 2**0.5))
             known = degrees
-        self.layers = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(layers)
         self.last = Prefix(len(known), [bisect_right(known, place) for place in range(dimensions)], 0.1)
         self.links = Prefix(dimensions, list(range(dimensions)), 0.1)
 
@@ -255,11 +242,10 @@ class EoNADE(Network):
     def __init__(self, dimensions: int, hidden: Sequence[int], dropout: float = 0.0) -> None:
         super().__init__(dimensions, dropout)
         sizes = [2 * dimensions, *hidden]
-        self.layers = nn.ModuleList(Free(before, after, 2**0.5) for before, after in pairwise(sizes))
+        self.layers: Any = nn.ModuleList(Free(before, after, 2**0.5) for before, after in pairwise(sizes))
         self.last = Free(sizes[-1], dimensions, 0.1)
 
     def given(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Return the logits (B, D) given the values of x (B, D) where the mask (B, D) is 1. Those of known positions mean nothing."""
         h = torch.cat([x * mask, mask], 1)
         for layer in self.layers:
             h = self.dropout(torch.relu(layer(h)))
@@ -267,13 +253,16 @@ class EoNADE(Network):
         return found
 
     def start(self) -> Tensor:
-        return self.layers[0].bias
+        bias: Tensor = self.layers[0].bias
+        return bias
 
     def columns(self) -> Tensor:
-        return self.layers[0].weight[:, : self.dimensions].T
+        weight: Tensor = self.layers[0].weight
+        return weight[:, : self.dimensions].T
 
     def marks(self) -> Tensor:
-        return self.layers[0].weight[:, self.dimensions :].T
+        weight: Tensor = self.layers[0].weight
+        return weight[:, self.dimensions :].T
 
     def deeper(self) -> list[Tensor]:
         found: list[Tensor] = []

@@ -75,7 +75,7 @@ class Full(Posterior):
         row, column = self.below[0], self.below[1]
         flat = torch.zeros_like(outputs[:, :1]).expand(-1, self.size**2)
         places = (row * self.size + column).expand(outputs.shape[0], -1)
-        below = flat.scatter(1, places, outputs[:, 2 * self.size :]).unflatten(1, (self.size, self.size))
+        below = flat.scatter(1, places, outputs[:, 2 * self.size :]).view(-1, self.size, self.size)
         return below + torch.diag_embed(outputs[:, self.size : 2 * self.size].clamp(*LOG_SCALES).exp())
 
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -195,7 +195,7 @@ class Flow(Prior):
 
     def __init__(self, size: int) -> None:
         super().__init__(size)
-        self.couplings = nn.ModuleList(Coupling(size, self.HIDDEN, bool(k % 2)) for k in range(self.COUPLINGS))
+        self.couplings: Any = nn.ModuleList(Coupling(size, self.HIDDEN, bool(k % 2)) for k in range(self.COUPLINGS))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return ε (N, L) and log |det dε/dz| (N,)."""

@@ -208,7 +208,8 @@ class Mixed(nn.Module):
         sums = F.pad(each, (0, -each.shape[2] % self.line)).sum(2)  # see layers.per_item
         averaged = math.log(self.count) - torch.logsumexp(-sums, 1)
         weights = torch.softmax(-sums, 1)
-        return averaged, (weights[:, :, None] * each).sum(1).unflatten(1, self.shape)
+        surprise = (weights[:, :, None] * each).sum(1)
+        return averaged, surprise.view([-1] + self.shape)  # noqa: RUF005 - TorchScript does not unpack lists
 
 
 # --- tasks -------------------------------------------------------------------------------------------------------------------------
@@ -266,7 +267,8 @@ class ToItems(nn.Module):
 
     def forward(self, values: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
         items = placed(values, order)
-        return items.unflatten(1, self.grid).to(torch.int64), items.unflatten(1, self.shape)
+        codes = items.to(torch.int64).view([-1] + self.grid)  # noqa: RUF005 - TorchScript does not unpack lists
+        return codes, items.view([-1] + self.shape)  # noqa: RUF005
 
 
 def binary(data: Tensor) -> Tensor:
