@@ -67,7 +67,7 @@ class Config(ScoreOptions):
     samples: int = Field(1, ge=1)  # L: number of Monte Carlo draws from the posterior for each item
     kl_warmup: float = Field(0.0, ge=0)  # epochs over which the KL's weight grows from 0 to beta
     iwae_k: int = Field(500, ge=1)  # number of importance samples of the reported bound
-    # share of the training items that is treated as anomalies and left out, after a third of the epochs
+    # share of the training items that is left out as anomalies, after a third of the epochs
     trim: float = Field(0.0, ge=0, le=0.5)
 
 
@@ -105,13 +105,8 @@ class VAE(nn.Module):
         self.config, self.spec, self.shape, self.width = config, data.spec, data.spec.shape, width
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
-            config.likelihood,
-            data.spec,
-            noise=config.noise,
-            floor=config.floor,
-            components=config.components,
-            train=data.train,
-        )
+            config.likelihood, data.spec, noise=config.noise, floor=config.floor, components=config.components, train=data.train
+        )  # fmt: skip
         self.down: nn.Module = nn.Identity()
         self.up: nn.Module = nn.Identity()
         inside, outside = dimensions, self.likelihood.width
@@ -126,15 +121,15 @@ class VAE(nn.Module):
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor | None:
-        """Return the condition of items with these classes (B,) and factors (B, F). It is None in this class."""
+        """Return the condition of items with classes (B,) and factors (B, F): None in this class."""
         return None
 
     def condition_of_draws(self, n: int) -> Tensor | None:
-        """Return the condition of the n items in the grid of samples. It is None in this class."""
+        """Return the condition of the n items in the grid of samples: None in this class."""
         return None
 
     def weights(self, labels: Tensor) -> Tensor | None:
-        """Return the loss weights of items with these classes (B,). Their mean over the training split is 1; None means no weights."""
+        """Return the loss weights of items with classes (B,), with mean 1 over the training split; None for no weights."""
         return None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -164,9 +159,15 @@ class VAE(nn.Module):
         """Return the mean of p(x | z), (B, *shape), for latents (B, L)."""
         return self.likelihood.mean(self.decode(latents, c)).view(-1, *self.shape)
 
-    def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction NLL, averaged over the draws noise (S, B, L), and the KL, in nats, (B,) each."""
-        mean, log_variance = self.encode(x, c)
+    def seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the encoder's input (B, D) in losses of items x: x itself in this class."""
+        return x
+
+    def terms(
+        self, x: Tensor, noise: Tensor, c: Tensor | None = None, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the NLL of x, averaged over the draws noise (S, B, L), and the KL, in nats (B,). `seen` is the encoder's input, by default x."""
+        mean, log_variance = self.encode(x if seen is None else seen, c)
         if log_variance is None:
             return per_item(self.likelihood.nll(self.decode(mean, c), x)), torch.zeros_like(mean[:, 0])
         draws = noise.shape[0]
@@ -178,11 +179,9 @@ class VAE(nn.Module):
         """Return -ELBO with a weighted KL, in nats, averaged over the batch."""
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
-        reconstruction, kl = self.terms(
-            x,
-            torch.randn(shape, generator=batch.generator, device=x.device),
-            self.condition(batch.labels, batch.factors),
-        )
+        noise = torch.randn(shape, generator=batch.generator, device=x.device)
+        c = self.condition(batch.labels, batch.factors)
+        reconstruction, kl = self.terms(x, noise, c, self.seen(x, batch.generator))
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         if self.config.trim and batch.epoch >= TRIM_AFTER * self.config.epochs:
             kept = least_surprising(reconstruction + kl, self.config.trim)
@@ -195,7 +194,7 @@ class VAE(nn.Module):
         return self.extended({"loss": loss, "reconstruction": reconstruction, "kl": kl}, x, batch)
 
     def extended(self, losses: Losses, x: Tensor, batch: Batch) -> Losses:
-        """Return the losses with further ones of the items x (B, D) of a batch, without trimmed items. This class has none."""
+        """Return the losses with further ones of the items x (B, D) of a batch, without trimmed items: none in this class."""
         return losses
 
 
@@ -224,12 +223,13 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     """Return -ELBO and its parts, in nats (B,), without warm-up and with beta 1, so that it is the bound and not the training loss."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     noise = torch.randn((1, len(x), model.config.latent_dim), generator=batch.generator, device=x.device)
-    reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
+    c = model.condition(batch.labels, batch.factors)
+    reconstruction, kl = model.terms(x, noise, c, model.seen(x, batch.generator))
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
 def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
-    """Return the number of active units and the KL by dimension, which show how much of the latent is used."""
+    """Return the number of active units and the KL by dimension: how much of the latent is used."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     mean, log_variance = model.encode(x, model.condition(batch.labels, batch.factors))
     if log_variance is None:
@@ -246,7 +246,7 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
     return model.likelihood.mean(model.decode(z, model.condition_of_draws(n))).view(n, *model.shape)
 
 
-# --- figures ------------------------------------------------------------------------------------------------------------------
+# --- figures ---
 
 
 @torch.no_grad()
@@ -299,7 +299,7 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     return found
 
 
-# --- exports ------------------------------------------------------------------------------------------------------------------
+# --- exports ---
 
 
 class Decode(nn.Module):
