@@ -33,7 +33,7 @@ Array = NDArray[Any]
 
 SIDE = 20  # number of grid points along an axis
 REACH = {"normal": 3.0, "trained": 5.0}  # half of the side of the square that is shown, by the prior
-WIDTH, STEPS, RATE = 256, 3000, 1e-3  # of the classifier
+WIDTH, STEPS, RATE = 256, 3000, 1e-3  # units, training steps and learning rate of the classifier
 
 
 def prior_of(model: Model) -> str:

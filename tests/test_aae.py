@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,9 +168,9 @@ def codes(model: VAE, data: Data) -> Tensor:
 def test_codes_approach_the_prior_and_those_of_a_plain_autoencoder_do_not(root: Path, digits: Data) -> None:
     steps = {"epochs": 20, "epoch_steps": 40, "batch_size": 64, "latent_dim": 2, "ema": 0.98}
     run = tiny_run(root / "run", "aae", digits, **steps, critic_lr=1e-3, encoder_lr=1e-3)
-    model = trained_model(run.resolved(digits), digits)
+    model: Any = trained_model(run.resolved(digits), digits)
     plain_run = tiny_run(root / "plain", "vae", digits, **steps, variational=False)
-    plain = trained_model(plain_run.resolved(digits), digits)
+    plain: Any = trained_model(plain_run.resolved(digits), digits)
     draws = model.prior.draw(5000, torch.Generator().manual_seed(1))
     gaps = [largest_gap(codes(each, digits), draws) for each in (model, plain)]
     assert gaps[0] < 0.15 < 0.3 < gaps[1], gaps
@@ -182,7 +183,7 @@ def test_codes_approach_the_prior_and_those_of_a_plain_autoencoder_do_not(root: 
 
 def test_figures_and_the_exported_graphs_are_those_of_torch(root: Path, digits: Data) -> None:
     run = tiny_run(root / "smoke", "aae", digits, prior="mixture")
-    model = trained_model(run.resolved(digits), digits)
+    model: Any = trained_model(run.resolved(digits), digits)
     found = {metric.name: metric.value for metric in aae.report(model, model.config, digits)}
     assert set(found) == {"reconstruction", "discriminator_accuracy", "code_distance"}
     artifact = load(export(run, "aae", root / "models", data=digits), device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_the_criterion_is_a_lower_bound_on_the_likelihood_of_the_clean_image(dig
         mean, log_variance = model.encode(seen)
         assert log_variance is not None
         proposals = torch.distributions.Normal(mean[:, 0], (0.5 * log_variance[:, 0]).exp())
-        mixture = torch.stack([proposals.log_prob(place).logsumexp(0) for place in z]) - math.log(n)  # type: ignore[no-untyped-call]
+        mixture = torch.stack([proposals.log_prob(place).logsumexp(0) for place in z]) - math.log(n)
         elbo = float((mixture.exp() * (prior - nll - mixture)).sum()) * 16 / 4000
     error = float((reconstruction + kl).std()) / math.sqrt(n)
     assert criterion < elbo + 3 * error
@@ -155,7 +156,7 @@ def test_a_noisy_image_is_denoised_and_the_artifact_equals_torch(tmp_path: Path,
         tmp_path / "run", "denoising", digits, epochs=20, epoch_steps=40, batch_size=64, variational=False,
         latent_dim=10, lr=3e-3, ema=0.98, level=0.4,
     )  # fmt: skip
-    model = trained_model(run.resolved(digits), digits)
+    model: Any = trained_model(run.resolved(digits), digits)
     figures = {metric.name: metric.value for metric in denoising.report(model, model.config, digits)}
     assert figures["psnr_denoised"] > figures["psnr_noisy"] + 2
     artifact = load(export(run, "denoising", tmp_path / "models", data=digits, backend="torchscript"), device="cpu")
