@@ -2,6 +2,9 @@
 
 MIG: Chen et al., 2018, arXiv 1802.04942, eq. 6. DCI: Eastwood and Williams, 2018, "A framework for the quantitative evaluation of
 disentangled representations", with importances of random forests. Codes are posterior means (N, L). Factors (N, K) have few values each.
+
+disentanglement_lib of Google Research computes MIG from the same bins of equal width. Its DCI has the same formulas, but importances of gradient
+boosted trees instead of random forests, so that values of DCI from the two programs must not be compared.
 """
 
 from __future__ import annotations
@@ -88,16 +91,21 @@ def dci(codes: Array, factors: Array, test_codes: Array, test_factors: Array, se
         importance.append(forest.feature_importances_)
         right.append(float((values[forest.predict(test_codes)] == test_factors[:, k]).mean()))
     matrix = np.stack(importance, axis=1).astype(np.float64)  # (L, K)
-    by_code, by_factor = matrix.sum(axis=1), matrix.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        spread = np.asarray([_entropy(row) for row in np.nan_to_num(matrix / by_code[:, None])]) / np.log(
-            len(matrix[0])
-        )
-    apart = np.asarray([_entropy(column) for column in (matrix / by_factor).T]) / np.log(len(matrix))
-    return DCI(
-        float((by_code / by_code.sum() * (1 - spread)).sum()), float((by_factor / by_factor.sum() * (1 - apart)).sum()),
-        float(np.mean(right)), matrix,
-    )  # fmt: skip
+    return DCI(disentangled(matrix), complete(matrix), float(np.mean(right)), matrix)
+
+
+def disentangled(importance: Float64) -> float:
+    """Return the disentanglement of importances (L, K): 1 minus the entropy over the factors to base K, weighted by a dimension's importance."""
+    total = importance.sum(axis=1)
+    used = total > 0
+    shares = importance[used] / total[used, None]
+    spread = np.asarray([_entropy(row) for row in shares]) / np.log(importance.shape[1])
+    return float((total[used] / total.sum() * (1 - spread)).sum())
+
+
+def complete(importance: Float64) -> float:
+    """Return the completeness of importances (L, K): 1 minus the entropy over the dimensions to base L, weighted by a factor's importance."""
+    return disentangled(importance.T)
 
 
 def _ranks(factor: Array) -> NDArray[np.int64]:

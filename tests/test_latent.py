@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import mutual_info_score
 
 from manifold.evaluation import disentanglement, latent
@@ -102,6 +103,41 @@ def test_mutual_information_is_scikit_learns() -> None:
             expected = mutual_info_score(np.digitize(codes[:, j], edges), known[:, k])
             assert information[j, k] == pytest.approx(expected, abs=1e-9)
     assert entropy == pytest.approx([np.log(5)] * 3, abs=0.01)
+
+
+def test_mig_is_its_formula_on_a_small_array() -> None:
+    """The formula of Chen et al., 2018: the gap of the two largest mutual informations, divided by the entropy, with bins of equal width."""
+    known = np.stack([np.repeat([0, 1, 2, 3], 6), np.tile([0, 1], 12)], axis=1)
+    codes = np.stack([known[:, 0] + 0.1 * known[:, 1], known[:, 1] * 2.0, generator().normal(size=24)], axis=1)
+    gaps = []
+    for k in range(2):
+        bins = [np.digitize(code, np.histogram(code, 20)[1][:-1]) for code in codes.T]
+        information = sorted((mutual_info_score(known[:, k], each) for each in bins), reverse=True)
+        gaps.append((information[0] - information[1]) / mutual_info_score(known[:, k], known[:, k]))
+    assert disentanglement.mig(codes, known) == pytest.approx(gaps, abs=1e-9)
+    assert 0.1 < gaps[0] < gaps[1] <= 1 or 0.1 < gaps[1] < gaps[0] <= 1  # the test has gaps that differ
+
+
+def test_dci_is_its_formula_on_a_small_array() -> None:
+    """The formulas of Eastwood and Williams, 2018: entropies to base K over factors and to base L over dimensions, weighted by importance."""
+    importance = np.asarray([[0.7, 0.1, 0.0], [0.2, 0.1, 0.5], [0.0, 0.0, 0.0], [0.1, 0.8, 0.5]])
+    by_code, by_factor = importance.sum(axis=1), importance.sum(axis=0)
+    rows = [0.0 if not row.sum() else 1 - stats.entropy(row, base=3) for row in importance]
+    columns = [1 - stats.entropy(column, base=4) for column in importance.T]
+    expected = [float(np.average(rows, weights=by_code)), float(np.average(columns, weights=by_factor))]
+    found = [disentanglement.disentangled(importance), disentanglement.complete(importance)]
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert disentanglement.disentangled(np.eye(4, 3)) == disentanglement.complete(np.eye(4, 3)) == 1
+    assert disentanglement.disentangled(np.ones((4, 3))) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_figures_of_dci_are_those_of_its_importances() -> None:
+    known = factors(600)
+    codes = known @ generator(3).normal(size=(3, 4)) + 0.1 * generator(4).normal(size=(600, 4))
+    found = disentanglement.dci(codes[:400], known[:400], codes[400:], known[400:])
+    rows = [1 - stats.entropy(row, base=3) for row in found.importance]
+    assert found.disentanglement == pytest.approx(np.average(rows, weights=found.importance.sum(axis=1)), abs=1e-9)
+    assert found.completeness == pytest.approx(1 - np.mean(stats.entropy(found.importance, base=4)), abs=1e-9)
 
 
 def test_one_dimension_a_factor_is_perfect_and_a_rotation_of_it_is_not() -> None:

@@ -35,7 +35,10 @@ class NormalPrior(Record):
 
 
 class FittedPrior(Record):
-    """A mixture of Gaussians, fitted to the posterior means after training. Its numbers are in the manifest or in a file next to it."""
+    """A mixture of Gaussians with its own numbers: fitted to the posterior means after training, or the prior that the model was trained with.
+
+    The numbers are in the manifest or in a file next to it.
+    """
 
     fields: ClassVar[tuple[str, ...]]  # names of the fields that hold the numbers, if they are in the manifest
 
@@ -91,7 +94,7 @@ class GaussianPrior(FittedPrior):
 
 
 class MixturePrior(FittedPrior):
-    """A mixture Σ weights N(means, choleskys choleskysᵀ), fitted to the posterior means after training."""
+    """A mixture Σ weights N(means, choleskys choleskysᵀ), fitted to the posterior means after training, or the prior of the training."""
 
     fields: ClassVar[tuple[str, ...]] = ("weights", "means", "choleskys")
 

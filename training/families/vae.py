@@ -274,12 +274,22 @@ class VAE(nn.Module):
         """Return the mean of p(x | z), (B, *shape), for latents of the artifact (B, latent_size)."""
         return self.likelihood.mean(self.generate(latents, c)).view(-1, *self.shape)
 
-    def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction NLL, averaged over the draws noise (S, B, noise_size), and the KL, in nats, (B,) each."""
+    def seen(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the encoder's input (B, D) in losses of items x: x itself in this class."""
+        return x
+
+    def terms(
+        self, x: Tensor, noise: Tensor, c: Tensor | None = None, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the NLL of x, averaged over the draws noise (S, B, noise_size), and the KL, in nats, (B,) each.
+
+        `seen` is the encoder's input, by default x.
+        """
+        seen = x if seen is None else seen
         if not self.config.variational:
-            nll = self.likelihood.nll(self.decode(self.outputs(x, c), c), x)
+            nll = self.likelihood.nll(self.decode(self.outputs(seen, c), c), x)
             return per_item(nll), torch.zeros_like(nll[:, 0])
-        count, draws = noise.shape[0], self.draws(x, noise, c)
+        count, draws = noise.shape[0], self.draws(seen, noise, c)
         nll = self.likelihood.nll(self.decode(draws.z, repeated(c, count)), x.repeat(count, 1))
         return per_item(nll).view(count, -1).mean(0), draws.divergence()
 
@@ -287,11 +297,9 @@ class VAE(nn.Module):
         """Return -ELBO with a weighted KL, in nats, averaged over the batch."""
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.noise_size)
-        reconstruction, kl = self.terms(
-            x,
-            torch.randn(shape, generator=batch.generator, device=x.device),
-            self.condition(batch.labels, batch.factors),
-        )
+        noise = torch.randn(shape, generator=batch.generator, device=x.device)
+        c = self.condition(batch.labels, batch.factors)
+        reconstruction, kl = self.terms(x, noise, c, self.seen(x, batch.generator))
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         if self.config.trim and batch.epoch >= TRIM_AFTER * self.config.epochs:
             kept = least_surprising(reconstruction + kl, self.config.trim)
@@ -333,7 +341,8 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     """Return -ELBO and its parts, in nats (B,), without warm-up and with beta 1, so that it is the bound and not the training loss."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     noise = torch.randn((1, len(x), model.noise_size), generator=batch.generator, device=x.device)
-    reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
+    c = model.condition(batch.labels, batch.factors)
+    reconstruction, kl = model.terms(x, noise, c, model.seen(x, batch.generator))
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
