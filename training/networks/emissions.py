@@ -24,12 +24,11 @@ class Emission(nn.Module):
 
     integers: bool  # whether values are int64 levels; otherwise they are float32 in [0, 1]
     draws: int  # number of uniforms for one value
-    channels: int  # of the features
-    embedded: int  # channels of `embed`
 
     def __init__(self, parts: int, channels: int, head: int, width: int, embedded: int = 0) -> None:
         super().__init__()
-        self.parts, self.channels, self.embedded = parts, channels, embedded or channels
+        self.parts = parts
+        self.channels, self.embedded = channels, embedded or channels  # of features, and of embeddings
         self.trunk = nn.Sequential(nn.ReLU(), nn.Linear(channels, head))
         self.heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(head, width)) for _ in range(parts))
 

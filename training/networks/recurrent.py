@@ -35,19 +35,20 @@ class First(nn.Module):
 
     def __init__(self, embedded: int, channels: int) -> None:
         super().__init__()
+        self.reach = REACH  # TorchScript takes no global numbers
         self.above = nn.Conv2d(embedded, channels, (REACH, 2 * REACH + 1))
         self.left = nn.Linear(REACH * embedded, channels, bias=False)
 
     def forward(self, embedded: Tensor) -> Tensor:
         """Map embeddings (H, W, B, E) to features (H, W, B, C)."""
         e = embedded.permute(2, 3, 0, 1)
-        above = self.above(F.pad(e, (REACH, REACH, REACH, 0)))[:, :, :-1]  # row r sees rows r - 3 to r - 1
+        above = self.above(F.pad(e, (self.reach, self.reach, self.reach, 0)))[:, :, :-1]  # row r sees rows r - 3 to r - 1
         return above.permute(2, 3, 0, 1) + self.in_row(embedded)
 
     def in_row(self, embedded: Tensor) -> Tensor:
         """Return the part of the left side, (..., W, B, C), for embeddings (..., W, B, E)."""
-        width, padded = embedded.shape[-3], F.pad(embedded, (0, 0, 0, 0, REACH, 0))
-        left = [padded[..., column : column + width, :, :] for column in range(REACH)]  # columns c - 3 to c - 1
+        width, padded = embedded.shape[-3], F.pad(embedded, (0, 0, 0, 0, self.reach, 0))
+        left = [padded[..., column : column + width, :, :] for column in range(self.reach)]  # columns c - 3 to c - 1
         out: Tensor = self.left(torch.cat(left, -1))
         return out
 
@@ -66,14 +67,17 @@ class Recurrent(Autoregressive):
 
     @staticmethod
     def _layer(channels: int, embedded: int, classes: int) -> nn.Module:
-        """Return a layer. It maps a map x (H, W, B, 2h), the embeddings (H, W, B, E) and the condition (B, classes) to an addition to x."""
+        """Return a layer. Its `of_image` maps a map x (H, W, B, 2h), embeddings (H, W, B, E) and the condition (B, classes) to an addition to x.
+
+        It is not called `forward`, as TorchScript would then compile it for the sampler, which does not use it.
+        """
         raise NotImplementedError
 
     def features(self, values: Tensor, condition: Tensor) -> Tensor:
         embedded = self.emission.embed(values).permute(1, 2, 0, 3)  # (H, W, B, E)
         x = self.first(embedded)
         for layer in self.stack:
-            x = x + layer(x, embedded, condition)
+            x = x + layer.of_image(x, embedded, condition)
         return cast(Tensor, x).permute(2, 3, 0, 1)
 
     def class_weights(self) -> Sequence[nn.Module]:
@@ -90,7 +94,7 @@ class RowLayer(nn.Module):
         self.classes = nn.Linear(classes, 4 * channels, bias=False)
         self.out = nn.Linear(channels, 2 * channels)
 
-    def forward(self, x: Tensor, embedded: Tensor, condition: Tensor) -> Tensor:
+    def of_image(self, x: Tensor, embedded: Tensor, condition: Tensor) -> Tensor:
         """Compute one row after the other. The arguments are those of Recurrent."""
         inputs = self.inputs(x) + self.classes(condition)
         state = torch.zeros_like(inputs[0, ..., : self.out.in_features])
@@ -194,25 +198,41 @@ def shift_down(x: Tensor, axis: int) -> Tensor:
     return torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
 
 
-class Direction(nn.LSTM):
-    """The LSTM of one direction. Its inputs are a map (D), the state above (h) and the condition; its own state is the one at the side."""
+class Direction(nn.Module):
+    """The LSTM of one direction. Its inputs are a map (D), the state above (h) and the condition; its recurrent state is the one at the side."""
 
     def __init__(self, inputs: int, channels: int, classes: int) -> None:
-        super().__init__(inputs + channels + classes, channels)
-        self.inputs = inputs
+        super().__init__()
+        self.inputs, self.channels = inputs, channels
+        self.lstm = nn.LSTM(inputs + channels + classes, channels)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map the inputs of a row (W, B, D + h + classes), in the direction's order, to its states (W, B, h)."""
+        return self.lstm(inputs)[0]
 
     def of_map(self, x: Tensor) -> Tensor:
         """Return the input-to-state component (..., 4h) of a map (..., D)."""
-        return F.linear(x, self.weight_ih_l0[:, : self.inputs])
-
-    def of_above(self) -> Tensor:
-        """Return the weight (4h, h) of the state above."""
-        return self.weight_ih_l0[:, self.inputs : self.inputs + self.hidden_size]
+        return F.linear(x, self.lstm.weight_ih_l0[:, : self.inputs])
 
     def of_class(self, condition: Tensor) -> Tensor:
         """Return the component (B, 4h) of the condition (B, classes), with the biases."""
-        weight = self.weight_ih_l0[:, self.inputs + self.hidden_size :]
-        return F.linear(condition, weight, self.bias_ih_l0 + self.bias_hh_l0)
+        weight = self.lstm.weight_ih_l0[:, self.inputs + self.channels :]
+        return F.linear(condition, weight, self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0)
+
+    def of_side(self, state: Tensor) -> Tensor:
+        """Return the component (..., 4h) of the state at the side (..., h)."""
+        return F.linear(state, self.lstm.weight_hh_l0)
+
+    def of_above(self, state: Tensor) -> Tensor:
+        """Return the component (..., 4h) of the state above (..., h)."""
+        return F.linear(state, self._above())
+
+    def of_states(self) -> Tensor:
+        """Return the matrix (2h, 4h) for the state at the side and the state above, concatenated."""
+        return torch.cat([self.lstm.weight_hh_l0, self._above()], 1).t()
+
+    def _above(self) -> Tensor:
+        return self.lstm.weight_ih_l0[:, self.inputs : self.inputs + self.channels]
 
 
 class DiagonalLayer(nn.Module):
@@ -228,7 +248,7 @@ class DiagonalLayer(nn.Module):
         self.to_left = Direction(2 * channels + embedded, channels, classes)
         self.out, self.out_shifted = nn.Linear(channels, 2 * channels), nn.Linear(channels, 2 * channels, bias=False)
 
-    def forward(self, x: Tensor, embedded: Tensor, condition: Tensor) -> Tensor:
+    def of_image(self, x: Tensor, embedded: Tensor, condition: Tensor) -> Tensor:
         """Compute one diagonal after the other, which is a column of the skewed map. The arguments are those of Recurrent.
 
         Both directions run at once, the one to the left on the mirrored map.
@@ -236,7 +256,7 @@ class DiagonalLayer(nn.Module):
         sides = ((self.to_right, x), (self.to_left, torch.cat([x, embedded], -1).flip(1)))
         inputs = torch.stack([skew(lstm.of_map(each) + lstm.of_class(condition)) for lstm, each in sides])
         # [state at the side, state above] (2, H B, 2h) times weight (2, 2h, 4h)
-        weight = torch.stack([torch.cat([lstm.weight_hh_l0, lstm.of_above()], 1).t() for lstm, _ in sides])
+        weight = torch.stack([lstm.of_states() for lstm, _ in sides])
         # a diagonal j has no pixel in the rows below row j: the states there, at the side of the image, are zero
         inside = skew(torch.ones_like(x[..., :1, :1])).cumsum(1).clamp(max=1)
         state = torch.zeros_like(inputs[:, :, 0, :, : self.out.in_features])  # (2, H, B, h)
@@ -295,11 +315,11 @@ class DiagonalRows(nn.Module):
         links, cache = [upper], [upper]
         for i, layer in enumerate(self.layers):
             right_above, left_above = v_cache[1 + i].chunk(2, 2)
-            right = layer.to_right(torch.cat([x, right_above, told], 2))[0] * below_top  # zero above the image
-            left = layer.to_left(torch.cat([x, above, left_above, told], 2).flip(0))[0].flip(0) * below_top
+            right = layer.to_right(torch.cat([x, right_above, told], 2)) * below_top  # zero above the image
+            left = layer.to_left(torch.cat([x, above, left_above, told], 2).flip(0)).flip(0) * below_top
             x = x + layer.out(right) + layer.out_shifted(left_above)
             links += [
-                F.linear(right, layer.to_right.of_above()) + layer.to_right.of_class(condition),
+                layer.to_right.of_above(right) + layer.to_right.of_class(condition),
                 layer.out_shifted(left),
             ]
             cache.append(torch.cat([right, left], 2))
@@ -319,7 +339,7 @@ class DiagonalPixel(nn.Module):
         seen = torch.cat([column_cache, before], 1)
         x, cache = link[0] + self.left(seen), []
         for i, layer in enumerate(self.layers):
-            gates = layer.to_right.of_map(x) + F.linear(left[2 * i], layer.to_right.weight_hh_l0) + link[1 + 2 * i]
+            gates = layer.to_right.of_map(x) + layer.to_right.of_side(left[2 * i]) + link[1 + 2 * i]
             state, memory = cell(gates, left[2 * i + 1])
             cache += [state, memory]
             x = x + layer.out(state) + link[2 + 2 * i]
