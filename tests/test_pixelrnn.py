@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manifold.runtime import golden, sampling
+from manifold.runtime import golden
 from manifold.runtime.engine import load
 from manifold.training.batches import Batch
 from manifold.training.data import Data
@@ -250,9 +250,8 @@ def test_an_artifact_samples_by_its_logits_and_each_image_alone_is_the_same(
     vectors = golden.read(model.folder, model.manifest)
     inputs = {role: vectors[f"sample.in.{role}"] for role in ("uniforms", "condition", "temperature")}
     assert golden.check_sampler(model.run, inputs, model.run("sample", inputs), "logits") == []
-    together = sampling.sample(model, 5, seed=2).codes
-    assert together is not None
-    alone = sampling.sample(model, 2, seed=2).codes
+    together, alone = (model.sample(n, seed=2).codes for n in (5, 2))
+    assert together is not None and alone is not None
     assert np.array_equal(alone, together[:2])
 
 
