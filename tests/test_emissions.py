@@ -29,9 +29,10 @@ from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
-from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
+from manifold.training.families.pixelcnn import Config, GatedPixelCNN
 from manifold.training.means import Means, bits_per_dim
 from manifold.training.networks.emissions import Mixture
+from manifold.training.networks.pixels import AssembleImages
 from manifold.training.networks.sampler import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export

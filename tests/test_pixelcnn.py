@@ -19,7 +19,8 @@ from manifold.training.batches import Batch
 from manifold.training.data import Arrays, Data
 from manifold.training.exporting import graphs, loops
 from manifold.training.families import pixelcnn
-from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
+from manifold.training.families.pixelcnn import Config, GatedPixelCNN
+from manifold.training.networks.pixels import AssembleImages
 from manifold.training.networks.sampler import FreeSampler, Sampler, nothing
 
 

@@ -25,14 +25,15 @@ class Emission(nn.Module):
     integers: bool  # whether values are int64 levels; otherwise they are float32 in [0, 1]
     draws: int  # number of uniforms for one value
 
-    def __init__(self, parts: int, channels: int, head: int, width: int) -> None:
+    def __init__(self, parts: int, channels: int, head: int, width: int, embedded: int = 0) -> None:
         super().__init__()
         self.parts = parts
+        self.channels, self.embedded = channels, embedded or channels  # of features, and of embeddings
         self.trunk = nn.Sequential(nn.ReLU(), nn.Linear(channels, head))
         self.heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(head, width)) for _ in range(parts))
 
     def embed(self, values: Tensor) -> Tensor:
-        """Map values (..., parts) to (..., channels)."""
+        """Map values (..., parts) to (..., embedded)."""
         raise NotImplementedError
 
     def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
@@ -58,10 +59,10 @@ class Levels(Emission):
     integers = True
     draws = 1
 
-    def __init__(self, levels: int, parts: int, channels: int, head: int) -> None:
-        super().__init__(parts, channels, head, levels)
+    def __init__(self, levels: int, parts: int, channels: int, head: int, embedded: int = 0) -> None:
+        super().__init__(parts, channels, head, levels, embedded)
         self.levels = levels
-        self.embedding = nn.Embedding(parts * levels, channels)
+        self.embedding = nn.Embedding(parts * levels, self.embedded)
         self.told = nn.Embedding((parts - 1) * levels, head) if parts > 1 else nn.Identity()
 
     def embed(self, values: Tensor) -> Tensor:
@@ -106,10 +107,10 @@ class LogisticMixture(Emission):
     integers = True
     draws = 2
 
-    def __init__(self, components: int, levels: int, parts: int, channels: int, head: int) -> None:
-        super().__init__(parts, channels, head, (2 + parts) * components)
+    def __init__(self, components: int, levels: int, parts: int, channels: int, head: int, embedded: int = 0) -> None:
+        super().__init__(parts, channels, head, (2 + parts) * components, embedded)
         self.components, self.levels, self.edge = components, levels, EDGE
-        self.embedding = nn.Linear(parts, channels)
+        self.embedding = nn.Linear(parts, self.embedded)
         self.told = nn.ModuleList(nn.Linear(1, head) for _ in range(parts - 1))
 
     def embed(self, values: Tensor) -> Tensor:
@@ -175,10 +176,10 @@ class Mixture(Emission):
     integers = False
     draws = 2
 
-    def __init__(self, components: int, parts: int, channels: int, head: int) -> None:
-        super().__init__(parts, channels, head, 3 * components)
+    def __init__(self, components: int, parts: int, channels: int, head: int, embedded: int = 0) -> None:
+        super().__init__(parts, channels, head, 3 * components, embedded)
         self.least_log_scale, self.edge = LEAST_LOG_SCALE, EDGE  # TorchScript takes no global numbers
-        self.embedding = nn.Linear(parts, channels)
+        self.embedding = nn.Linear(parts, self.embedded)
         self.told = nn.ModuleList(nn.Linear(1, head) for _ in range(parts - 1))
 
     def embed(self, values: Tensor) -> Tensor:

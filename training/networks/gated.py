@@ -7,12 +7,14 @@ row, and receives the vertical stack's output through `link`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifold.training.networks.autoregressive import Autoregressive, Caches, Rows
 from manifold.training.networks.emissions import Emission
 
 
@@ -35,18 +37,15 @@ class Layer(nn.Module):
         self.classes = nn.Linear(classes, 4 * channels, bias=False)  # for both stacks
 
 
-class GatedNetwork(nn.Module):
-    """The network that computes p of each position of a grid given the earlier ones, in one pass. The emission defines a position's values.
-
-    Items are (B, H, W), or (B, S, H, W) for S parts: int64 levels or float32 values. The condition is float (B, classes).
-    """
+class GatedNetwork(Autoregressive):
+    """The gated PixelCNN over a grid."""
 
     def __init__(
         self, emission: Emission, grid: tuple[int, int], classes: int, *, channels: int, layers: int, dropout: float
     ) -> None:
-        super().__init__()
-        self.emission, self.parts = emission, emission.parts
-        (self.height, self.width), self.classes, self.channels = grid, classes, channels
+        super().__init__(emission, grid, classes)
+        self.channels = channels
+        self.caches = Caches(channels, (layers, channels), 2 * layers * channels, channels, (layers, channels))
         self.first_vertical = nn.Conv2d(channels, channels, (2, 3))
         self.first_horizontal = nn.Linear(2 * channels, channels)
         self.stack = nn.ModuleList(Layer(channels, max(1, classes)) for _ in range(layers))
@@ -57,32 +56,17 @@ class GatedNetwork(nn.Module):
         """Return the gated layers, in order."""
         return cast(list[Layer], list(self.stack))
 
-    @property
-    def uniforms(self) -> int:
-        """Return the number of uniforms for one item. Those of one part are adjacent for all positions."""
-        return self.emission.draws * self.parts * self.height * self.width
+    def class_weights(self) -> Sequence[nn.Module]:
+        return [layer.classes for layer in self.layers]
 
-    def values(self, items: Tensor) -> Tensor:
-        """Return the items with the parts as the last axis, (B, H, W, S)."""
-        return items.permute(0, 2, 3, 1) if items.dim() == 4 else items[..., None]
+    def row_stack(self) -> nn.Module:
+        return RowStack(self)
 
-    def forward(self, items: Tensor, condition: Tensor) -> Tensor:
-        """Return the emission's parameters: (B, K, H, W), or (B, K, S, H, W) if the items have parts."""
-        parameters = self.parameters_of(items, condition)  # (B, H, W, S, K)
-        return parameters.permute(0, 4, 3, 1, 2) if items.dim() == 4 else parameters[..., 0, :].permute(0, 3, 1, 2)
-
-    def parameters_of(self, items: Tensor, condition: Tensor) -> Tensor:
-        """Return the emission's parameters, (B, H, W, S, K)."""
-        values = self.values(items)
-        return self.emission.parameters_of(self.features(values, condition).permute(0, 2, 3, 1), values)
-
-    def nll(self, items: Tensor, condition: Tensor) -> Tensor:
-        """Return -log p of each position given the earlier ones, in nats, in the items' shape."""
-        nats = self.emission.nll(self.parameters_of(items, condition), self.values(items))
-        return nats.permute(0, 3, 1, 2) if items.dim() == 4 else nats[..., 0]
+    def pixel_stack(self) -> nn.Module:
+        return PixelStack(self)
 
     def features(self, values: Tensor, condition: Tensor) -> Tensor:
-        """Map values (B, H, W, S) to features (B, C, H, W). A feature depends only on earlier positions.
+        """Map values (B, H, W, S) to features (B, C, H, W).
 
         Shifts replace masks: the first layer excludes the position itself (mask A of van den Oord et al.), later layers do not (mask B).
         """
@@ -107,10 +91,68 @@ class GatedNetwork(nn.Module):
         out: Tensor = layer(x.permute(0, 2, 3, 1))
         return out.permute(0, 3, 1, 2)
 
-    def to_condition(self, labels: Tensor) -> Tensor:
-        """Map labels (B,) to one-hot weights, or to zeros (B, 1) for an unconditional model."""
-        return (
-            F.one_hot(labels, self.classes).float()
-            if self.classes
-            else torch.zeros_like(labels, dtype=torch.float32)[:, None]
-        )
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution of a row (W, B, C)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, row: Tensor) -> Tensor:
+        return F.linear(row, self.convolution.weight.flatten(1), self.convolution.bias)
+
+
+class RowStack(nn.Module):
+    """The vertical stack for one row, from the embeddings of the two rows above it. It caches one row per layer.
+
+    The axes are columns, batch, channels, so that the values for one turn of the loop over columns are adjacent in memory.
+    """
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.first = Rows(model.first_vertical)
+        self.vertical = nn.ModuleList(Rows(layer.vertical) for layer in model.layers)
+        self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
+        self.channels = model.channels
+
+    def forward(
+        self, row_cache: Tensor, above: Tensor, v_cache: Tensor, classes: Tensor, below_top: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map the embeddings of rows r - 2 and r - 1 (W, B, C), v_cache (layers, W, B, C) and class terms (layers, B, 4C) to links and the next caches.
+
+        The links (W, B, layers 2C) are inputs of the horizontal stack and include its class terms.
+        """
+        v = self.first([row_cache, above])
+        links, cache = [], []
+        for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript has no `strict`
+            p = vertical([v_cache[i], v]) + classes[i][:, : 2 * self.channels]  # (W, B, 2C)
+            links.append(link(p) + classes[i][:, 2 * self.channels :])
+            cache.append(v)
+            a, b = p.chunk(2, 2)
+            v = torch.tanh(a) * torch.sigmoid(b)
+        return torch.cat(links, 2), above, torch.stack(cache)
+
+
+class PixelStack(nn.Module):
+    """The horizontal stack for one pixel, from the embeddings of the two pixels to the left. It caches one column per layer."""
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.first = model.first_horizontal
+        self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
+        self.out = nn.ModuleList(layer.out for layer in model.layers)
+
+    def forward(
+        self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map the embeddings of columns c - 2 and c - 1 (B, C), h_cache (B, layers C) and links (B, layers 2C) to features (B, C) and the next caches."""
+        h = self.first(torch.cat([column_cache, before], 1))
+        link = links.chunk(len(self.horizontal), 1)  # (B, 2C) each
+        left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
+        skip, cache = torch.zeros_like(h), []
+        for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
+            cache.append(h)
+            residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
+            h, skip = h + residual, skip + more
+        return skip, before, torch.cat(cache, 1)

@@ -1,7 +1,7 @@
-"""The cached sampler of the gated PixelCNN (networks.gated), and its stacks for one row and for one pixel.
+"""The cached sampler of autoregressive networks over a grid (networks.autoregressive).
 
-Sampling is exact and cached: the vertical stack runs once per row, the horizontal one once per code, with one row or column of memory per
-layer (an idea of Ramachandran et al., 2017, arXiv 1704.06001). Codes are drawn by inverse CDF from uniforms, which are an input. In ONNX the
+Sampling is exact and cached: the row stack of a network runs once per row, its pixel stack once per code, with caches between the runs (an
+idea of Ramachandran et al., 2017, arXiv 1704.06001). Codes are drawn by inverse CDF from uniforms, which are an input. In ONNX the
 sampler is one graph that contains the loops and caches.
 """
 
@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from manifold.runtime.manifest import InputSpec, TensorSpec
 from manifold.training.exporting import loops
 from manifold.training.exporting.tasks import Task
-from manifold.training.networks.gated import GatedNetwork, gate
+from manifold.training.networks.autoregressive import Autoregressive
 
 
 def nothing(x: Tensor) -> Tensor:
@@ -27,147 +26,69 @@ def nothing(x: Tensor) -> Tensor:
 
 
 class Setup(nn.Module):
-    """The first step of the sampler: the initial state of the loops, which is empty caches and each layer's class terms."""
+    """The first step of the sampler: the initial state of the loops, which is empty caches and the class terms."""
 
-    def __init__(self, model: GatedNetwork) -> None:
+    def __init__(self, model: Autoregressive) -> None:
         super().__init__()
-        self.weights = nn.ModuleList(layer.classes for layer in model.layers)
-        self.channels, self.width, self.classes = model.channels, model.width, model.classes
-        self.parts, self.integers = model.parts, model.emission.integers
+        self.weights, caches = nn.ModuleList(model.class_weights()), model.caches
+        self.vertical, self.row, self.column = caches.vertical, caches.row, caches.column
+        self.horizontal = caches.horizontal[0] * caches.horizontal[1]
+        self.width, self.classes, self.parts, self.integers = model.width, model.classes, model.parts, model.emission.integers
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Take a condition (B, classes), or without classes any (B, ...) tensor, of which only the batch size is used."""
         if self.classes == 0:
             condition = nothing(condition)
-        of_class = []
-        for linear in self.weights:
-            of_class.append(linear(condition))
-        classes = torch.stack(of_class)  # (layers, B, 4C)
-        empty = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
-        v_cache = empty[:, None].expand(-1, self.width, -1, -1).clone()  # (layers, W, B, C)
-        h_cache = empty.transpose(0, 1).flatten(1)  # (B, layers C)
-        prev_row = (
-            torch.zeros_like(v_cache[0, :, :, :1]).transpose(0, 1).expand(-1, -1, self.parts).clone()
-        )  # (B, W, S)
+        terms = []
+        for weight in self.weights:
+            terms.append(weight(condition))
+        empty = torch.zeros_like(condition[:, :1])  # (B, 1)
+        v_cache = empty.expand(self.vertical[0], self.width, -1, -1).repeat(1, 1, 1, self.vertical[1])  # (layers, W, B, C)
+        row_cache = empty.expand(self.width, -1, -1).repeat(1, 1, self.row)  # (W, B, C)
+        prev_row = empty[:, None].repeat(1, self.width, self.parts)  # (B, W, S)
         if self.integers:
             prev_row = prev_row.to(torch.int64)
-        return classes, v_cache, v_cache[0].clone(), h_cache, empty[0].clone(), prev_row
-
-
-class TwoRows(nn.Module):
-    """A 2x3 convolution of two rows (W, B, C), computed as one matrix product: (W, B, output channels)."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, above: Tensor, row: Tensor) -> Tensor:
-        empty = torch.zeros_like(row[:1])
-        parts = []
-        for each in (above, row):
-            padded = torch.cat([empty, each, empty])
-            parts += [padded[:-2], each, padded[2:]]
-        weight = self.convolution.weight.permute(0, 2, 3, 1).flatten(1)  # ordered by row, column, channel
-        return F.linear(torch.cat(parts, 2), weight, self.convolution.bias)
-
-
-class Pointwise(nn.Module):
-    """A 1x1 convolution of a row (W, B, C)."""
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, row: Tensor) -> Tensor:
-        return F.linear(row, self.convolution.weight.flatten(1), self.convolution.bias)
-
-
-class RowStack(nn.Module):
-    """The vertical stack for one row, from the embeddings of the two rows above it. It caches one row per layer.
-
-    The axes are columns, batch, channels, so that the values for one turn of the loop over columns are adjacent in memory.
-    """
-
-    def __init__(self, model: GatedNetwork) -> None:
-        super().__init__()
-        self.first = TwoRows(model.first_vertical)
-        self.vertical = nn.ModuleList(TwoRows(layer.vertical) for layer in model.layers)
-        self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
-        self.channels = model.channels
-
-    def forward(self, row_cache: Tensor, above: Tensor, v_cache: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the embeddings of rows r - 2 and r - 1 (W, B, C), v_cache (layers, W, B, C) and class terms (layers, B, 4C) to links and the next cache.
-
-        The links (W, B, layers 2C) are inputs of the horizontal stack and include its class terms.
-        """
-        v = self.first(row_cache, above)
-        links, cache = [], []
-        for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript has no `strict`
-            p = vertical(v_cache[i], v) + classes[i][:, : 2 * self.channels]  # (W, B, 2C)
-            links.append(link(p) + classes[i][:, 2 * self.channels :])
-            cache.append(v)
-            a, b = p.chunk(2, 2)
-            v = torch.tanh(a) * torch.sigmoid(b)
-        return torch.cat(links, 2), torch.stack(cache)
-
-
-class PixelStack(nn.Module):
-    """The horizontal stack for one pixel, from the embeddings of the two pixels to the left. It caches one column per layer."""
-
-    def __init__(self, model: GatedNetwork) -> None:
-        super().__init__()
-        self.first = model.first_horizontal
-        self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
-        self.out = nn.ModuleList(layer.out for layer in model.layers)
-
-    def forward(self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor) -> tuple[Tensor, Tensor]:
-        """Map the embeddings of columns c - 2 and c - 1 (B, C), h_cache (B, layers C) and links (B, layers 2C) to features (B, C) and the next cache."""
-        h = self.first(torch.cat([column_cache, before], 1))
-        link = links.chunk(len(self.horizontal), 1)  # (B, 2C) each
-        left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
-        skip, cache = torch.zeros_like(h), []
-        for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
-            cache.append(h)
-            residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
-            h, skip = h + residual, skip + more
-        return skip, torch.cat(cache, 1)
+        h_cache, column_cache = empty.repeat(1, self.horizontal), empty.repeat(1, self.column)
+        return torch.stack(terms), v_cache, row_cache, h_cache, column_cache, prev_row
 
 
 class RowStep(nn.Module):
-    """The vertical stack for row r, after the row above is complete. It caches what RowStack caches, and the embedding of row r - 2."""
+    """The row stack of a network for row r, after the row above is complete."""
 
-    def __init__(self, model: GatedNetwork) -> None:
+    def __init__(self, model: Autoregressive) -> None:
         super().__init__()
-        self.emission, self.stack = model.emission, RowStack(model)
+        self.emission, self.stack = model.emission, model.row_stack()
 
     def forward(
         self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map row (), prev_row (B, W, S), row_cache (W, B, C) and v_cache (layers, W, B, C) to links and both new caches."""
-        # zero padding above the image
-        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)
-        links, cache = self.stack(row_cache, above, v_cache, classes)
-        return links, above, cache
+        below_top = (row > 0).to(torch.float32)
+        above = self.emission.embed(prev_row.transpose(0, 1)) * below_top  # zero padding above the image
+        links, next_row_cache, next_v_cache = self.stack(row_cache, above, v_cache, classes, below_top)
+        return links, next_row_cache, next_v_cache
 
 
 class PixelStep(nn.Module):
-    """The horizontal stack for one pixel, and the pixel's value. It caches what PixelStack caches, and the embedding of column c - 2."""
+    """The pixel stack of a network for one pixel, and the pixel's value."""
 
-    def __init__(self, model: GatedNetwork) -> None:
+    def __init__(self, model: Autoregressive) -> None:
         super().__init__()
-        self.emission, self.stack = model.emission, PixelStack(model)
+        self.emission, self.stack = model.emission, model.pixel_stack()
         self.width, self.places = model.width, model.height * model.width
         self.draws = model.emission.draws * model.parts
 
     def forward(
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Map prev (B, S), column_cache (B, C) and h_cache (B, layers C) to the value (B, S) and both new caches."""
+        """Map prev (B, S), column_cache and h_cache (B, C) to the value (B, S) and both new caches."""
         before = self.emission.embed(prev) * (column > 0).to(torch.float32)
-        features, cache = self.stack(column_cache, before, h_cache, links.index_select(0, column.view(1))[0])
+        features, next_column_cache, next_h_cache = self.stack(
+            column_cache, before, h_cache, links.index_select(0, column.view(1))[0]
+        )
         mine = row * self.width + column + self.places * torch.arange(self.draws, device=row.device)
         value = self.emission.pick(features, uniforms.index_select(1, mine), temperature)
-        return value, before, cache
+        return value, next_column_cache, next_h_cache
 
 
 class KeepKnown(nn.Module):
@@ -182,10 +103,12 @@ class KeepKnown(nn.Module):
         known: Tensor, keep: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Take known (B, H W, S) and keep (B, H W, 1) bool. The other arguments are those of PixelStep."""
-        value, before, cache = self.step(row, column, prev, column_cache, h_cache, links, uniforms, temperature)
+        value, next_column_cache, next_h_cache = self.step(
+            row, column, prev, column_cache, h_cache, links, uniforms, temperature
+        )
         mine = (row * self.width + column).view(1)
         value = torch.where(keep.index_select(1, mine)[:, 0], known.index_select(1, mine)[:, 0], value)
-        return value, before, cache
+        return value, next_column_cache, next_h_cache
 
 
 class Known(nn.Module):
@@ -206,7 +129,7 @@ class Sampler(nn.Module):
     `finish` computes the codes (or values) and the items from the values (H, B, W, S) of the loops.
     """
 
-    def __init__(self, model: GatedNetwork, finish: nn.Module) -> None:
+    def __init__(self, model: Autoregressive, finish: nn.Module) -> None:
         super().__init__()
         self.setup, self.row_step, self.pixel_step, self.finish = (
             Setup(model),
@@ -259,11 +182,11 @@ class Sampler(nn.Module):
         A step is exported only once, as sampling and imputing share most steps.
         """
         setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step.step, self.finish
-        batch, layers, channels, width = 3, len(setup.weights), setup.channels, self.width
+        batch, width = 3, self.width
         uniforms, condition = torch.rand(batch, self.uniforms), torch.rand(batch, max(1, setup.classes))
         given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
         classes, v_cache, row_cache, h_cache, empty_column, prev_row = setup(given)
-        links = torch.zeros(width, batch, layers * 2 * channels)
+        links = torch.zeros_like(row(torch.tensor(0), prev_row, row_cache, v_cache, classes)[0])
         # two tensors, because the exporter treats the same object, given twice, as one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
         inputs = {
@@ -348,13 +271,13 @@ class FreeImputer(nn.Module):
         return codes, items
 
 
-def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
+def sampling(model: Autoregressive, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
     """Return the task `sample` of a network. Its inputs are uniforms, the condition if there are classes, and a temperature."""
     return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
 
 
 def imputing(
-    model: GatedNetwork, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
+    model: Autoregressive, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
 ) -> Task:
     """Return the task `impute`: the inputs of `sample`, an image, and a mask of known values. `to_items` converts images to the network's items."""
     imputer = Imputer(sampler, to_items)
@@ -367,7 +290,7 @@ def imputing(
     return Task(imputer if model.classes else FreeImputer(imputer), inputs, outputs, imputer.to_onnx, max_rows)
 
 
-def _chance(model: GatedNetwork) -> list[InputSpec]:
+def _chance(model: Autoregressive) -> list[InputSpec]:
     return [
         InputSpec(role="uniforms", source="uniform", shape=(model.uniforms,)),
         *condition_inputs(model),
@@ -375,6 +298,6 @@ def _chance(model: GatedNetwork) -> list[InputSpec]:
     ]
 
 
-def condition_inputs(model: GatedNetwork) -> list[InputSpec]:
+def condition_inputs(model: Autoregressive) -> list[InputSpec]:
     """Return the condition's input, or nothing if there are no classes."""
     return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []
