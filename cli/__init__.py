@@ -21,6 +21,7 @@ from manifold.cli import (
     compressing,
     evaluation,
     fitting,
+    gradients,
     importing,
     samples,
     scoring,
@@ -86,6 +87,7 @@ SUBJECTS = (  # in the order of the help
         (evaluation.reference, "real/ --extractor mnist-classifier -o reference.npz"),
         (evaluation.disentangle, "mnist-vae-2d -o traversals.png"),
         (fitting.judge, "mnist-vae --against fashion_mnist"),
+        (gradients.gradient_variance, "runs/my-digits"),
     )),
     Subject("Serve", (
         (service.serve, "--port 8080"),
@@ -124,6 +126,7 @@ NEEDED: dict[
     evaluation.reference: ("evaluate",),
     evaluation.disentangle: ("evaluate",),
     fitting.judge: ("evaluate",),
+    gradients.gradient_variance: ("train",),
 }
 
 STATUSES = {  # all commands share them, and so does `python -m manifold.service`

@@ -41,12 +41,22 @@ def flat(state: object, path: str = "") -> dict[str, Tensor]:
     return {key: tensor for name, value in items for key, tensor in flat(value, f"{path}/{name}").items()}
 
 
-@pytest.mark.parametrize(("family", "stops"), [("vae", (7, 3)), ("vae", (10, 1)), ("pixelcnn", (5, 6))])
+@pytest.mark.parametrize(
+    ("family", "stops", "options"),
+    [
+        ("vae", (7, 3), {}),
+        ("vae", (10, 1), {}),
+        ("vae", (7, 3), {"optimizer": "sgd", "lr": 0.03, "momentum": 0.9}),
+        ("vae", (7, 3), {"optimizer": "sgd", "lr": 0.3}),
+        ("vae", (7, 3), {"optimizer": "adagrad", "lr": 0.01}),
+        ("pixelcnn", (5, 6), {}),
+    ],
+)
 def test_stopping_and_resuming_changes_no_bit(
-    tmp_path: Path, digits: Data, family: str, stops: tuple[int, ...]
+    tmp_path: Path, digits: Data, family: str, stops: tuple[int, ...], options: dict[str, object]
 ) -> None:
     """The comparison includes dropout (global RNG), binarisation and posterior draws (generator), order, optimiser, schedule and average."""
-    changes = {"schedule": "cosine", "epochs": 2}
+    changes = {"schedule": "cosine", "epochs": 2, **options}
     whole, parts = make_run(tmp_path / "whole", family, **changes), make_run(tmp_path / "parts", family, **changes)
     train(whole, digits, device="cpu", quiet=True)
     for index, steps in enumerate(stops):

@@ -26,8 +26,8 @@ class Player:
     parameters: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Losses]
     lr: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0  # decoupled, as in AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  # for the optimizer adam
+    weight_decay: float = 0.0  # decoupled, for every optimizer (loop.optimizers)
 
 
 @dataclass(frozen=True)

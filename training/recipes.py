@@ -48,7 +48,11 @@ class Recipe(BaseModel):
     epochs: int = Field(10, ge=1)
     epoch_steps: int = Field(0, ge=0)  # steps per epoch; 0: one pass over the data, which is short for a small table
     batch_size: int = Field(128, ge=1)
-    lr: float = Field(1e-3, gt=0)  # learning rate of Adam
+    # adam: AdamW (Loshchilov and Hutter, 2017); sgd; adagrad (Duchi et al., 2011). The last two need a larger lr than adam: about 0.1 to 0.3
+    # and 0.03, as clip_norm bounds the gradient
+    optimizer: Literal["adam", "sgd", "adagrad"] = "adam"
+    lr: float = Field(1e-3, gt=0)  # learning rate
+    momentum: float = Field(0.0, ge=0, lt=1)  # share of the last step that is added to the next one, for sgd
     schedule: Literal["constant", "cosine"] = (
         "constant"  # cosine: lr decreases to a hundredth of its value over the phase
     )
@@ -77,6 +81,11 @@ class Recipe(BaseModel):
             raise TrainingError(
                 f"ema_second: {made.ema_second:g} is the decay `ema` too; give another one, or 0 for none",
                 field="ema_second",
+            )
+        if made.momentum and made.optimizer != "sgd":
+            raise TrainingError(
+                f"momentum: has no effect on the optimizer {made.optimizer}; remove it, or choose optimizer=sgd",
+                field="momentum",
             )
         return made
 

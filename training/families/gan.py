@@ -41,7 +41,7 @@ LOGIT = "negative_logit"
 class Config(Recipe):
     """The options of the family."""
 
-    lr: float = Field(2e-4, gt=0)  # learning rate of Adam for both players
+    lr: float = Field(2e-4, gt=0)  # learning rate of both players
     clip_norm: float = Field(0.0, ge=0)
     latent_dim: int = Field(64, ge=1)
     body: Literal["mlp", "dcgan"] = "mlp"  # dcgan: convolutions
@@ -54,7 +54,7 @@ class Config(Recipe):
     dropout: Share = 0.3  # only in the MLP discriminator
     spectral: bool = False  # whether spectral normalisation replaces the discriminator's batch normalisation
     augment: Annotated[tuple[adversarial.Policy, ...], WithoutBlanks] = ()  # differentiable augmentation
-    beta1: Share = 0.5  # first moment's decay of Adam
+    beta1: Share = 0.5  # first moment's decay of the optimizer adam
     discriminator_lr: float = Field(0.0, ge=0)  # 0: equal to lr (Heusel et al., 2017, use a larger one)
     unrolled: int = Field(0, ge=0)  # number of unrolled steps of the discriminator in the generator's loss
     watch_steps: int = Field(200, ge=0)  # steps between inspections of generated items and gradients; 0: no inspections
@@ -81,6 +81,13 @@ class Config(Recipe):
             raise TrainingError(
                 "targets: the hinge loss does not use them; remove them, or choose another loss", field="targets"
             )
+        if self.optimizer != "adam":
+            for name, given in {"beta1": self.beta1 != 0.5, "unrolled": bool(self.unrolled)}.items():
+                if given:
+                    raise TrainingError(
+                        f"{name}: only for steps of Adam; remove it, or choose optimizer=adam instead of {self.optimizer}",
+                        field=name,
+                    )
         if self.body == "mlp" and self.augment:
             raise TrainingError("augment: it is only for convolutions; remove it, or use body 'dcgan'", field="augment")
         return self

@@ -55,7 +55,18 @@ SAMPLE = 8  # rows of each sample of the term sampled_neighbours
 # all terms that the option `score` can name
 TERMS = ("input_neighbours", "mixture", "histograms", "sampled_neighbours", "isolation_forest", "tails", "denoiser")
 NORMALS, MIXED = TERMS[:3], TERMS[:4]  # the default ones
-UNUSED = ("epochs", "epoch_steps", "batch_size", "lr", "schedule", "clip_norm", "ema", "ema_second")
+UNUSED = (
+    "epochs",
+    "epoch_steps",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "momentum",
+    "schedule",
+    "clip_norm",
+    "ema",
+    "ema_second",
+)
 FOLD = {"weigh": False}
 ROUNDS, BATCH = 2, 2000  # how often the missing values of training rows are filled in, and how many rows at a time
 LEAST = 20  # least number of rows for evidence

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from manifold.runtime.errors import reason
+from manifold.runtime.errors import reason, shown
 from manifold.training import batches, families
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.loop import checkpoints
+from manifold.training.loop import checkpoints, optimizers
 from manifold.training.loop.average import Average
 from manifold.training.phases import Losses, Phase
 from manifold.training.runs import CONFIG, TrainingRun
@@ -90,9 +90,7 @@ class State:
         fused = self.fabric.device.type in ("cpu", "cuda") and not self._scaling()
         self.optimizers = []
         for player in self.phases[self.position.phase].players:
-            optimizer = torch.optim.AdamW(
-                player.parameters, lr=player.lr, betas=player.betas, weight_decay=player.weight_decay, fused=fused
-            )
+            optimizer = optimizers.build(player, self.config, fused=fused)
             self.optimizers.append(self.fabric.setup_optimizers(optimizer))
 
     # --- checkpoints ---
@@ -123,6 +121,7 @@ class State:
             **(
                 {"second": self.second.shadow, "decays": [self.average.decay, self.second.decay]} if self.second else {}
             ),
+            "optimizer": self.config.optimizer,
             "optimizers": [o.optimizer.state_dict() for o in self.optimizers],
             **({"scaling": scaling} if (scaling := self._scaling()) else {}),
             "rng": rng,
@@ -154,7 +153,14 @@ class State:
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.fabric.device)
 
     def _take_phase(self, state: Mapping[str, Any]) -> None:
-        """Restore the optimisers and the watch of the current phase."""
+        """Restore the optimisers and the watch of the current phase. Raises TrainingError if the checkpoint is that of another optimiser."""
+        saved = state.get("optimizer", "adam")  # older checkpoints do not name it
+        if saved != self.config.optimizer:
+            raise TrainingError(
+                f"optimizer: the run was trained with {shown(saved)} up to its checkpoint, and {self.run.folder / CONFIG} says "
+                f"{shown(self.config.optimizer)}; restore the option, or start a new run with `manifold train`",
+                field="optimizer",
+            )
         self.enter_phase()
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.optimizer.load_state_dict(saved)
