@@ -69,7 +69,7 @@ def test_the_losses_are_those_of_the_paper(digits: Data) -> None:
     found = {name: value.detach() for name, value in model.critic_loss(batch).items()}
     generator = torch.Generator().manual_seed(0)
     codes = model.encode(batch.items.flatten(1))[0].detach()
-    drawn = model.prior.draw(len(codes), generator)
+    drawn = model.code_prior.draw(len(codes), generator)
     real, fake = model.critic(drawn).sigmoid(), model.critic(codes).sigmoid()
     assert float(found["loss"]) == pytest.approx(float(-(real.log() + (1 - fake).log()).mean().detach()), rel=1e-5)
     assert float(model.encoder_loss(batch)["loss"].detach()) == pytest.approx(
@@ -171,10 +171,10 @@ def test_codes_approach_the_prior_and_those_of_a_plain_autoencoder_do_not(root: 
     model: Any = trained_model(run.resolved(digits), digits)
     plain_run = tiny_run(root / "plain", "vae", digits, **steps, variational=False)
     plain: Any = trained_model(plain_run.resolved(digits), digits)
-    draws = model.prior.draw(5000, torch.Generator().manual_seed(1))
+    draws = model.code_prior.draw(5000, torch.Generator().manual_seed(1))
     gaps = [largest_gap(codes(each, digits), draws) for each in (model, plain)]
     assert gaps[0] < 0.15 < 0.3 < gaps[1], gaps
-    near, far = (float(model.prior.log_density(codes(each, digits)).mean()) for each in (model, plain))
+    near, far = (float(model.code_prior.log_density(codes(each, digits)).mean()) for each in (model, plain))
     assert near > far + 1
     batch = next(in_order(digits.test, len(digits.test), torch.Generator().manual_seed(0)))
     assert 0.35 < float(aae.evaluate(model, batch)["discriminator_accuracy"].mean()) < 0.7
@@ -189,7 +189,7 @@ def test_figures_and_the_exported_graphs_are_those_of_torch(root: Path, digits: 
     artifact = load(export(run, "aae", root / "models", data=digits), device="cpu")
     latent = artifact.manifest.space
     assert latent is not None and latent.prior in latent.priors
-    assert next(iter(latent.priors)) == model.prior.name == "trained"
+    assert next(iter(latent.priors)) == model.code_prior.name == "trained"
     assert {name: prior.kind for name, prior in latent.priors.items()} == {
         "trained": "mixture",
         "gaussian": "gaussian",

@@ -131,7 +131,7 @@ def test_draws_of_a_model_have_its_likelihood_and_its_derivative(tmp_path: Path,
     assert float(-draws.log_likelihood.mean()) == pytest.approx(reconstruction.item())
 
     def log_likelihood(z: Tensor) -> float:
-        return -model.likelihood.nll(model.decode(z[None]), x).sum().item()
+        return -float(model.likelihood.nll(model.decode(z[None]), x).sum().detach())
 
     for place in (0, 7):
         step = torch.zeros_like(draws.z[1])

@@ -52,7 +52,16 @@ __all__ = [
 ]
 
 SLOPE = 0.2  # negative slope of the discriminator's activations
-OF_A_VAE = ("variational", "beta", "samples", "kl_warmup", "iwae_k", "trim", "posterior", "prior_components")  # options of `vae` that are refused here
+OF_A_VAE = (
+    "variational",
+    "beta",
+    "samples",
+    "kl_warmup",
+    "iwae_k",
+    "trim",
+    "posterior",
+    "prior_components",
+)  # options of `vae` that are refused here
 
 
 class Config(vae.Config):

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import Field
 
-from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Data
 from manifold.training.exporting.tasks import Exports
 from manifold.training.networks import pixels

@@ -61,7 +61,7 @@ class DiagonalPixels(Pixels, DiagonalBiLSTM):
 NETWORKS = {"row": RowPixels, "diagonal": DiagonalPixels}
 
 
-def build(config: Config, data: Data) -> RowPixels | DiagonalPixels:
+def build(config: Config, data: Data) -> Pixels:
     """Return a model with initial weights. Raises TrainingError for more levels than the data has."""
     return NETWORKS[config.body](config, data)
 

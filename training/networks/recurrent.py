@@ -11,7 +11,7 @@ positions. Given the row above, a direction of the latter is an ordinary LSTM ov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,11 @@ class First(nn.Module):
     def forward(self, embedded: Tensor) -> Tensor:
         """Map embeddings (H, W, B, E) to features (H, W, B, C)."""
         e = embedded.permute(2, 3, 0, 1)
-        above = self.above(F.pad(e, (self.reach, self.reach, self.reach, 0)))[:, :, :-1]  # row r sees rows r - 3 to r - 1
-        return above.permute(2, 3, 0, 1) + self.in_row(embedded)
+        above = self.above(F.pad(e, (self.reach, self.reach, self.reach, 0)))[
+            :, :, :-1
+        ]  # row r sees rows r - 3 to r - 1
+        out: Tensor = above.permute(2, 3, 0, 1) + self.in_row(embedded)
+        return out
 
     def in_row(self, embedded: Tensor) -> Tensor:
         """Return the part of the left side, (..., W, B, C), for embeddings (..., W, B, E)."""
@@ -63,7 +66,7 @@ class Recurrent(Autoregressive):
         super().__init__(emission, grid, classes)
         self.channels, self.embedded = channels, emission.embedded
         self.first = First(self.embedded, 2 * channels)
-        self.stack = nn.ModuleList(self._layer(channels, self.embedded, max(1, classes)) for _ in range(layers))
+        self.stack: Any = nn.ModuleList(self._layer(channels, self.embedded, max(1, classes)) for _ in range(layers))
 
     @staticmethod
     def _layer(channels: int, embedded: int, classes: int) -> nn.Module:
@@ -139,14 +142,15 @@ class RowLSTMRows(nn.Module):
 
     def __init__(self, model: RowLSTM) -> None:
         super().__init__()
-        self.first, self.above, self.layers = model.first, Rows(model.first.above), model.stack
+        self.first, self.above = model.first, Rows(model.first.above)
+        self.layers: Any = model.stack
         self.channels = model.channels
         self.sizes = [2 * model.channels] + [4 * model.channels, model.channels] * len(model.stack)
 
     def forward(
         self, row_cache: Tensor, above: Tensor, v_cache: Tensor, classes: Tensor, below_top: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        before = v_cache[0].split(self.sizes, 2)
+        before = torch.split(v_cache[0], self.sizes, 2)
         x = before[0] + self.first.in_row(above)
         second, third = row_cache.chunk(2, 2)
         links = [self.above([second, third, above])]
@@ -164,11 +168,14 @@ class RowLSTMPixel(nn.Module):
 
     def __init__(self, model: RowLSTM) -> None:
         super().__init__()
-        self.left, self.layers = model.first.left, model.stack
+        self.left = model.first.left
+        self.layers: Any = model.stack
         self.sizes = [2 * model.channels] + [4 * model.channels, model.channels] * len(model.stack)
 
-    def forward(self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        link, left = links.split(self.sizes, 1), h_cache.chunk(len(self.layers), 1)
+    def forward(
+        self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        link, left = torch.split(links, self.sizes, 1), h_cache.chunk(len(self.layers), 1)
         seen = torch.cat([column_cache, before], 1)
         x, cache = link[0] + self.left(seen), []
         for i, layer in enumerate(self.layers):
@@ -182,14 +189,14 @@ def skew(x: Tensor) -> Tensor:
     """Move row r of x (H, W, ...) by r columns to the right: (H, W + H - 1, ...), so that a column contains a diagonal. Free places are zero."""
     height, width, rest = x.shape[0], x.shape[1], x.shape[2:]
     wide = torch.cat([x, torch.zeros_like(x[:, :1]).expand(height, height, *rest)], 1)
-    return wide.flatten(0, 1)[:-height].unflatten(0, (height, width + height - 1))
+    return wide.flatten(0, 1)[:-height].view(height, width + height - 1, *rest)
 
 
 def unskew(x: Tensor) -> Tensor:
     """Undo `skew`: (H, W + H - 1, ...) to (H, W, ...)."""
     height = x.shape[0]
     flat = x.flatten(0, 1)
-    wide = torch.cat([flat, torch.zeros_like(flat[:height])]).unflatten(0, (height, x.shape[1] + 1))
+    wide = torch.cat([flat, torch.zeros_like(flat[:height])]).view(height, x.shape[1] + 1, *x.shape[2:])
     return wide[:, : x.shape[1] - height + 1]
 
 
@@ -204,11 +211,12 @@ class Direction(nn.Module):
     def __init__(self, inputs: int, channels: int, classes: int) -> None:
         super().__init__()
         self.inputs, self.channels = inputs, channels
-        self.lstm = nn.LSTM(inputs + channels + classes, channels)
+        self.lstm: Any = nn.LSTM(inputs + channels + classes, channels)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map the inputs of a row (W, B, D + h + classes), in the direction's order, to its states (W, B, h)."""
-        return self.lstm(inputs)[0]
+        states: Tensor = self.lstm(inputs)[0]
+        return states
 
     def of_map(self, x: Tensor) -> Tensor:
         """Return the input-to-state component (..., 4h) of a map (..., D)."""
@@ -232,7 +240,8 @@ class Direction(nn.Module):
         return torch.cat([self.lstm.weight_hh_l0, self._above()], 1).t()
 
     def _above(self) -> Tensor:
-        return self.lstm.weight_ih_l0[:, self.inputs : self.inputs + self.channels]
+        weight: Tensor = self.lstm.weight_ih_l0
+        return weight[:, self.inputs : self.inputs + self.channels]
 
 
 class DiagonalLayer(nn.Module):
@@ -302,7 +311,8 @@ class DiagonalRows(nn.Module):
 
     def __init__(self, model: DiagonalBiLSTM) -> None:
         super().__init__()
-        self.first, self.above, self.layers = model.first, Rows(model.first.above), model.stack
+        self.first, self.above = model.first, Rows(model.first.above)
+        self.layers: Any = model.stack
 
     def forward(
         self, row_cache: Tensor, above: Tensor, v_cache: Tensor, classes: Tensor, below_top: Tensor
@@ -331,11 +341,14 @@ class DiagonalPixel(nn.Module):
 
     def __init__(self, model: DiagonalBiLSTM) -> None:
         super().__init__()
-        self.left, self.layers = model.first.left, model.stack
+        self.left = model.first.left
+        self.layers: Any = model.stack
         self.sizes = [2 * model.channels] + [4 * model.channels, 2 * model.channels] * len(model.stack)
 
-    def forward(self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        link, left = links.split(self.sizes, 1), h_cache.chunk(2 * len(self.layers), 1)
+    def forward(
+        self, column_cache: Tensor, before: Tensor, h_cache: Tensor, links: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        link, left = torch.split(links, self.sizes, 1), h_cache.chunk(2 * len(self.layers), 1)
         seen = torch.cat([column_cache, before], 1)
         x, cache = link[0] + self.left(seen), []
         for i, layer in enumerate(self.layers):

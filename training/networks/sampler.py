@@ -33,7 +33,12 @@ class Setup(nn.Module):
         self.weights, caches = nn.ModuleList(model.class_weights()), model.caches
         self.vertical, self.row, self.column = caches.vertical, caches.row, caches.column
         self.horizontal = caches.horizontal[0] * caches.horizontal[1]
-        self.width, self.classes, self.parts, self.integers = model.width, model.classes, model.parts, model.emission.integers
+        self.width, self.classes, self.parts, self.integers = (
+            model.width,
+            model.classes,
+            model.parts,
+            model.emission.integers,
+        )
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Take a condition (B, classes), or without classes any (B, ...) tensor, of which only the batch size is used."""
@@ -43,7 +48,9 @@ class Setup(nn.Module):
         for weight in self.weights:
             terms.append(weight(condition))
         empty = torch.zeros_like(condition[:, :1])  # (B, 1)
-        v_cache = empty.expand(self.vertical[0], self.width, -1, -1).repeat(1, 1, 1, self.vertical[1])  # (layers, W, B, C)
+        v_cache = empty.expand(self.vertical[0], self.width, -1, -1).repeat(
+            1, 1, 1, self.vertical[1]
+        )  # (layers, W, B, C)
         row_cache = empty.expand(self.width, -1, -1).repeat(1, 1, self.row)  # (W, B, C)
         prev_row = empty[:, None].repeat(1, self.width, self.parts)  # (B, W, S)
         if self.integers:

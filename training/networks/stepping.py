@@ -114,7 +114,8 @@ def predicting(model: Autoregressive, levels: int) -> dict[str, Task]:
         "predict_pixel": Task(
             PredictPixel(model, levels),
             [
-                state("column"), state("previous", parts), state("embedded", caches.column), state("horizontal", *caches.horizontal), state("links", caches.links),
+                state("column"), state("previous", parts), state("embedded", caches.column), state("horizontal", *caches.horizontal),
+                state("links", caches.links),
             ],
             [
                 output("logits", levels), output("features", channels), output("next_embedded", caches.column),
