@@ -123,6 +123,10 @@ def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, .
 
 def _output_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
     """Yield the outputs that would be dropped silently, and those with a shape that no endpoint can read."""
+    if name == "encode" and ("draw" in task.roles) != (task.input("normal") is not None):
+        yield "tasks.encode: a draw from the posterior needs an input with the source 'normal' and an output 'draw'; give both or neither"
+    if task.any_mask and name != "impute":
+        yield f"tasks.{name}.any_mask: only the task impute has masks; remove it"
     returned, shapes = _returned(manifest, name), _shapes_read(manifest, name)
     for role in task.extra or ():
         if role not in task.roles:
@@ -152,7 +156,7 @@ def _returned(manifest: Manifest, name: str) -> list[str] | None:
         return roles
     own = [f"{latent}.{part}" for latent in manifest.latents for part in ("mean", "log_variance") if part in roles]
     of_latents = [*manifest.latents] if "latent" in roles else []
-    return [role for role in roles if role not in ("mean", "log_variance", "latent")] + own + of_latents
+    return [role for role in roles if role not in ("mean", "log_variance", "draw", "latent")] + own + of_latents
 
 
 def _score_roles(manifest: Manifest) -> list[str]:
@@ -218,7 +222,11 @@ def _stated_shape(manifest: Manifest, tensor: TensorSpec, key: str) -> tuple[int
     if key == "codes":
         return MISSING if manifest.codes is None else manifest.codes.shape
     last = key.rpartition(".")[2]
-    if key == "latent" or last in ("mean", "log_variance") or (manifest.has_named_latents and key in manifest.latents):
+    if (
+        key == "latent"
+        or last in ("mean", "log_variance", "draw")
+        or (manifest.has_named_latents and key in manifest.latents)
+    ):
         latent = manifest.latent_of(tensor)
         return MISSING if latent is None else latent.dims
     return None

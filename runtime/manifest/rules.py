@@ -51,7 +51,7 @@ REQUIRED_SOURCES: dict[str, Source] = {
 STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a request states in addition to its items
 # The inputs that endpoints fill, each once. Tasks that are not listed take any input that a seed or a default fills.
 FILLED: dict[str, tuple[Source, ...]] = {
-    "encode": ("data", "normal", "uniform", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
+    "encode": ("data", "normal", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
     "impute": ("data", "mask", *RANDOM, "temperature", *STATED),
 }  # fmt: skip
 

@@ -230,6 +230,11 @@ class TaskSpec(Record):
         default=None, description="roles of outputs that only /v2 and the library return"
     )
 
+    any_mask: bool | None = Field(
+        default=None,
+        description="impute only: true if each unknown value is drawn given all known ones, so that one completion is enough",
+    )
+
     def input(self, source: Source) -> InputSpec | None:
         """Return the first input with a source; None if there is none."""
         return self._first.get(source)

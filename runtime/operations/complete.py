@@ -6,7 +6,8 @@ weights (sampling importance resampling, Rubin, 1987: the candidates come from Î
 p(unknown | known) is Î  p over the known ones). With many candidates that is a draw from the model's own conditional distribution.
 A temperature sharpens or flattens the distribution of candidates. Their weights are those of the model at temperature 1.
 
-A model that fills in by noise, such as a flow, takes the known pixels into account at each of its steps. It draws one completion.
+A model that fills in by noise, such as a flow, takes the known pixels into account at each of its steps, and a sampler that can draw pixels in any
+order (`any_mask` of its task) begins with the known ones. They draw one completion.
 """
 
 from __future__ import annotations
@@ -209,6 +210,6 @@ def completes(manifest: Manifest) -> bool:
 
 
 def weights_candidates(manifest: Manifest) -> bool:
-    """Return whether several completions are drawn and weighted: the model draws pixels in order, so that a pixel ignores those further down."""
+    """Return whether several completions are drawn and weighted: the model draws pixels in raster order, so that a pixel ignores those further down."""
     spec = manifest.task("impute")
-    return spec is not None and spec.is_sampler
+    return spec is not None and spec.is_sampler and not spec.any_mask

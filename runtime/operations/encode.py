@@ -106,19 +106,29 @@ def encode(
     manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[Encoded]:  # fmt: skip
-    """Return the posterior or the codes of data (n, *shape). If a seed is given, return a draw from the posterior too."""
+    """Return the posterior or the codes of data (n, *shape). If a seed is given, return a draw from the posterior too.
+
+    A draw is made here from the mean and the variance, or by the graph from normals. Without a seed, these are 0.
+    """
     spec = require(manifest, "encode", "encode")
     check_seed(seed, first, len(data), needed=False)
     check_numbers(manifest, [spec], numbers or {})
-    outputs = yield Run("encode", with_data(manifest, spec, data, condition, numbers))
+    inputs = with_data(manifest, spec, data, condition, numbers)
+    drawing = spec.input("normal")
+    if drawing is not None:
+        given = noise(spec, seed, first, len(data)) if seed is not None else {}
+        zeros = np.zeros((len(data), *drawing.shape), np.float32)
+        inputs = {**inputs, drawing.role: given.get(drawing.role, zeros)}
+    outputs = yield Run("encode", inputs)
     means = _parts(manifest, outputs, "mean")
     if len(means) < (len(manifest.latents) or 1):  # some latents are outputs themselves, without a posterior
         plain = _parts(manifest, outputs, "latent")
         known = {**plain, **means}
         means = {role: known[role] for role in manifest.latents or known if role in known}
     log_variances = _parts(manifest, outputs, "log_variance")
-    seed = seed if log_variances else None  # without a variance nothing is drawn
-    draws = {} if seed is None else _drawn(means, log_variances, seed, first)
+    seed = seed if log_variances or drawing else None  # without a variance nothing is drawn
+    drawn_here = {} if seed is None or drawing else _drawn(means, log_variances, seed, first)
+    draws = _parts(manifest, outputs, "draw") if seed is not None and drawing else drawn_here
     mean, log_variance, drawn = (as_stated(manifest, each) if each else None for each in (means, log_variances, draws))
     return Encoded(mean, log_variance, drawn, outputs.get("codes"), seed)
 

@@ -77,7 +77,12 @@ def _tasks(exported: Exports, backend: str) -> dict[str, TaskSpec]:
     for name, task in exported.tasks.items():
         graph, method = (f"{name}.onnx", None) if backend == "onnx" else (TORCHSCRIPT_FILE, name)
         tasks[name] = TaskSpec(
-            graph=graph, method=method, inputs=tuple(task.inputs), outputs=tuple(task.outputs), max_rows=task.max_rows
+            graph=graph,
+            method=method,
+            inputs=tuple(task.inputs),
+            outputs=tuple(task.outputs),
+            max_rows=task.max_rows,
+            any_mask=task.any_mask or None,
         )
     return tasks
 

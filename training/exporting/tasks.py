@@ -37,6 +37,7 @@ class Task:
     to_onnx: Callable[[], Any] | None = None  # builds the onnx.ModelProto, for graphs with loops
     max_rows: int = 1024
     quick: bool = False  # whether the ONNX graph comes from a trace, in a twentieth of the time; no operation may depend on values
+    any_mask: bool = False  # impute: whether each unknown value is drawn given all known ones
     traced: bool = False  # whether TorchScript traces the module in spite of `to_onnx`, because it has no loops
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -121,7 +121,7 @@ class Flow(Posterior):
         return z[0], None
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        drawn, log_q = super().draw(outputs, noise)
+        drawn, log_q = super().draw(outputs[:, : 2 * self.size], noise)
         z, context = drawn.flatten(0, 1), outputs[:, 2 * self.size :].repeat(noise.shape[0], 1)
         for step in self.steps:
             z, log_gate = step(z.flip(1), context)

@@ -356,7 +356,7 @@ def tasks(network: Network, shape: tuple[int, ...], grid: tuple[int, ...], order
     sample, impute = Sample(loop, finish), Impute(loop, finish)
     found = {
         "sample": Task(sample, chance, made, sample.to_onnx, max_rows=256),
-        "impute": Task(impute, [*chance, items, mask], made, impute.to_onnx, max_rows=256),
+        "impute": Task(impute, [*chance, items, mask], made, impute.to_onnx, max_rows=256, any_mask=network.any_order),
     }
     if network.any_order:
         score = ScoreOrders(loop, orders, shape)
