@@ -25,7 +25,7 @@ def gradient_variance(
     out: JsonFile = None,
     picture: Annotated[Path | None, typer.Option(help="PNG to write, with the variances as bars.")] = None,
 ) -> None:
-    """Compare estimators of the gradient of a VAE's ELBO by their variance.
+    """Compare estimators of the ELBO's gradient.
 
     The estimators are SGVB forms A and B, the score function with and without a baseline, and sticking the landing. The variances are those
     of one draw, by the mean and the log standard deviation of the posterior, for the initial and the trained weights of a run.
