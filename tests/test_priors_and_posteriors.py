@@ -117,7 +117,7 @@ def test_the_density_of_a_mixture_equals_that_of_its_spec() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["gaussian", "full", "iaf"])
 def test_log_q_of_a_posterior_is_the_density_of_its_draws(kind: str) -> None:
-    """By change of variables: log q(z) = log N(noise) - log |det dz/dnoise|."""
+    """The change of variables gives log q(z) = log N(noise) - log |det dz/dnoise|."""
     posterior: Any = shaken(posteriors.POSTERIORS[kind](4))
     outputs = torch.randn(3, posterior.outputs, dtype=torch.float64)
     noise = torch.randn(2, 3, 4, dtype=torch.float64)

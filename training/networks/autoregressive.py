@@ -21,12 +21,12 @@ from manifold.training.networks.emissions import Emission
 class Caches:
     """The sizes of the caches of a network. All caches are zero at the start."""
 
-    row: int  # of the row cache (W, B, row), which goes from row to row
+    row: int  # channels of the row cache (W, B, row), which goes from row to row
     vertical: tuple[
         int, int
     ]  # layers and channels of the vertical cache (layers, W, B, channels), which goes from row to row
     links: int  # channels of the links of a position
-    column: int  # of the column cache (B, column), which goes from pixel to pixel within a row
+    column: int  # channels of the column cache (B, column), which goes from pixel to pixel within a row
     horizontal: tuple[
         int, int
     ]  # layers and channels of the horizontal cache (B, layers channels), which goes from pixel to pixel

@@ -28,7 +28,7 @@ class Emission(nn.Module):
     def __init__(self, parts: int, channels: int, head: int, width: int, embedded: int = 0) -> None:
         super().__init__()
         self.parts = parts
-        self.channels, self.embedded = channels, embedded or channels  # of features, and of embeddings
+        self.channels, self.embedded = channels, embedded or channels  # sizes of features and of embeddings
         self.trunk = nn.Sequential(nn.ReLU(), nn.Linear(channels, head))
         self.heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(head, width)) for _ in range(parts))
 

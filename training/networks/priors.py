@@ -35,8 +35,8 @@ class Prior(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size = size  # of z
-        self.latent = size  # of the latent in the artifact
+        self.size = size  # number of values of z
+        self.latent = size  # number of values of the latent in the artifact
         self.noise = 0  # number of normals beside those of the posterior, for one draw
 
     def log_density(self, z: Tensor, noise: Tensor, encode: Encode) -> Tensor:

@@ -21,7 +21,7 @@ from manifold.training.exporting.tasks import Task
 from manifold.training.networks.layers import LINE
 from manifold.training.networks.masked import Network
 
-BATCH = 3  # of the examples with which the steps are exported
+BATCH = 3  # size of the examples with which the steps are exported
 TIE = 2.0**-40  # a position's share in its key, which orders equal uniforms: these are multiples of 2**-24
 
 
