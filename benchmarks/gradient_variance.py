@@ -46,7 +46,7 @@ def conjugate(panels: Any) -> None:
             panel.plot(few, [float(each[at].var(0)) for each in draws], ".", color=COLOURS[name])
     for panel, symbol in zip(panels, SYMBOLS.values(), strict=True):
         panel.set(yscale="log", ylim=(1e-2, 2e4), xlabel="q from the prior (0) to the posterior (1)", ylabel="variance")
-        panel.set_title(f"{symbol}, x = {X:g}, one dimension: lines exact, dots {DRAWN} draws", fontsize=9)
+        panel.set_title(f"{symbol}, x = {X:g}: lines exact, dots {DRAWN} draws", fontsize=9)
         panel.grid(alpha=0.3)
     panels[0].legend(fontsize=8, ncols=2)
 
