@@ -122,7 +122,7 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "gan9", "--data", "mnist"], "valid are aae, cgan, classifier, cvae, denoising, flow, gan"),
+        (["train", "gan9", "--data", "mnist"], "valid are aae, autoregressive, cgan, classifier, cvae, denoising"),
         (["train", "vae", "--data", "mnist", "--preset", "huge"], "valid are smoke, cpu, gpu"),
         (["train", "vae", "--data", "mnist", "--set", "latent=3"], "valid are epochs"),
         (["train", "vae", "--data", "nonsense"], "valid are "),

@@ -23,12 +23,12 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.loop import checkpoints
 from manifold.training.loop.steps import Loop
-from manifold.training.networks import adversarial, dcgan
+from manifold.training.networks import adversarial, dcgan, masked
 from manifold.training.train import fabric_of, train
 from tests.conftest import ROOT
 from tests.two_processes import OPTIONS
 
-PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, masked.Block, masked.Free)
 ROWS = ("tabular_vae", "tabular_cvae")
 UNTRAINED = ("tabular_detector",)  # without a network, and so without losses
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -36,6 +36,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("vae", {"body": "conv", "widths": (4, 8), "likelihood": "logistic", "trim": 0.2}),
     ("gan", {"body": "dcgan", "spectral": True, "augment": ("translation",), "loss": "hinge"}),
     ("gan", {"unrolled": 2}),
+    ("autoregressive", {"body": "eonade"}),
     ("pixelcnn", {"likelihood": "mixture"}),
     ("vqvae", {"moving": False, "likelihood": "logistic"}),
 ]

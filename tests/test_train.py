@@ -306,7 +306,7 @@ def test_options_are_read_as_they_are_meant() -> None:
 
 
 def test_unknown_family_and_devices(tmp_path: Path, digits: Data) -> None:
-    with pytest.raises(TrainingError, match="valid are aae, cgan, classifier, cvae, denoising, flow, gan"):
+    with pytest.raises(TrainingError, match="valid are aae, autoregressive, cgan, classifier, cvae, denoising"):
         families.get("gan9")
     for options in ({"device": "tpu9"}, {"devices": 0}):
         with pytest.raises(TrainingError, match="device, devices, precision"):

@@ -36,6 +36,11 @@ class Block(nn.Module):
         """Return the weights (rows, columns)."""
         return self.weight * self.mask if self.training else self.weight
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs (B, inputs) of the whole matrix to outputs (B, rows)."""
+        weight = self.value()
+        return F.linear(x[:, : weight.shape[1]], weight)
+
 
 class Prefix(nn.Module):
     """A linear layer whose output k depends on the first `seen[k]` inputs only. `seen` must not decrease.
@@ -59,8 +64,7 @@ class Prefix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = []
         for block in self.blocks:
-            weight = block.value()
-            parts.append(F.linear(x[:, : weight.shape[1]], weight))
+            parts.append(block(x))
         return torch.cat(parts, 1) + self.bias
 
     def dense(self) -> Tensor:
