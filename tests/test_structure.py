@@ -110,6 +110,7 @@ def test_a_family_imports_another_only_to_extend_it() -> None:
         "aae": {"vae"},
         "cvae": {"vae"},
         "denoising": {"vae"},
+        "hierarchical": {"vae"},
         "tabular_vae": {"vae"},
         "tabular_cvae": {"cvae", "tabular_vae"},
         "cgan": {"gan"},

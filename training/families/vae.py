@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -46,7 +46,22 @@ from manifold.training.scores.trimming import kept, least_surprising
 TRIM_AFTER = 1 / 3  # share of the epochs before trimming, as rare normal items cost as many nats as anomalies at first
 
 
-class Config(ScoreOptions):
+class BoundOptions(ScoreOptions):
+    """The options of a model that is trained by the ELBO."""
+
+    likelihood: str = "auto"  # a name of training.likelihoods; auto: the default of the kind of data
+    components: int = Field(5, ge=1)  # number of components of the logistic-mixture
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistics
+    floor: float = Field(0.05, gt=0)  # smallest sigma, if it is learned
+    beta: float = Field(1.0, ge=0)  # weight of the KL (Higgins et al., 2017)
+    samples: int = Field(1, ge=1)  # L: number of Monte Carlo draws from the posterior for each item
+    kl_warmup: float = Field(0.0, ge=0)  # epochs over which the KL's weight grows from 0 to beta
+    iwae_k: int = Field(500, ge=1)  # number of importance samples of the reported bound
+    # share of the training items that is treated as anomalies and left out, after a third of the epochs
+    trim: float = Field(0.0, ge=0, le=0.5)
+
+
+class Config(BoundOptions):
     """The options of the family."""
 
     latent_dim: int = Field(20, ge=1)
@@ -61,16 +76,6 @@ class Config(ScoreOptions):
     # mixture: of Gaussians; vamp: of posteriors of pseudo-inputs; hierarchical: one more level of latents; flow: affine couplings. All are learned
     prior: Literal["normal", "mixture", "vamp", "hierarchical", "flow"] = "normal"
     prior_components: int = Field(50, ge=1)  # number of components of the prior, for mixture and vamp
-    likelihood: str = "auto"  # a name of training.likelihoods; auto: the default of the kind of data
-    components: int = Field(5, ge=1)  # number of components of the logistic-mixture
-    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistics
-    floor: float = Field(0.05, gt=0)  # smallest sigma, if it is learned
-    beta: float = Field(1.0, ge=0)  # weight of the KL (Higgins et al., 2017)
-    samples: int = Field(1, ge=1)  # L: number of Monte Carlo draws from the posterior for each item
-    kl_warmup: float = Field(0.0, ge=0)  # epochs over which the KL's weight grows from 0 to beta
-    iwae_k: int = Field(500, ge=1)  # number of importance samples of the reported bound
-    # share of the training items that is treated as anomalies and left out, after a third of the epochs
-    trim: float = Field(0.0, ge=0, le=0.5)
 
     @model_validator(mode="after")
     def _check_laws(self) -> Self:
@@ -92,15 +97,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-C = TypeVar("C", bound=Config)
+C = TypeVar("C", bound=BoundOptions)
 
 
 def resolve(config: C, data: Data) -> C:
     """Return the config with the likelihood and the score that fit the data. Raises TrainingError for a score of unknown terms."""
     likelihood, score = config.likelihood, config.score
+    variational: bool = cast("Any", config).variational
     found = config.changed(
         likelihood=data.spec.likelihoods[0] if likelihood == "auto" else likelihood,
-        score=rules.default(data.spec, config.references, config.variational) if score == "auto" else score,
+        score=rules.default(data.spec, config.references, variational) if score == "auto" else score,
     )
     rules.parsed(found.score, [term.name for term in _terms(found, data.spec)])
     return found
@@ -365,7 +371,7 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
 # --- exports ------------------------------------------------------------------------------------------------------------------
 
 
-def placement(model: VAE, config: Config, part: Part) -> Placement:
+def placement(model: VAE, config: Any, part: Part) -> Placement:
     """Return the placement of a split's items, without trimmed items."""
     device = next(model.parameters()).device
     if config.trim:
@@ -375,17 +381,21 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
     """Return the tasks `decode`, `encode`, `score`, and for tables `sample`, which draws x. All take the condition if there is one."""
+    return replace(exported(model, config, data), description=_describe(config, data))
+
+
+def exported(model: VAE, config: Any, data: Data) -> Exports:
+    """Return the tasks of any autoencoder, with an empty description."""
     where = placement(model, config, data.train)
     listed = _terms(config, data.spec)
     return Exports(
         autoencoders.tasks(model, where, listed),
         latent=autoencoders.latent(model, where),
         scoring=rules.scoring(config.score, listed, "kl" if config.variational else None),
-        description=_describe(config, data),
     )
 
 
-def _terms(config: Config, spec: Kind) -> list[Term]:
+def _terms(config: Any, spec: Kind) -> list[Term]:
     """Return the terms of Score, in the same order."""
     others = [*terms.distances(config, spec), *terms.squared_error(spec), *terms.edges(config, spec)]
     if not config.variational:

@@ -43,18 +43,21 @@ def exact(x: Tensor) -> Tensor:
 
 
 class Affine(nn.Module):
-    """A batch normalisation with fixed statistics: x scale + shift for each channel."""
+    """A batch normalisation with fixed statistics: x scale + shift for each channel of images, or each unit of vectors (B, C)."""
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
         assert norm.running_mean is not None and norm.running_var is not None
         scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight)
         shift = (0.0 if norm.bias is None else norm.bias) - norm.running_mean * scale
-        self.register_buffer("scale", scale.detach()[:, None, None])
-        self.register_buffer("shift", shift.detach()[:, None, None])
+        places = (
+            (1, 1) if isinstance(norm, nn.BatchNorm2d) else ()
+        )  # a channel of images has many values, a unit has one
+        self.register_buffer("scale", scale.detach().view(-1, *places))
+        self.register_buffer("shift", shift.detach().view(-1, *places))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.scale + self.shift
@@ -67,7 +70,7 @@ def fix_norms(module: nn.Module) -> None:
     precision, so weights that were rounded to float16 could not be stored as float16.
     """
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             setattr(module, name, Affine(child))
         else:
             fix_norms(child)
