@@ -163,7 +163,9 @@ def test_the_command_compares_the_estimators_of_a_run(tmp_path: Path, digits: Da
     assert json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).output) == report  # the seed determines it
 
 
-@pytest.mark.parametrize(("family", "changes"), [("vae", {"variational": False}), ("pixelcnn", {})])
+@pytest.mark.parametrize(
+    ("family", "changes"), [("vae", {"variational": False}), ("pixelcnn", {}), ("hierarchical", {})]
+)
 def test_a_run_without_a_gaussian_posterior_is_refused(
     tmp_path: Path, digits: Data, family: str, changes: dict[str, object]
 ) -> None:

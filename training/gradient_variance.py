@@ -55,7 +55,7 @@ def held_out(data: Data) -> Part:
 
 def check(run: TrainingRun) -> None:
     """Raise TrainingError if the run's model has no Gaussian posterior whose draws are latents of the decoder."""
-    gaussian = getattr(run.config, "variational", False) and getattr(run.config, "posterior", "gaussian") == "gaussian"
+    gaussian = getattr(run.config, "variational", False) and getattr(run.config, "posterior", "") == "gaussian"
     if not gaussian:
         raise TrainingError(
             f"{run.folder}: its model ({shown(run.family)}) has no Gaussian posterior, whose gradients are estimated; give a run of the family vae "
