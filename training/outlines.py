@@ -239,13 +239,22 @@ def _shown(path: Path) -> str:
 def _fields(path: Path, name: str) -> list[str]:
     """Return the fields of a class in a file: those of its bases first, the last base first, as pydantic orders them."""
     tree = _tree(path)
+    return _of_class(tree, name)
+
+
+def _of_class(tree: ast.Module, name: str) -> list[str]:
+    """Return the fields of a class that a file defines or imports."""
     found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
     if found is None:
         return _imported(tree, name)
     fields: list[str] = []
     for base in reversed(found.bases):
-        fields += _imported(tree, ast.unparse(base))
-    own = (node.target for node in found.body if isinstance(node, ast.AnnAssign))
+        fields += _of_class(tree, ast.unparse(base))
+    own = (
+        node.target
+        for node in found.body
+        if isinstance(node, ast.AnnAssign) and not ast.unparse(node.annotation).startswith("ClassVar")
+    )
     return [*fields, *(target.id for target in own if isinstance(target, ast.Name))]
 
 
