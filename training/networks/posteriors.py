@@ -164,12 +164,13 @@ class LogNormal(Posterior):
 class Gamma(Posterior):
     """A gamma distribution of each dimension with shape α and rate α / m, for which the encoder computes log m, the log of the mean, and α.
 
-    Outputs near 0 give the prior, m = α = 1. log α is a softplus function of the output, so that α ≥ 0.3; larger α than 1e4 are cut.
+    Outputs near 0 give the prior, m = α = 1. α is 0.3 + 0.7 exp(output), which is log α = log 0.3 + softplus(output + log 7/3), and at most 9352.
     """
 
     diagonal = has_variance = False
     LOG_MEANS = (-30.0, 5.0)  # limits of log m
     LOG_VALUES = (-80.0, 6.5)  # limits of log z, between which u is from -12.4 to 36.3; they are reached in the far tails of small α only
+    LOG_SHAPE = 9.5  # limit of the output that gives α, so that α is within gamma_quantiles.SHAPES
     LIMIT = 37.0  # size of u above which it is clipped for the decoder
 
     def __init__(self, size: int) -> None:
@@ -178,15 +179,17 @@ class Gamma(Posterior):
 
     def laws(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log means and the shapes α (B, L)."""
-        least, most = (math.log(shape) for shape in gamma_quantiles.SHAPES)
-        centre = math.log(math.expm1(-least))  # where the softplus function is -log 0.3, so that α = 1
-        log_shape = (least + F.softplus(outputs[:, self.size :] + centre)).clamp(max=most)
-        return outputs[:, : self.size].clamp(*self.LOG_MEANS), log_shape.exp()
+        least = gamma_quantiles.SHAPES[0]
+        shape = least + (1 - least) * outputs[:, self.size :].clamp(max=self.LOG_SHAPE).exp()
+        return outputs[:, : self.size].clamp(*self.LOG_MEANS), shape
 
     def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the medians of u, which are the draw whose noise is 0."""
-        u, _ = self.draw(outputs, torch.zeros_like(outputs[None, :, : self.size]))
-        return u[0], None
+        """Return the medians of u, which are the draw whose noise is 0.
+
+        They are computed in float64: in a dimension that is hardly used they differ little, and distances are in units of their deviation.
+        """
+        u, _ = self.draw(outputs.double(), torch.zeros_like(outputs[None, :, : self.size]).double())
+        return u[0].to(outputs.dtype), None
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         log_mean, shape = self.laws(outputs)
