@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,7 +102,7 @@ def test_a_gamma_draw_has_the_implicit_gradient() -> None:
 @torch.no_grad()
 def test_the_gamma_quantile_equals_that_of_scipy() -> None:
     generator = np.random.default_rng(0)
-    shapes = np.exp(generator.uniform(*np.log(gamma_quantiles.SHAPES), 500))
+    shapes = np.exp(generator.uniform(math.log(0.3), math.log(1e4), 500))
     noise = generator.uniform(-6, 6, (40, 1, 500))
     ratio, log_q = gamma_quantiles.log_draw(
         gamma_quantiles.table(), torch.from_numpy(shapes)[None], torch.from_numpy(noise)
@@ -121,12 +122,11 @@ def test_the_normal_law_and_its_inverse_equal_those_of_scipy(dtype: torch.dtype,
         assert found.numpy() == pytest.approx(exact, rel=5 * error, abs=0)
     t = torch.cat([torch.linspace(0.6932, 700, 5001), torch.linspace(0.6932, 4, 5001)]).double()
     lower, upper = -t, torch.log(-torch.expm1(-t))
-    exact = special.ndtri_exp(-t.numpy())
-    found = normals.quantile(lower.to(dtype), upper.to(dtype)).double().numpy()
-    assert found == pytest.approx(exact, rel=error, abs=error)
-    assert normals.quantile(upper.to(dtype), lower.to(dtype)).double().numpy() == pytest.approx(
-        -exact, rel=error, abs=error
-    )
+    quantiles = special.ndtri_exp(-t.numpy())
+    below = normals.quantile(lower.to(dtype), upper.to(dtype)).double().numpy()
+    assert below == pytest.approx(quantiles, rel=error, abs=error)
+    above = normals.quantile(upper.to(dtype), lower.to(dtype)).double().numpy()
+    assert above == pytest.approx(-quantiles, rel=error, abs=error)
     points = special.ndtri(np.linspace(0.001, 0.999, 999))
     back = normals.quantile(*normals.log_probabilities(torch.from_numpy(points).to(dtype)))
     assert back.double().numpy() == pytest.approx(points, abs=2 * error)
@@ -150,7 +150,7 @@ def test_draws_and_gradients_stay_finite_for_extreme_outputs(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_improves_the_bound_and_the_graphs_equal_torch(kind: str, tmp_path: Path, digits: Data) -> None:
-    options = {"latent_dim": 3, "references": 0, "posterior": kind, "epochs": 12, "lr": 5e-3}
+    options = {"latent_dim": 3, "references": 0, "posterior": kind, "epochs": 40, "lr": 5e-3}
     run = tiny_run(tmp_path / "run", "vae", digits, **options).resolved(digits)
     model = cast(vae.VAE, trained_model(run, digits))
     torch.manual_seed(0)

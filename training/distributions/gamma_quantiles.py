@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SHAPES = (0.3, 1e4)  # the range of α
@@ -25,7 +26,7 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def _position(shape: float) -> float:
-    return (shape + 0.2) ** -0.5
+    return 1 / math.sqrt(shape + 0.2)
 
 
 HIGH, LOW = _position(SHAPES[0]), _position(SHAPES[1])
@@ -52,18 +53,14 @@ def table() -> Tensor:
     return torch.from_numpy(np.linalg.solve(_values(places), rows.T))
 
 
-def _nodes(count: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _nodes(count: int) -> NDArray[np.float64]:
     """Return the zeros of a Chebyshev polynomial."""
-    nodes: np.ndarray[tuple[int], np.dtype[np.float64]] = np.cos(np.pi * (np.arange(count) + 0.5) / count)
-    return nodes
+    return np.cos(np.pi * (np.arange(count, dtype=np.float64) + 0.5) / count)
 
 
-def _values(nodes: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def _values(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the Chebyshev polynomials at the nodes, (N, N)."""
-    values: np.ndarray[tuple[int, int], np.dtype[np.float64]] = np.polynomial.chebyshev.chebvander(
-        nodes, len(nodes) - 1
-    )
-    return values
+    return np.polynomial.chebyshev.chebvander(nodes, len(nodes) - 1).astype(np.float64)
 
 
 def log_draw(table: Tensor, shape: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
