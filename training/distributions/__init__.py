@@ -6,7 +6,8 @@ The modules are the three kinds of reparametrisation in that section:
     location_scale   z = location + scale · ε: Gaussian, Laplace, Student, uniform, triangular; `elliptical` has the multivariate laws
     composition      functions of other draws: log-normal, gamma, beta, Dirichlet, chi-squared, F, and the scaled root of a positive law
 
-`gammas` is the sampler of the gamma law, which Student, beta, Dirichlet, chi-squared and F use. `base` is the interface.
+`gammas` is the sampler of the gamma law, which Student, beta, Dirichlet, chi-squared and F use. `base` is the interface. `gamma_quantiles` and
+`normals` are functions for graphs: gamma draws as a continuous function of one normal, and the distribution function of a normal and its inverse.
 
 Randomness is an argument: `law.noise` lists the random inputs of one draw, and `law.draw(*noise)` computes it. A graph can therefore take
 the noise as inputs. All laws work in float32 and float64, and with parameters and noise of any shapes that broadcast.

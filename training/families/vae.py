@@ -71,8 +71,9 @@ class Config(BoundOptions):
     widths: tuple[Size, ...] = (32, 64)  # channels of the convolutions
     rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # the rules of DCGAN to apply, for body dcgan
     variational: bool = True  # False: a deterministic autoencoder without KL, whose prior is fitted to its latents
-    # full: a Gaussian with a full covariance; iaf: an inverse autoregressive flow
-    posterior: Literal["gaussian", "full", "iaf"] = "gaussian"
+    # full: a Gaussian with a full covariance; iaf: an inverse autoregressive flow; the last three: by dimension
+    # with log-normal and gamma, z is positive, and the prior `normal` stands for LogNormal(0, 1) and Gamma(1, 1)
+    posterior: Literal["gaussian", "full", "iaf", "logistic", "log-normal", "gamma"] = "gaussian"
     # mixture: of Gaussians; vamp: of posteriors of pseudo-inputs; hierarchical: one more level of latents; flow: affine couplings. All are learned
     prior: Literal["normal", "mixture", "vamp", "hierarchical", "flow"] = "normal"
     prior_components: int = Field(50, ge=1)  # number of components of the prior, for mixture and vamp
@@ -82,9 +83,9 @@ class Config(BoundOptions):
         for name, usual in (("posterior", "gaussian"), ("prior", "normal")):
             if getattr(self, name) != usual and not self.variational:
                 raise TrainingError(f"{name}: an autoencoder that is not variational has none; remove it", field=name)
-        if self.prior == "vamp" and self.posterior != "gaussian":
+        if self.prior == "vamp" and not POSTERIORS[self.posterior].diagonal:
             raise TrainingError(
-                f"prior: vamp is a mixture of posteriors, which must be gaussian, not {self.posterior}; change one of them",
+                f"prior: vamp is a mixture of posteriors, which must be gaussian or log-normal, not {self.posterior}; change one of them",
                 field="prior",
             )
         return self
@@ -116,7 +117,7 @@ def resolve(config: C, data: Data) -> C:
 class Draws:
     """Draws z from q(z | x) of a batch."""
 
-    z: Tensor  # (S B, L) inputs of the decoder
+    z: Tensor  # (S B, L) inputs of `VAE.decode`
     log_ratio: Tensor  # (S, B) log p(z) - log q(z | x), in nats
     kl: Tensor | None  # (B,) KL(q(z | x) || p(z)) in nats, if it has a closed form
 
@@ -128,7 +129,8 @@ class Draws:
 class VAE(nn.Module):
     """The model q(z | x), by default N(mean, diag exp(log_variance)), p(z), by default N(0, I), and p(x | z). Inside, arrays are (B, D).
 
-    The latent of the artifact is z, unless the prior defines other coordinates (training.networks.priors).
+    Here z is in the coordinates u of training.networks.posteriors. `decode` maps it to the decoder's input, which is another value for posteriors
+    of positive values only. The latent of the artifact is z, unless the prior defines other coordinates (training.networks.priors).
 
     An optional condition c (B, `width`) is joined to the inputs of both networks: q(z | x, c) and p(x | z, c). `given` names it in figures.
     """
@@ -259,7 +261,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """Map z (B, L) to the parameters of p(x | z)."""
-        return exact(self.up(self.decoder(joined(z, c))))
+        return exact(self.up(self.decoder(joined(self.posterior_law.to_decoder(z), c))))
 
     def generate(self, latents: Tensor, c: Tensor | None = None) -> Tensor:
         """Map latents of the artifact (B, latent_size) to the parameters of p(x | z)."""

@@ -8,7 +8,8 @@
     gamma       a gamma distribution for each dimension, under the prior Gamma(1, 1), which is exponential
 
 A draw is a function of standard normal noise (S, B, `noise`), which is an argument. The coordinates u of a draw are those in which the prior
-is N(0, I): u = z except for log-normal (u = log z) and gamma (u = Φ⁻¹(1 - exp(-z))).
+is N(0, I): u = z except for log-normal (u = log z) and gamma (u = Φ⁻¹(1 - exp(-z))). Draws, densities and moments below are in u, and so are the
+priors of training.networks.priors: by the change of variables, each of them is a prior of z too. `to_decoder` maps u to z, the decoder's input.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifold.training.distributions import gamma_quantiles, normals
 from manifold.training.networks.layers import per_item
 from manifold.training.networks.masked import Prefix
 
@@ -54,10 +56,14 @@ class Posterior(nn.Module):
         return outputs[:, : self.size], outputs[:, self.size :]
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return draws z (S, B, L) and log q(z | x) in nats (S, B), for noise (S, B, `noise`)."""
+        """Return draws u (S, B, L) and log q(u | x) in nats (S, B), for noise (S, B, `noise`)."""
         mean, log_variance = outputs[:, : self.size], outputs[:, self.size :]
-        z = mean + (0.5 * log_variance).exp() * noise
-        return z, sums(-HALF_LOG_TWO_PI - 0.5 * (noise**2 + log_variance))
+        u = mean + (0.5 * log_variance).exp() * noise
+        return u, sums(-HALF_LOG_TWO_PI - 0.5 * (noise**2 + log_variance))
+
+    def to_decoder(self, u: Tensor) -> Tensor:
+        """Map u (B, L) to z, the input of the decoder (B, L)."""
+        return u
 
 
 class Full(Posterior):
@@ -129,4 +135,86 @@ class Flow(Posterior):
         return z.view(drawn.shape), log_q
 
 
-POSTERIORS = {"gaussian": Posterior, "full": Full, "iaf": Flow}
+class Logistic(Posterior):
+    """A logistic distribution of each dimension. The encoder computes locations and log scales, which are limited to LOG_SCALES."""
+
+    diagonal = False
+
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        log_scale = outputs[:, self.size :].clamp(*LOG_SCALES)
+        return outputs[:, : self.size], 2 * log_scale + math.log(math.pi**2 / 3)
+
+    def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        log_scale = outputs[:, self.size :].clamp(*LOG_SCALES)
+        log_p, log_rest = normals.log_probabilities(noise)
+        u = outputs[:, : self.size] + log_scale.exp() * (log_p - log_rest)  # the quantile function at p = Φ(noise)
+        return u, sums(log_p + log_rest - log_scale)
+
+
+class LogNormal(Posterior):
+    """A log-normal distribution of each dimension. The encoder computes the mean and the log-variance of u = log z, which is Gaussian."""
+
+    LIMIT = 10.0  # size of u above which it is clipped for the decoder, whose input is then within 4.5e-5 and 22026
+
+    def to_decoder(self, u: Tensor) -> Tensor:
+        """Map u (B, L) to z = exp(u), with u clipped to ± LIMIT, so that z is finite for any latent."""
+        return u.clamp(-self.LIMIT, self.LIMIT).exp()
+
+
+class Gamma(Posterior):
+    """A gamma distribution of each dimension with shape α and rate α / m, for which the encoder computes log m, the log of the mean, and α.
+
+    Outputs near 0 give the prior, m = α = 1. α is 0.3 + 0.7 exp(output), which is log α = log 0.3 + softplus(output + log 7/3), and at most 9352.
+    """
+
+    diagonal = has_variance = False
+    LOG_MEANS = (-30.0, 5.0)  # limits of log m
+    LOG_VALUES = (
+        -80.0,
+        6.5,
+    )  # limits of log z, between which u is from -12.4 to 36.3; they are reached in the far tails of small α only
+    LOG_SHAPE = 9.5  # limit of the output that gives α, so that α is within gamma_quantiles.SHAPES
+    LIMIT = 37.0  # size of u above which it is clipped for the decoder
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.table = nn.Buffer(gamma_quantiles.table(), persistent=False)
+
+    def laws(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log means and the shapes α (B, L)."""
+        least = gamma_quantiles.SHAPES[0]
+        shape = least + (1 - least) * outputs[:, self.size :].clamp(max=self.LOG_SHAPE).exp()
+        return outputs[:, : self.size].clamp(*self.LOG_MEANS), shape
+
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the medians of u, which are the draw whose noise is 0.
+
+        They are computed in float64: in a dimension that is hardly used they differ little, and distances are in units of their deviation.
+        """
+        u, _ = self.draw(outputs.double(), torch.zeros_like(outputs[None, :, : self.size]).double())
+        return u[0].to(outputs.dtype), None
+
+    def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        log_mean, shape = self.laws(outputs)
+        ratio, log_q = gamma_quantiles.log_draw(self.table, shape, noise)
+        log_z = (log_mean + ratio).clamp(*self.LOG_VALUES)
+        z = log_z.exp()
+        u = normals.quantile(_log_of_rest(z, log_z), -z)
+        # du / d log z = p(log z) / N(u), with the density of log z under the prior: log p(log z) = log z - z
+        return u, sums(log_q + log_normal_density(u) - log_z + z)
+
+    def to_decoder(self, u: Tensor) -> Tensor:
+        """Map u (B, L) to z = -log(1 - Φ(u)), with u clipped to ± LIMIT, so that z is at most 689."""
+        return -normals.log_probabilities(u.clamp(-self.LIMIT, self.LIMIT))[1]
+
+
+def _log_of_rest(z: Tensor, log_z: Tensor) -> Tensor:
+    """Return log(1 - exp(-z)), for z < 1 by the series of log(sinh(z / 2) / (z / 2)), as exp(-z) rounds to 1 for small z."""
+    square = z.clamp(max=1.0) ** 2
+    series = log_z - 0.5 * z + square * (1 / 24 - square * (1 / 2880 - square / 181440))
+    return torch.where(z < 1, series, (1 - (-z.clamp(min=1.0)).exp()).log())
+
+
+POSTERIORS = {
+    "gaussian": Posterior, "full": Full, "iaf": Flow, "logistic": Logistic, "log-normal": LogNormal, "gamma": Gamma,
+}  # fmt: skip
