@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOMENTUM = 0.05  # of the statistics of batch normalisation
+MOMENTUM = 0.05  # share of a batch in the moving statistics of batch normalisation
 LOG_SCALES = (-5.0, 3.0)  # limits of log σ_p, and of the log σ that a network computes
 BOTTLENECK = 2  # a convolutional block has this many times fewer channels inside
 GAIN = 1.7  # standard deviation of a layer's weights after SiLU, times the root of its inputs, so that variances stay about equal
@@ -143,7 +143,7 @@ class Level(nn.Module):
         """Return m and log s of ε, given h, the features d and the prior's parameters."""
         if self.inference == "ladder":
             own_mean, own_scale = self.posterior(d).split(self.size, 1)
-            log_precision = 2 * (log_scale - limited(own_scale))  # of the data, in units of the prior's
+            log_precision = 2 * (log_scale - limited(own_scale))  # precision of the Gaussian from the data, in units of the prior
             m = (own_mean - mean) * (-log_scale).exp() * log_precision.sigmoid()
             return m, -0.5 * F.softplus(log_precision)
         first, second = self.posterior(torch.cat([h, d], 1)).split(self.size, 1)
@@ -194,9 +194,8 @@ class Down(nn.Module):
         super().__init__()
         grids = [(side, side) if layers is Grid else () for side in sides]
         count = len(sizes)
-        self.shapes = [(size, *grid) for size, grid in zip(sizes, grids, strict=True)][
-            ::-1
-        ]  # of ε, the top level first
+        shapes = [(size, *grid) for size, grid in zip(sizes, grids, strict=True)]
+        self.shapes = shapes[::-1]  # shapes of ε, the top level first
         self.sizes = [int(torch.Size(shape).numel()) for shape in self.shapes]
         self.start = nn.Parameter(torch.zeros(1, widths[-1], *grids[-1]))
         self.levels: Any = nn.ModuleList(
