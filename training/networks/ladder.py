@@ -143,7 +143,7 @@ class Level(nn.Module):
         """Return m and log s of ε, given h, the features d and the prior's parameters."""
         if self.inference == "ladder":
             own_mean, own_scale = self.posterior(d).split(self.size, 1)
-            log_precision = 2 * (log_scale - limited(own_scale))  # precision of the Gaussian from the data, in units of the prior
+            log_precision = 2 * (log_scale - limited(own_scale))  # in units of the prior
             m = (own_mean - mean) * (-log_scale).exp() * log_precision.sigmoid()
             return m, -0.5 * F.softplus(log_precision)
         first, second = self.posterior(torch.cat([h, d], 1)).split(self.size, 1)
