@@ -58,9 +58,8 @@ class Config(vae.BoundOptions):
     body: Literal["mlp", "conv"] = "mlp"
     levels: tuple[Size, ...] = (32, 16, 8, 8, 4)  # latents of each level; for body conv, of each position of its grid
     widths: tuple[Size, ...] = (256, 192, 128, 96, 64)  # units of each level, or channels
-    sides: tuple[
-        Size, ...
-    ] = ()  # side of the grid of each level, for body conv: each one divides that before it, or is equal
+    # side of the grid of each level, for body conv: each one divides that before it, or is equal
+    sides: tuple[Size, ...] = ()
     # ladder: the prior times a Gaussian from the data; residual: relative to the prior; free: without a form
     inference: Literal["ladder", "residual", "free"] = "ladder"
 
@@ -85,7 +84,7 @@ class Config(vae.BoundOptions):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"epochs": 2, "levels": (4, 2), "widths": (32, 16), "test_items": 200, "iwae_k": 5, "ema": 0.9},
-    "cpu": {"epochs": 100, "schedule": "cosine", "kl_warmup": 20, "clip_norm": 20.0, "batch_size": 200, "lr": 2e-3},
+    "cpu": {"epochs": 180, "schedule": "cosine", "kl_warmup": 30, "clip_norm": 20.0, "batch_size": 200, "lr": 2e-3},
     "gpu": {
         "epochs": 400,
         "body": "conv",

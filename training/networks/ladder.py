@@ -144,8 +144,9 @@ class Level(nn.Module):
         if self.inference == "ladder":
             own_mean, own_scale = self.posterior(d).split(self.size, 1)
             log_precision = 2 * (log_scale - limited(own_scale))  # in units of the prior
-            m = (own_mean - mean) * (-log_scale).exp() * log_precision.sigmoid()
-            return m, -0.5 * F.softplus(log_precision)
+            total = F.softplus(log_precision)  # log (1 + precision), the precision of the posterior
+            # the weight of the data as an exponential, as ONNX Runtime's sigmoid is not accurate for values near 0
+            return (own_mean - mean) * (log_precision - total - log_scale).exp(), -0.5 * total
         first, second = self.posterior(torch.cat([h, d], 1)).split(self.size, 1)
         if self.inference == "residual":
             return first, limited(second)
