@@ -1,9 +1,10 @@
 """The quantile function of the gamma law at Φ(n) for normal n, and its log density, as polynomials that ONNX can compute.
 
 With z = F⁻¹(Φ(n); α) for shape α and rate 1, the function h(n, α) = √α log(z / α) is smooth and close to n for large α. Here it is a sum of
-products of Chebyshev polynomials: of n for |n| ≤ LIMIT, and of 1 / √(α + 0.2). Their coefficients interpolate the inverse of the incomplete
-gamma function of scipy. The error of h is below 2e-5, and below 1e-5 for |n| < 5, so draws differ from exact ones by 2e-5 standard deviations of
-log z at most, and derivatives of draws are those of the quantile function (the implicit derivatives of Figurnov et al., 2018, arXiv 1805.08498).
+products of Chebyshev polynomials of n, for |n| ≤ LIMIT, and powers of 1 / √(α + 0.2), mapped to [-1, 1]. The coefficients interpolate the
+inverse of the incomplete gamma function of scipy. The error of h is below 2e-5, and below 1e-5 for |n| < 5, so draws differ from exact ones by
+2e-5 / √α in log z at most. Derivatives of draws are those of the quantile function, which are the implicit derivatives of Figurnov et al., 2018
+(arXiv 1805.08498).
 
 A draw needs one normal, where the sampler in `gammas` needs eight and nine uniforms, and is a continuous function of it. `gammas` is exact, and
 takes any shape parameter.
@@ -21,7 +22,7 @@ from torch import Tensor
 
 SHAPES = (0.3, 1e4)  # the range of α
 LIMIT = 7.0  # normals are clipped to this size
-OF_NOISE, OF_SHAPE = 40, 20  # number of polynomials of n and of α
+OF_NOISE, OF_SHAPE = 40, 20  # number of polynomials of n, and of powers
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -34,7 +35,7 @@ HIGH, LOW = _position(SHAPES[0]), _position(SHAPES[1])
 
 @functools.cache
 def table() -> Tensor:
-    """Return coefficients (OF_SHAPE, OF_NOISE + 1) in float64: by row of polynomials of α, those of h by n, and at last those of δ(α).
+    """Return coefficients (OF_SHAPE, OF_NOISE + 1) in float64: by power, those of the polynomials of n, and at last those of δ(α).
 
     δ(α) = log Γ(α) - ((α - ½) log α - α + ½ log 2π) is the remainder of Stirling's formula.
     """
@@ -50,7 +51,8 @@ def table() -> Tensor:
     h = np.linalg.solve(_values(noise), np.sqrt(a) * (log_z - np.log(a)))
     remainder = special.gammaln(a) - ((a - 0.5) * np.log(a) - a + HALF_LOG_TWO_PI)
     rows = np.concatenate([h, remainder[None]])  # (OF_NOISE + 1, OF_SHAPE)
-    return torch.from_numpy(np.linalg.solve(_values(places), rows.T))
+    series = np.linalg.solve(_values(places), rows.T)
+    return torch.from_numpy(np.stack([np.polynomial.chebyshev.cheb2poly(each) for each in series.T], 1))
 
 
 def _nodes(count: int) -> NDArray[np.float64]:
@@ -68,12 +70,25 @@ def log_draw(table: Tensor, shape: Tensor, noise: Tensor) -> tuple[Tensor, Tenso
 
     The shapes (B, L) must be within SHAPES. The noise and the results are (S, B, L).
     """
-    x = (2 * (shape.double() + 0.2).rsqrt() - HIGH - LOW) / (HIGH - LOW)
-    # in float64, which mixed precision leaves as it is
-    terms = (_chebyshev(x, OF_SHAPE) @ table.double()).to(shape.dtype)  # (B, L, OF_NOISE + 1)
-    h = _series(terms[..., :-1], noise.clamp(-LIMIT, LIMIT) / LIMIT)
-    ratio = h * shape.rsqrt()
+    terms = _coefficients(table, shape)
+    ratio = _series(terms[..., :-1], noise.clamp(-LIMIT, LIMIT) / LIMIT) * shape.rsqrt()
     return ratio, 0.5 * shape.log() - HALF_LOG_TWO_PI - terms[..., -1] - shape * excess(ratio)
+
+
+def log_median(table: Tensor, shape: Tensor) -> Tensor:
+    """Return log(z / α) for the median z, which is the draw whose noise is 0, for shapes of any size."""
+    even = _coefficients(table, shape)[
+        ..., :-1:2
+    ]  # at 0, these polynomials are 1, -1, 1, ..., and those of odd degree are 0
+    signs = 1 - 2 * (torch.arange(OF_NOISE // 2, device=shape.device) % 2)
+    return (even * signs).sum(-1) * shape.rsqrt()
+
+
+def _coefficients(table: Tensor, shape: Tensor) -> Tensor:
+    """Return the coefficients of the polynomials of n, and δ, (B, L, OF_NOISE + 1), by float64, which mixed precision leaves as it is."""
+    x = (2 * (shape.double() + 0.2).rsqrt() - HIGH - LOW) / (HIGH - LOW)
+    powers = x[..., None] ** torch.arange(OF_SHAPE, dtype=torch.float64, device=x.device)
+    return (powers @ table.double()).to(shape.dtype)
 
 
 def excess(r: Tensor) -> Tensor:
@@ -85,16 +100,14 @@ def excess(r: Tensor) -> Tensor:
     return torch.where(r.abs() < 0.5, 0.5 * near**2 * series, r.exp() - 1 - r)
 
 
-def _chebyshev(x: Tensor, count: int) -> Tensor:
-    """Return the values at x of the first Chebyshev polynomials, (*x.shape, count)."""
-    values = [torch.ones_like(x), x]
-    for _ in range(count - 2):
-        values.append(2 * x * values[-1] - values[-2])
-    return torch.stack(values, -1)
-
-
 def _series(coefficients: Tensor, x: Tensor) -> Tensor:
-    """Return the sums of Chebyshev polynomials of x (S, B, L) with coefficients (B, L, N), by Clenshaw's recurrence."""
+    """Return the sums of Chebyshev polynomials of x (S, B, L) with coefficients (B, L, N).
+
+    Clenshaw's recurrence needs no array (S, B, L, N). A graph gets the formula with cosines instead, as the export of each operation takes time.
+    """
+    if torch.compiler.is_compiling():
+        degrees = torch.arange(OF_NOISE, dtype=x.dtype, device=x.device)
+        return (coefficients * (degrees * x.acos()[..., None]).cos()).sum(-1)
     first, *others = coefficients.unbind(-1)
     one, two, double = others[-1].expand(x.shape), torch.zeros_like(x), 2 * x
     for coefficient in reversed(others[:-1]):

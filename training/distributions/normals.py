@@ -57,9 +57,7 @@ def _ratio(coefficients: tuple[Sequence[float], Sequence[float]], x: Tensor) -> 
 
 def _polynomial(coefficients: Sequence[float], x: Tensor) -> Tensor:
     """Return the value at x of a polynomial with these coefficients, from the constant on."""
-    # as tensors, because the exporter rounds numbers to float32 also in graphs of float64
-    first, *others = torch.tensor(tuple(reversed(coefficients)), dtype=x.dtype, device=x.device).unbind()
-    value = first.expand(x.shape)
-    for coefficient in others:
+    value = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
         value = value * x + coefficient
     return value

@@ -191,17 +191,21 @@ class Gamma(Posterior):
 
         They are computed in float64: in a dimension that is hardly used they differ little, and distances are in units of their deviation.
         """
-        u, _ = self.draw(outputs.double(), torch.zeros_like(outputs[None, :, : self.size]).double())
-        return u[0].to(outputs.dtype), None
+        log_mean, shape = self.laws(outputs.double())
+        u, _ = self.latent(log_mean + gamma_quantiles.log_median(self.table, shape))
+        return u.to(outputs.dtype), None
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         log_mean, shape = self.laws(outputs)
         ratio, log_q = gamma_quantiles.log_draw(self.table, shape, noise)
-        log_z = (log_mean + ratio).clamp(*self.LOG_VALUES)
+        u, log_p = self.latent(log_mean + ratio)
+        return u, sums(log_q + log_normal_density(u) - log_p)
+
+    def latent(self, log_z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u for log z, and the log density of log z under the prior, which is N(u; 0, 1) du / d log z."""
+        log_z = log_z.clamp(*self.LOG_VALUES)
         z = log_z.exp()
-        u = normals.quantile(_log_of_rest(z, log_z), -z)
-        # du / d log z = p(log z) / N(u), with the density of log z under the prior: log p(log z) = log z - z
-        return u, sums(log_q + log_normal_density(u) - log_z + z)
+        return normals.quantile(_log_of_rest(z, log_z), -z), log_z - z
 
     def to_decoder(self, u: Tensor) -> Tensor:
         """Map u (B, L) to z = -log(1 - Φ(u)), with u clipped to ± LIMIT, so that z is at most 689."""
