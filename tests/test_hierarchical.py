@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,11 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import runs
 from manifold.training.bounds import iwae
 from manifold.training.data import Arrays, Data
+from manifold.training.data.parts import subset
 from manifold.training.errors import TrainingError
 from manifold.training.families import hierarchical
 from manifold.training.families.hierarchical import Config, HierarchicalVAE
-from manifold.training.networks.ladder import Dense, Level
+from manifold.training.networks.ladder import limited
 from tests.conftest import tiny_run
 from tests.shared import export
 
@@ -60,49 +62,46 @@ def items_of(model: HierarchicalVAE, data: Data, n: int = 64) -> Tensor:
 # --- units of the priors --------------------------------------------------------------------------------------------------------
 
 
+def walked(model: HierarchicalVAE, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the KL of each level (B, K), level 1 first, and log p(z) - log q(z | x) (B,), with the latents z themselves and their densities."""
+    down, features = model.prior.down, model.up(model.likelihood.evidence(x))
+    h = down.start.expand(len(x), -1)
+    kls, ratio, place = [], torch.zeros(len(x), dtype=x.dtype), 0
+    for k, level in enumerate(down.levels):
+        h = down.moves[k - 1](h) if k else h
+        if level.prior is None:
+            mean, scale = torch.zeros(len(x), level.size, dtype=x.dtype), torch.ones(len(x), level.size, dtype=x.dtype)
+        else:
+            mean, log_scale = level.prior(h).chunk(2, 1)
+            scale = limited(log_scale).exp()
+        d = features[len(down.levels) - 1 - k]
+        first, second = level.posterior(d if level.inference == "ladder" else torch.cat([h, d], 1)).chunk(2, 1)
+        second = limited(second)
+        if level.inference == "ladder":  # the product of two Gaussians
+            precision = (-2 * second).exp() + scale**-2
+            q = Normal(((-2 * second).exp() * first + mean * scale**-2) / precision, precision**-0.5)
+        elif level.inference == "residual":
+            q = Normal(mean + first, scale * second.exp())
+        else:
+            q = Normal(first, second.exp())
+        p = Normal(mean, scale)
+        z = q.mean + q.stddev * noise[:, place : place + level.size]
+        kls.append(kl_divergence(q, p).sum(1))
+        ratio = ratio + (p.log_prob(z) - q.log_prob(z)).sum(1)
+        h, place = level.block(h + level.enter(z)), place + level.size
+    return torch.stack(kls[::-1], 1), ratio
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("inference", INFERENCE)
-@pytest.mark.parametrize("top", [False, True])
-def test_the_kl_of_a_level_is_the_same_in_units_of_the_prior_and_of_the_latent(inference: str, top: bool) -> None:
-    level = shaken(Level(Dense, 8, 3, inference, top, 2))
-    h, d, noise = (torch.randn(50, size, dtype=torch.float64, generator=seeded(0)) for size in (8, 8, 3))
-    mean, log_scale = level.prior_of(h)
-    m, log_s = level.posterior_of(h, d, mean, log_scale)
-    prior, units = Normal(mean, log_scale.exp()), Normal(torch.zeros_like(m), torch.ones_like(m))
-    of_z, of_noise = Normal(mean + log_scale.exp() * m, (log_scale + log_s).exp()), Normal(m, log_s.exp())
-    assert torch.allclose(kl_divergence(of_z, prior), kl_divergence(of_noise, units), rtol=1e-9, atol=1e-9)
-    # log p - log q of a draw is the same too
-    epsilon = m + log_s.exp() * noise
-    z = mean + log_scale.exp() * epsilon
-    ratio = units.log_prob(epsilon) - of_noise.log_prob(epsilon)
-    assert torch.allclose(prior.log_prob(z) - of_z.log_prob(z), ratio, rtol=1e-9, atol=1e-9)
-    assert bool((log_s > -20).all() and m.std() > 0)
-    assert (prior.stddev.std() > 0) != top
-
-
-@torch.no_grad()
-def test_ladder_inference_is_the_product_of_two_gaussians_weighted_by_precision() -> None:
-    level = shaken(Level(Dense, 8, 3, "ladder", False, 2))
-    h, d = (torch.randn(20, 8, dtype=torch.float64, generator=seeded(seed)) for seed in (0, 1))
-    mean, log_scale = level.prior_of(h)
-    m, log_s = level.posterior_of(h, d, mean, log_scale)
-    own_mean, own_scale = level.posterior(d).chunk(2, 1)
-    weights = (-2 * own_scale).exp(), (-2 * log_scale).exp()
-    precision = weights[0] + weights[1]
-    expected = (weights[0] * own_mean + weights[1] * mean) / precision
-    assert torch.allclose(mean + log_scale.exp() * m, expected)
-    assert torch.allclose((2 * (log_scale + log_s)).exp(), 1 / precision)
-
-
-@torch.no_grad()
-def test_free_inference_computes_the_posterior_of_the_latent_itself() -> None:
-    level = shaken(Level(Dense, 8, 3, "free", False, 2))
-    h, d = (torch.randn(20, 8, dtype=torch.float64, generator=seeded(seed)) for seed in (0, 1))
-    mean, log_scale = level.prior_of(h)
-    m, log_s = level.posterior_of(h, d, mean, log_scale)
-    own_mean, own_scale = level.posterior(torch.cat([h, d], 1)).chunk(2, 1)
-    assert torch.allclose(mean + log_scale.exp() * m, own_mean)
-    assert torch.allclose(log_scale + log_s, own_scale)
+def test_kl_and_log_ratio_in_units_of_the_priors_are_those_of_the_latents(inference: str, digits: Data) -> None:
+    model = built(digits, inference=inference)
+    x = items_of(model, digits)
+    noise = torch.randn((64, model.noise_size), dtype=torch.float64, generator=seeded(0))
+    kls, ratio = walked(model, x, noise)
+    assert float(kls.mean(0).min()) > 0.01
+    assert torch.allclose(model.kl_of_levels(x, noise[None]), kls, rtol=1e-8, atol=1e-8)
+    assert torch.allclose(model.draws(x, noise[None]).log_ratio[0], ratio, rtol=1e-8, atol=1e-8)
 
 
 # --- bounds ---------------------------------------------------------------------------------------------------------------------
@@ -190,7 +189,9 @@ def test_all_levels_change_the_image(digits: Data) -> None:
         assert float((model.decoded(torch.cat(parts, 1)) - plain).abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize("changes", [{}, CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize(
+    "changes", [{}, CONV, {"inference": "residual", "stored": "float16"}], ids=["mlp", "conv", "residual-float16"]
+)
 def test_an_exported_model_equals_torch_and_is_served_like_a_vae(
     changes: dict[str, Any], tmp_path: Path, digits: Data
 ) -> None:
@@ -204,7 +205,7 @@ def test_an_exported_model_equals_torch_and_is_served_like_a_vae(
     assert not np.array_equal(encoded.latent, model.encode(items, seed=4).latent)
     space = model.manifest.space
     assert space is not None and "gaussian" in space.priors
-    assert space.count == (6 if not changes else 16 + 8 + 3)
+    assert space.count == (16 + 8 + 3 if "body" in changes else 6)
     for prior in space.priors:
         assert np.isfinite(model.sample(4, seed=0, prior=prior).data).all()
     assert model.reconstruct(items, seed=3).data.shape == items.shape
@@ -235,9 +236,10 @@ def test_training_uses_the_levels_and_reports_each(tmp_path: Path, digits: Data)
     ("changes", "message"),
     [
         ({"levels": []}, "levels: must have at least one entry"),
-        ({"levels": [4, 0]}, "levels: "),
+        ({"levels": [4, 0]}, "levels: 0 must be at least 1"),
+        ({"batch_size": 1}, "batch_size: 1 is too small for body mlp"),
         ({"widths": [8]}, "widths: has 1 entries; it must have one for each of the 5 levels"),
-        ({"sides": [4, 2, 2, 1, 1]}, "sides: only the body conv has grids"),
+        ({"sides": [4, 2, 2, 1, 1]}, "sides: only the body conv has grids; set sides="),
         ({"body": "conv"}, "sides: has 0 entries"),
         ({"inference": "bottom-up"}, "inference: unknown value 'bottom-up'; valid are ladder, residual, free"),
         ({"posterior": "full"}, "posterior: unknown option"),
@@ -252,3 +254,27 @@ def test_invalid_options_are_refused(changes: dict[str, Any], message: str) -> N
 def test_grids_that_do_not_divide_the_image_are_refused(sides: list[int], digits: Data) -> None:
     with pytest.raises(TrainingError, match=r"^sides: .* do not fit images of 8x8"):
         built(digits, **{**CONV, "sides": sides})
+
+
+def test_the_convolutional_body_takes_square_images_only(digits: Data, table: Data) -> None:
+    wide = replace(digits, spec=digits.spec.model_copy(update={"width": 12}))
+    for data, message in ((wide, "conv needs square images, and these are 12x8"), (table, "conv needs images")):
+        with pytest.raises(TrainingError, match=f"^body: {message}"):
+            built(data, **CONV)
+
+
+@torch.no_grad()
+def test_a_model_with_more_latents_than_training_items_can_be_exported(digits: Data) -> None:
+    few = replace(digits, train=subset(digits.train, np.arange(4)))
+    model = built(few, references=3).float()
+    latent = hierarchical.exports(model, model.config, few).latent
+    assert latent is not None and latent.size == 7
+    cholesky = np.array(latent.priors["gaussian"].cholesky)
+    assert np.isfinite(cholesky).all() and np.diag(cholesky).min() > 0
+
+
+def test_rows_with_missing_values_are_scored(tmp_path: Path, table: Data) -> None:
+    run = tiny_run(tmp_path / "run", "hierarchical", table, epochs=2, references=20)
+    model = load(export(run, "rows", tmp_path / "models", data=table, backend="torchscript"))
+    items = np.asarray(table.inputs(table.test.batch(np.arange(6)).items))
+    assert all(np.isfinite(values).all() for values in model.score(items).terms.values())

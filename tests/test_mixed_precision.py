@@ -37,6 +37,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("gan", {"body": "dcgan", "spectral": True, "augment": ("translation",), "loss": "hinge"}),
     ("gan", {"unrolled": 2}),
     ("autoregressive", {"body": "eonade"}),
+    ("hierarchical", {"inference": "residual"}),
     ("pixelcnn", {"likelihood": "mixture"}),
     ("vqvae", {"moving": False, "likelihood": "logistic"}),
 ]
@@ -67,8 +68,9 @@ def losses_and_dtypes(loop: Loop) -> dict[str, tuple[float, set[torch.dtype]]]:
             seen.clear()
             batch = loop.batch()
             assert batch.items.dtype == torch.float32
-            loss = loop.losing(partial(player.loss, batch))["loss"]
-            assert loss.dtype == torch.float32
+            losses = loop.losing(partial(player.loss, batch))
+            assert {value.dtype for value in losses.values()} == {torch.float32}
+            loss = losses["loss"]
             loop.fabric.backward(loss)
             assert all(weight.grad is None or weight.grad.isfinite().all() for weight in player.parameters)
             found[f"{phase.name}/{player.name}"] = (loss.item(), set(seen))

@@ -11,6 +11,7 @@ from torch import Tensor
 from manifold.training.likelihoods import DecoderLikelihood
 from manifold.training.networks.layers import per_item
 
+ROWS = 10_000  # number of draws, over all items, that are decoded at once, so that memory is bounded
 ACTIVE = 0.01  # variance of a unit's posterior mean over the data above which it is active
 
 
@@ -52,9 +53,12 @@ def active_units(mean: Tensor) -> int:
 
 def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
     """Return the log of the mean of k importance weights, (B,), for noise (k, B, N). It is a lower bound on log p(x) that tightens with k."""
-    draws, k = model.draws(x, noise, c), noise.shape[0]
-    nats = per_item(model.likelihood.nll(model.decode(draws.z, repeated(c, k)), x.repeat(k, 1))).view(k, -1)
-    return (draws.log_ratio - nats).logsumexp(0) - math.log(k)
+    weights = []
+    for part in noise.split(max(1, ROWS // x.shape[0])):
+        draws, k = model.draws(x, part, c), part.shape[0]
+        nats = per_item(model.likelihood.nll(model.decode(draws.z, repeated(c, k)), x.repeat(k, 1))).view(k, -1)
+        weights.append(draws.log_ratio - nats)
+    return torch.cat(weights).logsumexp(0) - math.log(noise.shape[0])
 
 
 def drawn(model: Autoencoder, x: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:

@@ -237,13 +237,12 @@ def _shown(path: Path) -> str:
 
 
 def _fields(path: Path, name: str) -> list[str]:
-    """Return the fields of a class in a file: those of its bases first, the last base first, as pydantic orders them."""
-    tree = _tree(path)
-    return _of_class(tree, name)
+    """Return the fields of a class that a file defines or imports."""
+    return _of_class(_tree(path), name)
 
 
 def _of_class(tree: ast.Module, name: str) -> list[str]:
-    """Return the fields of a class that a file defines or imports."""
+    """Return the fields of a class in a parsed file: those of its bases first, the last base first, as pydantic orders them."""
     found = next((node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name), None)
     if found is None:
         return _imported(tree, name)

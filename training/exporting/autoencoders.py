@@ -161,7 +161,11 @@ def encoding(model: Any, inputs: list[InputSpec]) -> Task:
 
 def latent(model: Any, where: Placement) -> LatentSpec:
     """Return the latent of the artifact with its priors: those that were trained, and a Gaussian fitted to the posterior means."""
-    cholesky = torch.linalg.cholesky(where.covariance).tolist()
+    size = model.latent_size
+    jitter = (
+        1e-9 * where.covariance.diag().mean()
+    )  # needed if an unused dimension has no variance, or if there are few items
+    cholesky = torch.linalg.cholesky(where.covariance + jitter * torch.eye(size)).tolist()
     variational = model.config.variational
     priors: dict[str, Prior] = model.prior.specs(model.encode_inputs) if variational else {}
     priors["gaussian"] = GaussianPrior(mean=tuple(where.centre.tolist()), cholesky=tuple(map(tuple, cholesky)))

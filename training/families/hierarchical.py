@@ -75,10 +75,13 @@ class Config(vae.BoundOptions):
                     f"{name}: has {len(getattr(self, name))} entries; it must have one for each of the {len(self.levels)} levels",
                     field=name,
                 )
-        if self.body == "mlp" and self.sides:
+        if self.body == "mlp" and self.batch_size == 1:
             raise TrainingError(
-                "sides: only the body conv has grids; remove the option, or choose body=conv", field="sides"
+                "batch_size: 1 is too small for body mlp, whose batch normalisation needs at least 2 items; use 2 or more, or choose body=conv",
+                field="batch_size",
             )
+        if self.body == "mlp" and self.sides:
+            raise TrainingError("sides: only the body conv has grids; set sides=[], or choose body=conv", field="sides")
         return self
 
 
@@ -100,7 +103,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Noise(Posterior):
-    """The posterior of the noise of all levels. Its parameters need the draws, so that it has no moments of its own."""
+    """The posterior of the noise of all levels. Its parameters depend on the draws of the levels above, so that it has no moments in closed form."""
 
     diagonal = False
 
@@ -140,7 +143,7 @@ class HierarchicalVAE(VAE):
             first: nn.Module = scaled(nn.Linear(math.prod(self.shape), width), 2 * GAIN)
             self.decoder: Any = nn.Sequential(*Dense.active(width), nn.Linear(width, outside))
         else:
-            layers, scale = Grid, _scale(config, ImageSpec.of(data.spec, f"data: {data.name}"))
+            layers, scale = Grid, _scale(config, _image(data).height)
             channels, per_pixel = self.shape[0], outside // math.prod(self.shape[1:])
             first = nn.Sequential(
                 nn.Unflatten(1, self.shape),
@@ -166,7 +169,7 @@ class HierarchicalVAE(VAE):
     def inferred(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the last state, ε, m and log s (S B, L) of x (B, D) for normals (S, B, L)."""
         features = [
-            exact(each).repeat(noise.shape[0], *[1] * (each.dim() - 1)) for each in self.up(self.likelihood.evidence(x))
+            each.repeat(noise.shape[0], *[1] * (each.dim() - 1)) for each in self.up(self.likelihood.evidence(x))
         ]
         return self.prior.down.inferred(features, noise.flatten(0, 1))
 
@@ -202,17 +205,26 @@ class HierarchicalVAE(VAE):
         return torch.stack([per_item(part) for part in self.of_levels(gaussian_kl(mean, 2 * log_scale))], 1)
 
 
-def _scale(config: Config, spec: ImageSpec) -> int:
+def _image(data: Data) -> ImageSpec:
+    """Return the description of square images. Raises TrainingError for other data, which body conv does not take."""
+    spec = data.spec
+    if not isinstance(spec, ImageSpec):
+        raise TrainingError("body: conv needs images, and these items are rows; choose body=mlp", field="body")
+    if spec.height != spec.width:
+        raise TrainingError(
+            f"body: conv needs square images, and these are {spec.width}x{spec.height}; choose body=mlp", field="body"
+        )
+    return spec
+
+
+def _scale(config: Config, side: int) -> int:
     """Return the side of the image in units of the grid of level 1. Raises TrainingError for sides that do not divide each other."""
-    sides = (spec.shape[1], *config.sides)
-    for before, after in pairwise(sides):
-        if before % after or spec.shape[1] != spec.shape[2]:
-            raise TrainingError(
-                f"sides: {list(config.sides)} do not fit images of {spec.shape[2]}x{spec.shape[1]}; each side must divide the one before it, and the "
-                "first one the side of square images",
-                field="sides",
-            )
-    return sides[0] // sides[1]
+    if any(before % after for before, after in pairwise((side, *config.sides))):
+        raise TrainingError(
+            f"sides: {list(config.sides)} do not fit images of {side}x{side}; each side must divide the one before it, and the first one {side}",
+            field="sides",
+        )
+    return side // config.sides[0]
 
 
 def build(config: Config, data: Data) -> HierarchicalVAE:
@@ -255,7 +267,7 @@ def report(model: HierarchicalVAE, config: Config, data: Data) -> list[Metric]:
             unit=f"of {part.shape[1]}",
             protocol={
                 **protocol,
-                "rule": f"variance over the test split of the posterior mean, in units of the prior, above {ACTIVE}",
+                "rule": f"variance over the test split of the posterior mean, given the means of the levels above, in units of the prior, above {ACTIVE}",
             },
         )
         for k, part in enumerate(model.of_levels(torch.cat(places)))

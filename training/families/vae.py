@@ -72,7 +72,7 @@ class Config(BoundOptions):
     rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # the rules of DCGAN to apply, for body dcgan
     variational: bool = True  # False: a deterministic autoencoder without KL, whose prior is fitted to its latents
     # full: a Gaussian with a full covariance; iaf: an inverse autoregressive flow; the last three: by dimension
-    # with log-normal and gamma, z is positive, and the prior `normal` stands for LogNormal(0, 1) and Gamma(1, 1)
+    # with log-normal and gamma, z is not negative, and the prior `normal` stands for LogNormal(0, 1) and Gamma(1, 1)
     posterior: Literal["gaussian", "full", "iaf", "logistic", "log-normal", "gamma"] = "gaussian"
     # mixture: of Gaussians; vamp: of posteriors of pseudo-inputs; hierarchical: one more level of latents; flow: affine couplings. All are learned
     prior: Literal["normal", "mixture", "vamp", "hierarchical", "flow"] = "normal"
@@ -117,7 +117,7 @@ def resolve(config: C, data: Data) -> C:
 class Draws:
     """Draws z from q(z | x) of a batch."""
 
-    z: Tensor  # (S B, L) inputs of `VAE.decode`
+    z: Tensor  # (S B, ...) inputs of `VAE.decode`
     log_ratio: Tensor  # (S, B) log p(z) - log q(z | x), in nats
     kl: Tensor | None  # (B,) KL(q(z | x) || p(z)) in nats, if it has a closed form
 

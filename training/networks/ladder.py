@@ -7,10 +7,12 @@ Level 1 is next to the data, and level K is the top. With h_K a vector of parame
 All latents are in units of their prior: the network works with ε_k, for which the prior is N(0, I) at every level, whatever z_1 .. z_K are. A
 posterior N(μ_q, σ_q²) of z_k is N(m, s²) of ε_k with m = (μ_q - μ_p) / σ_p and s = σ_q / σ_p. The KL of a level is the same in both units.
 
-    residual   m and s from [h_k, d_k]                        Vahdat and Kautz, 2020 (NVAE), arXiv 2007.03898, section 3.2
+    residual   μ_q - μ_p and s from [h_k, d_k]                Vahdat and Kautz, 2020 (NVAE), arXiv 2007.03898, section 3.2
     ladder     the posterior is the product of the prior and of a Gaussian that is computed from d_k alone, normalised
-                                                              Sønderby et al., 2016, arXiv 1602.02282, eq. 17 and 18
+                                                              Sønderby et al., 2016, arXiv 1602.02282, section 2
     free       μ_q and σ_q from [h_k, d_k]                    Child, 2021 (VD-VAE), arXiv 2011.10650
+
+For ladder inference, the posterior of the top level is a product with its prior N(0, I), too, so that all levels have the same form.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from manifold.training.networks.layers import exact
 
 MOMENTUM = 0.05  # share of a batch in the moving statistics of batch normalisation
 LOG_SCALES = (-5.0, 3.0)  # limits of log σ_p, and of the log σ that a network computes
@@ -46,7 +50,11 @@ def scaled(layer: Any, gain: float = 1.0) -> nn.Module:
 
 
 class Dense:
-    """The layers of an MLP, with batch normalisation, which keeps all levels in use (Sønderby et al., 2016, section 3.2)."""
+    """The layers of an MLP, with batch normalisation, which keeps all levels in use (Sønderby et al., 2016)."""
+
+    POSTERIOR = (
+        1.0  # gain of a posterior's last layer; without normalisation the posteriors would start far from the priors
+    )
 
     @staticmethod
     def layer(before: int, after: int, gain: float = 1.0) -> nn.Module:
@@ -65,12 +73,14 @@ class Dense:
 
     @staticmethod
     def resized(before: int, after: int) -> nn.Module:
-        """Return the layer that changes the resolution, which an MLP has not."""
+        """Return the identity, as an MLP has no resolution."""
         return nn.Identity()
 
 
 class Grid:
-    """The layers of a convolutional network, without normalisation: between grids of side `before` and `after`, one divides the other."""
+    """The layers of a convolutional network, without normalisation. Of the sides of two neighbouring grids, one divides the other."""
+
+    POSTERIOR = QUIET
 
     @staticmethod
     def layer(before: int, after: int, gain: float = 1.0) -> nn.Module:
@@ -127,7 +137,7 @@ class Level(nn.Module):
             *layers.active(inputs),
             layers.layer(inputs, width, GAIN),
             *layers.active(width),
-            layers.layer(width, 2 * size),
+            layers.layer(width, 2 * size, layers.POSTERIOR),
         )
         self.enter, self.block = layers.layer(size, width), Block(layers, width, depth)
 
@@ -136,20 +146,20 @@ class Level(nn.Module):
         if self.prior is None:
             zeros = torch.zeros_like(h[:, : self.size])
             return zeros, zeros
-        mean, log_scale = self.prior(h).split(self.size, 1)
+        mean, log_scale = exact(self.prior(h)).split(self.size, 1)
         return mean, limited(log_scale)
 
     def posterior_of(self, h: Tensor, d: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Return m and log s of ε, given h, the features d and the prior's parameters."""
         if self.inference == "ladder":
-            own_mean, own_scale = self.posterior(d).split(self.size, 1)
+            own_mean, own_scale = exact(self.posterior(d)).split(self.size, 1)
             log_precision = 2 * (log_scale - limited(own_scale))  # in units of the prior
             total = F.softplus(log_precision)  # log (1 + precision), the precision of the posterior
             # the weight of the data as an exponential, as ONNX Runtime's sigmoid is not accurate for values near 0
             return (own_mean - mean) * (log_precision - total - log_scale).exp(), -0.5 * total
-        first, second = self.posterior(torch.cat([h, d], 1)).split(self.size, 1)
+        first, second = exact(self.posterior(torch.cat([h, d], 1))).split(self.size, 1)
         if self.inference == "residual":
-            return first, limited(second)
+            return first * (-log_scale).exp(), limited(second)
         return (first - mean) * (-log_scale).exp(), limited(second) - log_scale
 
     def entered(self, h: Tensor, noise: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:

@@ -168,11 +168,11 @@ class Gamma(Posterior):
     """
 
     diagonal = has_variance = False
-    LOG_MEANS = (-30.0, 5.0)  # limits of log m
+    LOG_MEANS = (-30.0, 3.0)  # limits of log m
     LOG_VALUES = (
         -80.0,
         6.5,
-    )  # limits of log z, between which u is from -12.4 to 36.3; they are reached in the far tails of small α only
+    )  # limits of log z, between which u is from -12.4 to 36.3; only far tails of small α exceed them
     LOG_SHAPE = 9.5  # limit of the output that gives α, so that α is within gamma_quantiles.SHAPES
     LIMIT = 37.0  # size of u above which it is clipped for the decoder
 

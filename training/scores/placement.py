@@ -19,6 +19,9 @@ from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
 WIDE = 128  # rows with more values are stored in half precision, which halves the artifact
+LEAST = (
+    1e-4  # smallest variance of a dimension in units of the mean one, if the encoder gives no variances; see `place`
+)
 BATCH = 5000  # number of items in a batch, or fewer if they are large
 
 # mean and log-variance (B, L); no log-variance if the encoder is deterministic
@@ -61,9 +64,15 @@ def carries(spec: Kind) -> bool:
 def place(
     posterior: Callable[[Batch], Posterior], part: Part, spec: Kind, options: ScoreOptions, device: torch.device
 ) -> Placement:
-    """Return the aggregate posterior of a split and its references, which are items drawn with the run's seed."""
+    """Return the aggregate posterior of a split and its references, which are items drawn with the run's seed.
+
+    Without posterior variances, LEAST is added to the variance of each dimension. A dimension that is hardly used would otherwise be scaled up
+    until rounding errors of the encoder decide the distances.
+    """
     z, variance = _aggregate(posterior, part, device)
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
+    if not variance.any():
+        variance = variance + LEAST * covariance.diag().mean()
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
     latents = held = None
     rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
