@@ -276,5 +276,5 @@ def test_a_model_with_more_latents_than_training_items_can_be_exported(digits: D
 def test_rows_with_missing_values_are_scored(tmp_path: Path, table: Data) -> None:
     run = tiny_run(tmp_path / "run", "hierarchical", table, epochs=2, references=20)
     model = load(export(run, "rows", tmp_path / "models", data=table, backend="torchscript"))
-    items = np.asarray(table.inputs(table.test.batch(np.arange(6)).items))
+    items = table.inputs(table.test.batch(np.arange(6)))
     assert all(np.isfinite(values).all() for values in model.score(items).terms.values())
