@@ -18,7 +18,7 @@ from manifold.runtime import golden
 from manifold.runtime.engine import load
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import runs
-from manifold.training.bounds import iwae
+from manifold.training.bounds import iwae, iwae_in_parts
 from manifold.training.data import Arrays, Data
 from manifold.training.data.parts import subset
 from manifold.training.errors import TrainingError
@@ -118,6 +118,7 @@ def test_bounds_tighten_and_the_kl_is_the_mean_of_the_log_ratio(changes: dict[st
     ten = float(torch.stack([iwae(model, x, part) for part in noise.split(10)]).mean())
     hundred = float(torch.stack([iwae(model, x, part) for part in noise.split(100)]).mean())
     assert -float((reconstruction + kl).mean()) < ten < hundred
+    assert torch.allclose(iwae_in_parts(model, x, noise), iwae(model, x, noise))  # three parts
     ratios = model.draws(x, noise).log_ratio
     assert -float(ratios.mean()) == pytest.approx(float(kl.mean()), abs=5 * float(ratios.std()) / ratios.numel() ** 0.5)
     one = model.draws(x, noise[:1]).kl

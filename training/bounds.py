@@ -53,12 +53,20 @@ def active_units(mean: Tensor) -> int:
 
 def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
     """Return the log of the mean of k importance weights, (B,), for noise (k, B, N). It is a lower bound on log p(x) that tightens with k."""
-    weights = []
-    for part in noise.split(max(1, ROWS // x.shape[0])):
-        draws, k = model.draws(x, part, c), part.shape[0]
-        nats = per_item(model.likelihood.nll(model.decode(draws.z, repeated(c, k)), x.repeat(k, 1))).view(k, -1)
-        weights.append(draws.log_ratio - nats)
-    return torch.cat(weights).logsumexp(0) - math.log(noise.shape[0])
+    return _weights(model, x, noise, c).logsumexp(0) - math.log(noise.shape[0])
+
+
+def iwae_in_parts(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
+    """Return the same bound with at most ROWS draws in memory at once. Graphs use `iwae`, as their batch size is not known."""
+    parts = noise.split(max(1, ROWS // x.shape[0]))
+    return torch.cat([_weights(model, x, part, c) for part in parts]).logsumexp(0) - math.log(noise.shape[0])
+
+
+def _weights(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None) -> Tensor:
+    """Return the logs of the importance weights, (k, B)."""
+    draws, k = model.draws(x, noise, c), noise.shape[0]
+    nats = per_item(model.likelihood.nll(model.decode(draws.z, repeated(c, k)), x.repeat(k, 1))).view(k, -1)
+    return draws.log_ratio - nats
 
 
 def drawn(model: Autoencoder, x: Tensor, generator: torch.Generator, c: Tensor | None = None) -> Tensor:

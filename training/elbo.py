@@ -11,7 +11,7 @@ from torch import Tensor
 from manifold.runtime.manifest import Metric, figures
 from manifold.training import likelihoods
 from manifold.training.batches import in_order
-from manifold.training.bounds import ACTIVE, active_units, iwae
+from manifold.training.bounds import ACTIVE, active_units, iwae_in_parts
 from manifold.training.data import Data
 from manifold.training.means import Means, bits_per_dim
 
@@ -44,7 +44,7 @@ def report(model: Any, config: Any, data: Data) -> list[Metric]:
             places.append(mean)
             nats += [] if each is None else [each]
             many = torch.randn((config.iwae_k, len(x), model.noise_size), generator=generator, device=x.device)
-            means.add({"kl": kl, elbo: -(reconstruction + kl), tight: iwae(model, x, many, c)})
+            means.add({"kl": kl, elbo: -(reconstruction + kl), tight: iwae_in_parts(model, x, many, c)})
     bounds = {"reconstruction": "-E log p(x | z), one draw"}
     if not config.variational:
         return list(means.metrics({name: {**protocol, "bound": bound} for name, bound in bounds.items()}))
