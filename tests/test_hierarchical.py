@@ -17,6 +17,7 @@ from torch.distributions import Normal, kl_divergence
 from manifold.runtime import golden
 from manifold.runtime.engine import load
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.manifest import GaussianPrior
 from manifold.training import runs
 from manifold.training.bounds import iwae, iwae_in_parts
 from manifold.training.data import Arrays, Data
@@ -270,7 +271,9 @@ def test_a_model_with_more_latents_than_training_items_can_be_exported(digits: D
     model = built(few, references=3).float()
     latent = hierarchical.exports(model, model.config, few).latent
     assert latent is not None and latent.size == 7
-    cholesky = np.array(latent.priors["gaussian"].cholesky)
+    prior = latent.priors["gaussian"]
+    assert isinstance(prior, GaussianPrior)
+    cholesky = np.array(prior.cholesky)
     assert np.isfinite(cholesky).all() and np.diag(cholesky).min() > 0
 
 

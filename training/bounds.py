@@ -58,7 +58,7 @@ def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) 
 
 def iwae_in_parts(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
     """Return the same bound with at most ROWS draws in memory at once. Graphs use `iwae`, as their batch size is not known."""
-    parts = noise.split(max(1, ROWS // x.shape[0]))
+    parts = torch.split(noise, max(1, ROWS // x.shape[0]))
     return torch.cat([_weights(model, x, part, c) for part in parts]).logsumexp(0) - math.log(noise.shape[0])
 
 

@@ -78,7 +78,7 @@ class Dense:
 
 
 class Grid:
-    """The layers of a convolutional network, without normalisation. Of the sides of two neighbouring grids, one divides the other."""
+    """The layers of a convolutional network, without normalisation. One of the sides of two neighbouring grids divides the other."""
 
     POSTERIOR = QUIET
 
@@ -146,18 +146,18 @@ class Level(nn.Module):
         if self.prior is None:
             zeros = torch.zeros_like(h[:, : self.size])
             return zeros, zeros
-        mean, log_scale = exact(self.prior(h)).split(self.size, 1)
+        mean, log_scale = exact(self.prior(h)).chunk(2, 1)
         return mean, limited(log_scale)
 
     def posterior_of(self, h: Tensor, d: Tensor, mean: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Return m and log s of ε, given h, the features d and the prior's parameters."""
         if self.inference == "ladder":
-            own_mean, own_scale = exact(self.posterior(d)).split(self.size, 1)
+            own_mean, own_scale = exact(self.posterior(d)).chunk(2, 1)
             log_precision = 2 * (log_scale - limited(own_scale))  # in units of the prior
             total = F.softplus(log_precision)  # log (1 + precision), the precision of the posterior
             # the weight of the data as an exponential, as ONNX Runtime's sigmoid is not accurate for values near 0
             return (own_mean - mean) * (log_precision - total - log_scale).exp(), -0.5 * total
-        first, second = exact(self.posterior(torch.cat([h, d], 1))).split(self.size, 1)
+        first, second = exact(self.posterior(torch.cat([h, d], 1))).chunk(2, 1)
         if self.inference == "residual":
             return first * (-log_scale).exp(), limited(second)
         return (first - mean) * (-log_scale).exp(), limited(second) - log_scale
