@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Metric
-from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.bounds import ACTIVE, active_units, gaussian_kl
 from manifold.training.data import Data
@@ -128,14 +127,7 @@ class HierarchicalVAE(VAE):
     def __init__(self, config: Config, data: Data) -> None:
         nn.Module.__init__(self)
         self.config, self.spec, self.shape, self.width = config, data.spec, data.spec.shape, 0
-        self.likelihood = likelihoods.build(
-            config.likelihood,
-            data.spec,
-            noise=config.noise,
-            floor=config.floor,
-            components=config.components,
-            train=data.train,
-        )
+        self.likelihood = vae.likelihood_of(config, data)
         layers: type[Dense | Grid] = Dense
         sides = config.sides or (1,) * len(config.levels)
         width, outside = config.widths[0], self.likelihood.width

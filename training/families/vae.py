@@ -126,6 +126,18 @@ class Draws:
         return -self.log_ratio.mean(0) if self.kl is None else self.kl
 
 
+def likelihood_of(config: BoundOptions, data: Data) -> likelihoods.DecoderLikelihood:
+    """Return the likelihood of the options."""
+    return likelihoods.build(
+        config.likelihood,
+        data.spec,
+        noise=config.noise,
+        floor=config.floor,
+        components=config.components,
+        train=data.train,
+    )
+
+
 class VAE(nn.Module):
     """The model q(z | x), by default N(mean, diag exp(log_variance)), p(z), by default N(0, I), and p(x | z). Inside, arrays are (B, D).
 
@@ -142,14 +154,7 @@ class VAE(nn.Module):
         super().__init__()
         self.config, self.spec, self.shape, self.width = config, data.spec, data.spec.shape, width
         dimensions = math.prod(self.shape)
-        self.likelihood = likelihoods.build(
-            config.likelihood,
-            data.spec,
-            noise=config.noise,
-            floor=config.floor,
-            components=config.components,
-            train=data.train,
-        )
+        self.likelihood = likelihood_of(config, data)
         self.down: nn.Module = nn.Identity()
         self.up: nn.Module = nn.Identity()
         inside, outside = dimensions, self.likelihood.width
