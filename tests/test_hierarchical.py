@@ -260,7 +260,10 @@ def test_grids_that_do_not_divide_the_image_are_refused(sides: list[int], digits
 
 def test_the_convolutional_body_takes_square_images_only(digits: Data, table: Data) -> None:
     wide = replace(digits, spec=digits.spec.model_copy(update={"width": 12}))
-    for data, message in ((wide, "conv needs square images, and these are 12x8"), (table, "conv needs images")):
+    for data, message in (
+        (wide, "conv needs square images, and these are 12x8"),
+        (table, "conv: the items are rows, but images are needed; choose body=mlp"),
+    ):
         with pytest.raises(TrainingError, match=f"^body: {message}"):
             built(data, **CONV)
 

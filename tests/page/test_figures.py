@@ -76,7 +76,7 @@ def test_every_figure_has_a_name_a_meaning_and_its_direction(shown: dict[str, li
         expected = cells.direction_of(name)
         if expected in ("lower is better", "higher is better"):
             assert figure["better"] == expected.split()[0], name
-        elif name not in UNDIRECTED:
+        elif re.sub(r"_level_\d+$", "", name) not in UNDIRECTED:
             assert figure["better"] or name.startswith(("false_positive_rate_at_", "flagged_unlabelled_at_")), name
     for name in UNDIRECTED & seen.keys():
         assert seen[name]["better"] is None
@@ -92,6 +92,19 @@ def test_rank_correlations_name_the_peer_and_have_no_direction() -> None:
         ("Rank correlation with the Mahalanobis distance", None, "0.7123"),
     ]
     assert all("Spearman" in each["words"][1] for each in found)
+
+
+@needs_node
+def test_figures_of_levels_and_orders_are_named() -> None:
+    names = ("kl_level_2", "active_units_level_5", "nll_static_single_order", "nll_dynamic")
+    (found,) = shown_figures([[{"name": name, "value": 3.5, "protocol": {}} for name in names]])
+    assert [(each["title"], each["better"]) for each in found] == [
+        ("KL term, level 2", None),
+        ("Active units, level 5", None),
+        ("Negative log-likelihood (binarised pixels, mean of single orders)", "lower"),
+        ("Negative log-likelihood (pixels binarised at random)", "lower"),
+    ]
+    assert all("level 1 is next to the data" in each["words"][1] for each in found[:2])
 
 
 def test_detected_anomalies_are_better_if_there_are_more(shown: dict[str, list[dict[str, Any]]]) -> None:

@@ -16,6 +16,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Metric
 from manifold.training.batches import Batch, in_order
@@ -199,9 +200,10 @@ class HierarchicalVAE(VAE):
 
 def _image(data: Data) -> ImageSpec:
     """Return the description of square images. Raises TrainingError for other data, which body conv does not take."""
-    spec = data.spec
-    if not isinstance(spec, ImageSpec):
-        raise TrainingError("body: conv needs images, and these items are rows; choose body=mlp", field="body")
+    try:
+        spec = ImageSpec.of(data.spec, "body: conv")
+    except InvalidValue as error:
+        raise TrainingError(f"{error}; choose body=mlp", field="body") from error
     if spec.height != spec.width:
         raise TrainingError(
             f"body: conv needs square images, and these are {spec.width}x{spec.height}; choose body=mlp", field="body"

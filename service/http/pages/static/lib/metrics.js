@@ -64,6 +64,7 @@ const FORMS = { static: "binarised pixels", dynamic: "pixels binarised at random
 // texts of protocols as a reader expects them
 const OBSERVED = { levels: "pixel levels", "pixels at 2 levels, rounded by chance, one draw an item": "pixels at 2 levels, rounded at random",
   "pixels at 2 levels, the nearest": "pixels rounded to 2 levels", "grey values binarised at random, one draw an item": "grey values binarised at random" };
+const ENDINGS = { _uniform_prior: "all codes equally likely", _single_order: "mean of single orders" };
 const CLASSES = { "no class": "without a class", "marginalised by the class prior": "averaged over the classes" };
 const UNITS = { fraction: "", "squared, of values in [-1, 1]": "", "bits/dim": "bits" };
 // two texts for the same data: a model of two levels sees binarised pixels
@@ -75,11 +76,13 @@ const REAL = { kid: "train_vs_test_kid", is_marginal: "test_is_marginal", is_pri
 export function wordsOf(name) {
   if (WORDS[name]) return WORDS[name];
   if (name.endsWith("_infinity") && WORDS[name.slice(0, -9)]) return [`${WORDS[name.slice(0, -9)][0]} at infinity`, "extrapolated to infinitely many items"];
-  const likelihood = name.match(/^(nll|elbo|iwae_(\d+))_([a-z]+?)(?:_given_(class|condition))?(_uniform_prior)?$/);
+  const level = name.match(/^(kl|active_units)_level_(\d+)$/);
+  if (level) return [`${WORDS[level[1]][0]}, level ${level[2]}`, `${WORDS[level[1]][1]}, of one level of the latents; level 1 is next to the data`];
+  const likelihood = name.match(/^(nll|elbo|iwae_(\d+))_([a-z]+?)(?:_given_(class|condition))?(_uniform_prior|_single_order)?$/);
   if (likelihood && FORMS[likelihood[3]]) {
-    const [, start, draws, form, given, uniform] = likelihood, what = start === "nll" ? "Negative log-likelihood" : start === "elbo" ? "ELBO"
+    const [, start, draws, form, given, ending] = likelihood, what = start === "nll" ? "Negative log-likelihood" : start === "elbo" ? "ELBO"
       : `Importance-weighted bound, ${draws} draws`;
-    return [`${what} (${[FORMS[form], given && `given the ${given}`, uniform && "all codes equally likely"].filter(Boolean).join(", ")})`,
+    return [`${what} (${[FORMS[form], given && `given the ${given}`, ENDINGS[ending]].filter(Boolean).join(", ")})`,
       start === "nll" ? "of test items" : "a lower bound on the log-likelihood of test items"];
   }
   const rated = name.match(RATED);
