@@ -55,11 +55,9 @@ def measured(name: str, data: Data, epochs: int, preset: str, folder: Path) -> d
     options = {**family.PRESETS[preset], "epochs": epochs, "iwae_k": REPORTED, **LAWS[name]}
     if file.exists():
         found: dict[str, Any] = json.loads(file.read_bytes())
-        if found["epochs"] == epochs and found["data"] == data.name:
+        if (found["epochs"], found["data"], found.get("preset", "cpu")) == (epochs, data.name, preset):
             return found
-        raise SystemExit(
-            f"{folder}: contains a run of {found['epochs']} epochs on {found['data']}; give another folder"
-        )
+        raise SystemExit(f"{folder}: contains a run of other epochs, data or preset; give another folder")
     run = runs.TrainingRun(folder, "vae", data.name, preset, family.Config.model_validate(options))
     began = time.process_time()
     if not (folder / runs.METRICS).exists():
@@ -69,7 +67,7 @@ def measured(name: str, data: Data, epochs: int, preset: str, folder: Path) -> d
     report = {each["name"]: each["value"] for each in json.loads((folder / runs.METRICS).read_bytes())}
     form = likelihoods.form_of(model.config.likelihood, data.spec, by_chance=True)
     result = {
-        "law": name, "data": data.name, "epochs": epochs, "cpu_seconds": round(seconds),
+        "law": name, "data": data.name, "epochs": epochs, "preset": preset, "cpu_seconds": round(seconds),
         "parameters": sum(each.numel() for each in model.parameters()),
         "elbo": report[figures.name_of("elbo", form)], "iwae": report[figures.name_of("iwae", form, REPORTED)],
         "kl": report["kl"], "active_units": report["active_units"], "images": bounds(model, data),

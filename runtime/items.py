@@ -157,9 +157,11 @@ def as_array(given: Any, field: str) -> Array:
 
 
 def _known(array: Array) -> NDArray[np.bool_]:
-    """Return where a mask is known. Raises InvalidValue for an array that holds no numbers."""
+    """Return where a mask is known. Raises InvalidValue for an array that holds no numbers, and for numbers below 0 or NaN."""
     if array.dtype.kind not in "biuf":
         raise InvalidValue(f"masks: an array of {array.dtype}; give truth values or numbers", field="masks")
+    if not (array >= 0).all():
+        raise InvalidValue("masks: a value is negative or NaN; give 0 for unknown and 1 for known", field="masks")
     return np.asarray(array > 0)
 
 

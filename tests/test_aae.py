@@ -92,6 +92,10 @@ def test_the_discriminator_treats_each_code_alone(digits: Data) -> None:
         ({"variational": True}, "variational: not an option"),
         ({"beta": 4.0}, "beta: not an option of an adversarial autoencoder; remove it, or use the family `vae`"),
         ({"prior": "mixture", "latent_dim": 1}, "latent_dim: 1 is too small for prior 'mixture'.*use at least 2"),
+        (
+            {"optimizer": "sgd", "beta1": 0.1},
+            "beta1: only for steps of Adam; remove it, or choose optimizer=adam instead of sgd",
+        ),
         ({"prior": "swiss-roll"}, "prior: unknown value 'swiss-roll'; valid are gaussian, mixture"),
     ],
 )

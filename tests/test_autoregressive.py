@@ -218,17 +218,24 @@ def built(data: Data, body: str, **changes: object) -> autoregressive.Autoregres
 
 @pytest.mark.parametrize(
     "changes",
-    [{"body": "fvsbn", "hidden": [3]}, {"body": "nade", "hidden": [3, 4]}, {"body": "rnn"}, {"orders": 0}],
+    [
+        {"body": "fvsbn", "hidden": [3]},
+        {"body": "nade", "hidden": [3, 4]},
+        {"body": "rnn"},
+        {"orders": 0},
+        {"body": "fvsbn", "dropout": 0.1},
+        {"body": "made", "orders": 2},
+    ],
 )
 def test_options_without_effect_and_wrong_ones_are_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(TrainingError, match=r"^(hidden|body|orders): "):
+    with pytest.raises(TrainingError, match=r"^(hidden|body|orders|dropout): "):
         Config.model_validate(changes)
 
 
 @pytest.mark.parametrize("body", list(BODIES))
 def test_an_exported_model_samples_scores_and_imputes(body: str, tmp_path: Path, digits: Data) -> None:
     changes = {} if body == "fvsbn" else {"hidden": (16,)}
-    run = tiny_run(tmp_path / "run", "autoregressive", digits, body=body, epochs=1, orders=2, **changes)
+    run = tiny_run(tmp_path / "run", "autoregressive", digits, body=body, epochs=1, **changes)
     model = load(export(run, "model", tmp_path / "models", data=digits))
     assert not golden.replay(model.run, model.folder, model.manifest, "cpu")
     images = model.sample(3, seed=1).data

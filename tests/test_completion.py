@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 from manifold.runtime import sampling
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.items import Items, read_masks
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import drive
 from manifold.runtime.operations.complete import CANDIDATE_STREAM, Completed
@@ -53,3 +56,23 @@ def test_a_single_candidate_is_taken_without_a_score() -> None:
     runs, made = complete(1)
     assert [name for name, _ in runs.seen] == ["impute"]
     assert np.array_equal(made.data.reshape(2, 4), sampling.uniform(5, 7, 2, CANDIDATE_STREAM, (4,)))
+
+
+@pytest.mark.parametrize("candidates", [0, -1, 65, 10**12])
+def test_numbers_of_candidates_out_of_range_are_refused(candidates: int) -> None:
+    with pytest.raises(InvalidValue, match=f"^candidates: {candidates} is out of range; give an integer from 1 to 64"):
+        complete(candidates)
+
+
+@pytest.mark.parametrize("candidates", [2.5, "4", True])
+def test_candidates_that_are_no_integers_are_refused(candidates: Any) -> None:
+    with pytest.raises(InvalidValue, match=r"^candidates: "):
+        complete(candidates)
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0])
+def test_masks_with_values_that_are_neither_known_nor_unknown_are_refused(value: float) -> None:
+    items = Items(np.zeros((1, *SHAPE), np.float32))
+    assert read_masks(MANIFEST.spec, np.eye(2), items).tolist() == [[[[1, 0], [0, 1]]]]
+    with pytest.raises(InvalidValue, match=r"^masks: a value is negative or NaN; give 0 for unknown and 1 for known"):
+        read_masks(MANIFEST.spec, np.full((2, 2), value), items)

@@ -388,3 +388,36 @@ def test_exported_draws_equal_torchs_on_the_same_noise() -> None:
             expected = module(*x)
         for law, graph, torchs in zip(outputs, found, expected, strict=True):
             assert np.allclose(graph, torchs.numpy(), rtol=2e-5, atol=1e-6), law
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("df", [4.0, math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_density_of_an_elliptical_law_at_its_location(size: int, df: float, dtype: torch.dtype) -> None:
+    place, factor = torch.zeros(size, dtype=dtype), torch.eye(size, dtype=dtype)
+    law = (
+        laws.Elliptical.gaussian(place, factor)
+        if df == math.inf
+        else laws.Elliptical.student(place, factor, torch.tensor(df, dtype=dtype))
+    )
+    x = place.clone().requires_grad_()
+    density = law.log_density(x)
+    expected = (
+        stats.multivariate_normal(np.zeros(size)) if df == math.inf else stats.multivariate_t(np.zeros(size), df=df)
+    )
+    assert float(density.detach()) == pytest.approx(float(expected.logpdf(np.zeros(size))), abs=1e-4)
+    (slope,) = torch.autograd.grad(density, x)
+    assert not slope.any()
+
+
+@pytest.mark.parametrize(("kind", "values", "truth"), ALL, ids=name)
+def test_the_density_at_nan_is_nan(kind: type[Law], values: tuple[float, ...], truth: Any) -> None:
+    law = kind(*(torch.tensor(value) for value in values))
+    assert law.log_density(torch.tensor(math.nan)).isnan().all()
+
+
+def test_heavy_tails_do_not_overflow() -> None:
+    pareto = laws.Pareto(torch.tensor(1.0), torch.tensor(0.1))
+    x = drawn(pareto, 100_000)
+    assert x.isfinite().all() and pareto.log_density(x).isfinite().all()
+    assert drawn(laws.F(torch.tensor(1.0), torch.tensor(0.1)), 100_000).isfinite().all()

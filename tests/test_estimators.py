@@ -175,3 +175,11 @@ def test_a_run_without_a_gaussian_posterior_is_refused(
     with pytest.raises(TrainingError, match=f"its model .'{family}'. has no Gaussian posterior"):
         gradient_variance.check(run)
     gradient_variance.check(make_run(tmp_path / "run", "cvae"))
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp", "hierarchical", "flow"])
+def test_a_run_with_another_prior_is_refused(tmp_path: Path, prior: str) -> None:
+    from tests.test_train import make_run
+
+    with pytest.raises(TrainingError, match=f"its prior is {prior}.* give a run with prior=normal"):
+        gradient_variance.check(make_run(tmp_path / "run", "vae", prior=prior))

@@ -214,3 +214,59 @@ def test_an_exported_model_draws_from_its_posterior_and_its_prior(
 def test_combinations_that_are_not_possible_are_refused(changes: dict[str, Any], field: str) -> None:
     with pytest.raises(TrainingError, match=f"^{field}: "):
         Config.model_validate(changes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [kind for kind, law in posteriors.POSTERIORS.items() if law.closed])
+def test_the_closed_form_of_the_kl_is_the_mean_of_log_q_minus_log_p(kind: str) -> None:
+    law = posteriors.POSTERIORS[kind](3)
+    generator = torch.Generator().manual_seed(2)
+    outputs = 0.6 * torch.randn((1, law.outputs), generator=generator, dtype=torch.float64)
+    draws, log_q = law.draw(outputs, torch.randn((400_000, 1, law.noise), generator=generator, dtype=torch.float64))
+    ratios = log_q[:, 0] - posteriors.log_normal_density(draws[:, 0]).sum(1)
+    assert float(law.kl(outputs).sum()) == pytest.approx(
+        float(ratios.mean()), abs=5 * float(ratios.std()) / 400_000**0.5
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_density_of_a_narrow_mixture_far_from_zero_is_precise(autocast: bool) -> None:
+    """The terms of the squared distances are up to 3e5 nats here, and cancel."""
+    prior = priors.Mixture(20, 50)
+    prior.means.mul_(10)
+    prior.log_variances.fill_(-6)
+    z = prior.draw(200, unused, torch.Generator().manual_seed(0))
+    expected = prior.double().log_density(z.double(), z[:, :0], unused)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = prior.float().log_density(z, z[:, :0], unused)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-3)
+
+
+@torch.no_grad()
+def test_draws_of_a_full_posterior_are_those_of_its_density_in_mixed_precision() -> None:
+    law = posteriors.Full(20)
+    outputs, noise = torch.randn(4, law.outputs), torch.randn(2, 4, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, log_q = law.draw(outputs, noise)
+    expected, density = law.draw(outputs, noise)
+    torch.testing.assert_close((z, log_q), (expected, density))
+
+
+@torch.no_grad()
+def test_the_interpolation_and_the_description_are_those_of_the_prior(digits: Data) -> None:
+    words = {
+        "mixture": "mixture of 10 Gaussians",
+        "vamp": "VampPrior of 10 pseudo-inputs",
+        "flow": "normalising flow as prior",
+    }
+    for name, path in {"normal": "slerp", "mixture": "lerp", "vamp": "lerp", "flow": "slerp"}.items():
+        config = vae.resolve(
+            Config.model_validate({**vae.PRESETS["smoke"], "prior": name, "prior_components": 10}), digits
+        )
+        exports = vae.exports(vae.build(config, digits).eval(), config, digits)
+        assert exports.latent is not None and exports.latent.interpolation == path
+        assert words.get(name, "bernoulli") in exports.description.replace(" learned", "")
+    with pytest.raises(TrainingError, match=r"^prior_components: .* there are 1197"):
+        vae.build(config.changed(prior="vamp", prior_components=1198), digits)

@@ -54,8 +54,14 @@ def held_out(data: Data) -> Part:
 
 
 def check(run: TrainingRun) -> None:
-    """Raise TrainingError if the run's model has no Gaussian posterior whose draws are latents of the decoder."""
+    """Raise TrainingError if the run's model has no Gaussian posterior whose draws are latents of the decoder, or another prior than N(0, I)."""
     gaussian = getattr(run.config, "variational", False) and getattr(run.config, "posterior", "") == "gaussian"
+    prior = getattr(run.config, "prior", "normal")
+    if gaussian and prior != "normal":
+        raise TrainingError(
+            f"{run.folder}: its prior is {prior}, and the estimators are those of the prior N(0, I); give a run with prior=normal",
+            field="run",
+        )
     if not gaussian:
         raise TrainingError(
             f"{run.folder}: its model ({shown(run.family)}) has no Gaussian posterior, whose gradients are estimated; give a run of the family vae "

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import conditions, sampling
+from manifold.runtime import codecs, conditions, sampling
 from manifold.runtime.conditions import Given
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, shown
 from manifold.runtime.inputs import (
     InputOptions,
     Numbers,
@@ -46,6 +46,7 @@ from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 from manifold.runtime.shown import ShownItems
 
 CANDIDATES = 8  # number of candidates by default, of a model that weights them
+MOST_CANDIDATES = 64
 CANDIDATE_STREAM = 2**33  # + the number of the candidate
 CHOICE_STREAM = 2**34
 
@@ -173,7 +174,14 @@ def open_classes(manifest: Manifest, condition: Given | None) -> int:
 
 
 def candidates_of(manifest: Manifest, candidates: int | None) -> int:
-    """Return the number of candidates for each image and class."""
+    """Return the number of candidates for each image and class. Raises InvalidValue for one outside 1 to MOST_CANDIDATES."""
+    if candidates is not None:
+        codecs.check_types(candidates, "candidates", whole=True)
+        if not 1 <= candidates <= MOST_CANDIDATES:
+            raise InvalidValue(
+                f"candidates: {shown(candidates)} is out of range; give an integer from 1 to {MOST_CANDIDATES}",
+                field="candidates",
+            )
     return (CANDIDATES if candidates is None else candidates) if weights_candidates(manifest) else 1
 
 

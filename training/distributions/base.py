@@ -28,7 +28,7 @@ class Law(abc.ABC):
     A value of the law has the shape (*batch, *event). `event` is () for all laws but the multivariate ones. Draws have the shape
     (*sample, *batch, *event), and noise has the shape (*sample, *batch, *noise.shape) with the same `sample`, for example (S,).
 
-    The parameters are checked when a law is created: TrainingError is raised for an invalid one, which includes NaN. The check reads
+    The parameters are checked when a law is created: TrainingError is raised for an invalid one, which includes NaN and infinity. The check reads
     values, so that a GPU waits for it; `checked=False` omits it. It is also omitted while a graph is exported, as there are no values.
     """
 
@@ -40,6 +40,10 @@ class Law(abc.ABC):
         """Raise TrainingError for an invalid parameter."""
         if self.checked and not _has_no_values():
             self.check()
+            for each in dataclasses.fields(self):
+                value = getattr(self, each.name)
+                if isinstance(value, Tensor):
+                    self.require(each.name, value.isfinite(), "finite")
 
     def check(self) -> None:
         """Raise TrainingError for an invalid parameter."""
@@ -68,7 +72,11 @@ class Law(abc.ABC):
 
     @abc.abstractmethod
     def log_density(self, x: Tensor) -> Tensor:
-        """Return the log density in nats at x (*sample, *batch, *event), as (*sample, *batch). It is -inf outside of the support."""
+        """Return the log density in nats at x (*sample, *batch, *event), as (*sample, *batch). It is -inf outside of the support and NaN at NaN.
+
+        The terms cancel where parameters are large. In float32 the error of laws that are made of gamma draws, and of Student's, is about 1e-7 nats
+        times the parameter (concentration or degrees of freedom); use float64 for those above 1e4.
+        """
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -126,5 +134,5 @@ def clipped(u: Tensor) -> Tensor:
 
 
 def within(density: Tensor, inside: Tensor) -> Tensor:
-    """Return log densities with -inf outside of the support."""
+    """Return log densities with -inf outside of the support. `inside` must be true for NaN, so that its density remains NaN."""
     return torch.where(inside, density, -torch.inf)

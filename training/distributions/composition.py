@@ -38,7 +38,7 @@ class LogNormal(Law):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return -½ z² - log(scale x √(2π)) for z = (log x - location) / scale."""
-        inside = x > 0
+        inside = ~(x <= 0)
         log_x = torch.where(inside, x, 1.0).log()
         z = (log_x - self.location) / self.scale
         return within(-0.5 * z**2 - log_x - self.scale.log() - 0.5 * LOG_TWO_PI, inside)
@@ -55,7 +55,7 @@ class LogNormal(Law):
 
     def cdf(self, x: Tensor) -> Tensor:
         """Return Φ(z)."""
-        inside = x > 0
+        inside = ~(x <= 0)
         z = (torch.where(inside, x, 1.0).log() - self.location) / self.scale
         return torch.where(inside, torch.special.ndtr(z), 0.0)
 
@@ -85,7 +85,7 @@ class Gamma(Law):
     def log_density(self, x: Tensor) -> Tensor:
         """Return α log rate + (α - 1) log x - rate x - log Γ(α)."""
         a = self.concentration
-        inside = x >= 0
+        inside = ~(x < 0)
         safe = torch.where(inside, x, 1.0)
         return within(a * self.rate.log() + torch.xlogy(a - 1, safe) - self.rate * safe - torch.lgamma(a), inside)
 
@@ -172,7 +172,7 @@ class Beta(Law):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return (a - 1) log x + (b - 1) log(1 - x) - log B(a, b)."""
-        inside = (x >= 0) & (x <= 1)
+        inside = ~((x < 0) | (x > 1))
         safe = torch.where(inside, x, 0.5)
         powers = torch.xlogy(self.a - 1, safe) + torch.special.xlog1py(self.b - 1, -safe)
         return within(powers - _log_beta(self.a, self.b), inside)
@@ -211,7 +211,7 @@ class F(Law):
     def log_density(self, x: Tensor) -> Tensor:
         """Return ½df1 log r + (½df1 - 1) log x - ½(df1 + df2) log(1 + r x) - log B(½df1, ½df2) for r = df1 / df2."""
         a, b, ratio = 0.5 * self.df1, 0.5 * self.df2, self.df1 / self.df2
-        inside = x >= 0
+        inside = ~(x < 0)
         safe = torch.where(inside, x, 1.0)
         powers = a * ratio.log() + torch.xlogy(a - 1, safe) - (a + b) * torch.log1p(ratio * safe)
         return within(powers - _log_beta(a, b), inside)
@@ -260,9 +260,9 @@ class Dirichlet(Law):
     def log_density(self, x: Tensor) -> Tensor:
         """Return Σ (α - 1) log x + log Γ(Σ α) - Σ log Γ(α), a density by the first K - 1 shares. The sum of x is not checked."""
         a = self.concentration
-        inside = (x >= 0).all(-1)
-        powers = torch.xlogy(a - 1, torch.where(x >= 0, x, 1.0)).sum(-1)
-        return within(powers + torch.lgamma(a.sum(-1)) - torch.lgamma(a).sum(-1), inside)
+        inside = ~(x < 0)
+        powers = torch.xlogy(a - 1, torch.where(inside, x, 1.0)).sum(-1)
+        return within(powers + torch.lgamma(a.sum(-1)) - torch.lgamma(a).sum(-1), inside.all(-1))
 
     @property
     def mean(self) -> Tensor:
@@ -300,7 +300,7 @@ class Root(Law):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return the log density of S at x² / scale, plus log(2 x / scale)."""
-        inside = x > 0
+        inside = ~(x <= 0)
         safe = torch.where(inside, x, 1.0)
         return within(self.square.log_density(safe**2 / self.scale) + (2 * safe / self.scale).log(), inside)
 

@@ -66,16 +66,19 @@ class Elliptical(Law):
         return self.location + moved
 
     def distance(self, x: Tensor) -> Tensor:
-        """Return the Mahalanobis distances of x (*sample, *batch, K), as (*sample, *batch)."""
+        """Return the Mahalanobis distances of x (*sample, *batch, K), as (*sample, *batch).
+
+        They are at least 1e-19 in float32 and 1e-154 in float64, so that their squares and derivatives are finite at the location.
+        """
         difference = (x - self.location)[..., None]
         factor = self.factor.expand(*difference.shape[:-2], *self.factor.shape[-2:])
         standard: Tensor = torch.linalg.solve_triangular(factor, difference, upper=False)[..., 0]
-        return standard.square().sum(-1).sqrt()
+        squares = standard.square().sum(-1)
+        return squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return log p_R(r) - (K - 1) log r - log(2 π^(K/2) / Γ(K/2)) - log det L at the distance r."""
         size, r = self.event[0], self.distance(x)
-        r = r.clamp(min=torch.finfo(r.dtype).tiny)
         sphere = math.log(2) + 0.5 * size * math.log(math.pi) - math.lgamma(0.5 * size)
         determinant = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return self.radius.log_density(r) - (size - 1) * r.log() - sphere - determinant

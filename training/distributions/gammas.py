@@ -77,5 +77,6 @@ def slope(concentration: Tensor, log_z: Tensor) -> Tensor:
 
 
 def value(log_z: Tensor) -> Tensor:
-    """Return z for log z, at least the least positive number. Values near 0 would otherwise be 0, at which a density can be infinite."""
-    return log_z.exp().clamp(min=torch.finfo(log_z.dtype).tiny)
+    """Return z for log z, within the positive numbers of its type. Values near 0 would otherwise be 0, at which a density can be infinite."""
+    limits = torch.finfo(log_z.dtype)
+    return log_z.exp().clamp(min=limits.tiny, max=limits.max)

@@ -26,9 +26,10 @@ class InverseCDF(Law):
         return (Noise("uniform"),)
 
     def draw(self, *noise: Tensor) -> Tensor:
-        """Return F⁻¹(u), with u clipped so that it is finite."""
+        """Return F⁻¹(u), with u clipped so that it is finite, and at most the largest number of its type."""
         (u,) = noise
-        return self.quantile(clipped(u))
+        draws = self.quantile(clipped(u))
+        return draws.clamp(max=torch.finfo(draws.dtype).max)
 
     @abc.abstractmethod
     def quantile(self, u: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class Exponential(InverseCDF):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return log rate - rate x."""
-        return within(self.rate.log() - self.rate * x, x >= 0)
+        return within(self.rate.log() - self.rate * x, ~(x < 0))
 
     @property
     def mean(self) -> Tensor:
@@ -146,8 +147,9 @@ class Rayleigh(InverseCDF):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return log x - 2 log scale - ½ (x / scale)²."""
-        inside = x > 0
-        return within(torch.where(inside, x, 1.0).log() - 2 * self.scale.log() - 0.5 * (x / self.scale) ** 2, inside)
+        inside = ~(x <= 0)
+        safe = torch.where(inside, x, 1.0)
+        return within(safe.log() - 2 * self.scale.log() - 0.5 * (safe / self.scale) ** 2, inside)
 
     @property
     def mean(self) -> Tensor:
@@ -179,7 +181,7 @@ class Pareto(InverseCDF):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return log shape + shape log least - (shape + 1) log x."""
-        inside = x >= self.least
+        inside = ~(x < self.least)
         above = torch.where(inside, x / self.least, 1.0).log()
         return within(self.shape.log() - self.least.log() - (self.shape + 1) * above, inside)
 

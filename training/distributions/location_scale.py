@@ -156,7 +156,7 @@ class Uniform(Law):
 
     def log_density(self, x: Tensor) -> Tensor:
         """Return -log(high - low)."""
-        return within(-(self.high - self.low).log() + 0 * x, (x >= self.low) & (x <= self.high))
+        return within(-(self.high - self.low).log() + 0 * x, ~((x < self.low) | (x > self.high)))
 
     @property
     def mean(self) -> Tensor:
@@ -203,7 +203,7 @@ class Triangular(Law):
         share = torch.where(
             x < self.mode, (x - self.low) / (self.mode - self.low), (self.high - x) / (self.high - self.mode)
         )
-        inside = share > 0
+        inside = ~(share <= 0)
         return within(torch.where(inside, 2 * share, 1.0).log() - (self.high - self.low).log(), inside)
 
     @property

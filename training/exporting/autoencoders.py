@@ -173,5 +173,6 @@ def latent(model: Any, where: Placement) -> LatentSpec:
         size=model.latent_size,
         priors=priors,
         default_prior=next(iter(priors)),
-        interpolation="slerp" if variational else "lerp",
+        # a mixture does not lie on a sphere around 0
+        interpolation="slerp" if variational and (model.prior.normal or model.prior.moved) else "lerp",
     )

@@ -37,6 +37,7 @@ from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
 
 ITEMS = ("images",)
+ORDERS = 8
 HIDDEN: dict[str, tuple[int, ...]] = {"fvsbn": (), "nade": (128,), "made": (800, 800), "eonade": (500, 500)}
 
 
@@ -49,7 +50,7 @@ class Config(Recipe):
     ] = ()  # sizes of the hidden layers; none: those that fit the body. fvsbn has none, nade has one
     dropout: Share = 0.0  # on the hidden units, in training
     weight_decay: float = Field(0.0, ge=0)  # decoupled, as in AdamW
-    orders: int = Field(8, ge=1)  # eonade: number of orders over which p(x) is averaged in scores and figures
+    orders: int = Field(ORDERS, ge=1)  # eonade: number of orders over which p(x) is averaged in scores and figures
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -57,11 +58,17 @@ class Config(Recipe):
             raise TrainingError("hidden: the body fvsbn has no hidden layers; remove the option", field="hidden")
         if self.body == "nade" and len(self.hidden) > 1:
             raise TrainingError("hidden: the body nade has one hidden layer; give one size", field="hidden")
+        if self.body == "fvsbn" and self.dropout:
+            raise TrainingError("dropout: the body fvsbn has no hidden units; remove the option", field="dropout")
+        if self.body != "eonade" and self.orders != ORDERS:
+            raise TrainingError(
+                f"orders: the body {self.body} has one order; remove the option, or use body=eonade", field="orders"
+            )
         return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"epochs": 2, "test_items": 100, "orders": 2, "ema": 0.9},
+    "smoke": {"epochs": 2, "test_items": 100, "ema": 0.9},
     "cpu": {"epochs": 60, "batch_size": 100, "schedule": "cosine", "clip_norm": 10.0},
     "gpu": {"epochs": 400, "batch_size": 100, "schedule": "cosine", "clip_norm": 10.0, "stored": "float16"},
 }

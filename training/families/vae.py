@@ -182,6 +182,11 @@ class VAE(nn.Module):
             raise TrainingError(
                 "prior: vamp has pseudo-inputs that are images without a condition; use mixture", field="prior"
             )
+        if config.prior_components > len(data.train):
+            raise TrainingError(
+                f"prior_components: the pseudo-inputs start at training items, of which there are {len(data.train)}; use at most as many",
+                field="prior_components",
+            )
         generator = torch.Generator().manual_seed(config.seed)
         some = in_order(scattered(data.train, config.prior_components), config.prior_components, generator)
         return Vamp(config.latent_dim, torch.cat([batch.items.flatten(1) for batch in some]))
@@ -249,7 +254,7 @@ class VAE(nn.Module):
         z, log_q = self.posterior_law.draw(outputs, noise[..., :own])
         z = z.flatten(0, 1)
         log_p = self.prior.log_density(z, noise[..., own:].flatten(0, 1), self.encode_inputs).view(log_q.shape)
-        kl = gaussian_kl(*outputs.chunk(2, 1)) if self.posterior_law.diagonal and self.prior.normal else None
+        kl = self.posterior_law.kl(outputs) if self.prior.normal and self.posterior_law.closed else None
         return Draws(z, log_p - log_q, None if kl is None else per_item(kl))
 
     def by_dimension(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -415,7 +420,8 @@ def _terms(config: Any, spec: Kind) -> list[Term]:
         discrete=config.likelihood in likelihoods.DISCRETE,
     )
     first = terms.reconstruction("-log p(x | z) in nats, over draws fixed in the artifact")
-    return [first, *terms.elbo(likelihood), *others]
+    closed = getattr(config, "prior", "") == "normal" and POSTERIORS[config.posterior].closed
+    return [first, *terms.elbo(likelihood, closed), *others]
 
 
 def _describe(config: Config, data: Data) -> str:
@@ -426,4 +432,21 @@ def _describe(config: Config, data: Data) -> str:
         layers = "convolutions" if config.body == "conv" else "DCGAN's convolutions"
         body = f"{layers} {'-'.join(map(str, config.widths))}, MLP {'-'.join(map(str, config.hidden))}"
     rule = " Grey pixels are binarised at 1/2." if config.likelihood == "bernoulli" else ""
-    return f"{kind} on {data.name}: {body}, latent size {config.latent_dim}, {config.likelihood} likelihood.{rule}"
+    return f"{kind} on {data.name}: {body}, latent size {config.latent_dim}, {config.likelihood} likelihood{_laws(config)}.{rule}"
+
+
+def _laws(config: Config) -> str:
+    """Return the names of a prior and a posterior that are not the usual ones, each after a comma."""
+    priors = {
+        "mixture": f"a learned mixture of {config.prior_components} Gaussians as prior",
+        "vamp": f"VampPrior of {config.prior_components} pseudo-inputs",
+        "hierarchical": "a learned hierarchical prior",
+        "flow": "a normalising flow as prior",
+    }
+    posteriors = {
+        "full": "posteriors with a full covariance",
+        "iaf": "posteriors by an inverse autoregressive flow",
+        **{name: f"{name} posteriors" for name in ("logistic", "log-normal", "gamma")},
+    }
+    found = (priors.get(config.prior, ""), posteriors.get(config.posterior, ""))
+    return "".join(f", {words}" for words in found if words)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifold.training.bounds import gaussian_kl
 from manifold.training.distributions import gamma_quantiles, normals
 from manifold.training.networks.layers import per_item
 from manifold.training.networks.masked import Prefix
@@ -43,6 +44,7 @@ class Posterior(nn.Module):
     """A diagonal Gaussian, and the base class of the others."""
 
     diagonal = True  # whether mean and log-variance define the posterior
+    closed = True  # whether the KL to N(0, I) has a closed form
     has_variance = True  # whether the mean and the variance of each dimension have closed forms
 
     def __init__(self, size: int) -> None:
@@ -60,6 +62,10 @@ class Posterior(nn.Module):
         mean, log_variance = outputs[:, : self.size], outputs[:, self.size :]
         u = mean + (0.5 * log_variance).exp() * noise
         return u, sums(-HALF_LOG_TWO_PI - 0.5 * (noise**2 + log_variance))
+
+    def kl(self, outputs: Tensor) -> Tensor:
+        """Return terms (B, L) whose sum over the dimensions is KL(q(u | x) || N(0, I)) in nats. Only for a law with a closed form."""
+        return gaussian_kl(outputs[:, : self.size], outputs[:, self.size :])
 
     def to_decoder(self, u: Tensor) -> Tensor:
         """Map u (B, L) to z, the input of the decoder (B, L)."""
@@ -89,8 +95,14 @@ class Full(Posterior):
 
     def draw(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         log_scale = outputs[:, self.size : 2 * self.size].clamp(*LOG_SCALES)
-        z = outputs[:, : self.size] + torch.einsum("bij,sbj->sbi", self.factor(outputs), noise)
-        return z, sums(-HALF_LOG_TWO_PI - 0.5 * noise**2 - log_scale)
+        # in double precision, which mixed precision leaves as it is: log q below is that of these draws
+        moved = torch.einsum("bij,sbj->sbi", self.factor(outputs).double(), noise.double()).to(outputs.dtype)
+        return outputs[:, : self.size] + moved, sums(-HALF_LOG_TWO_PI - 0.5 * noise**2 - log_scale)
+
+    def kl(self, outputs: Tensor) -> Tensor:
+        """Return ½ (Σ_j L_ij² + mean_i² - 1) - log L_ii for each dimension i."""
+        squares = self.factor(outputs).square().sum(2) + outputs[:, : self.size] ** 2
+        return 0.5 * (squares - 1) - outputs[:, self.size : 2 * self.size].clamp(*LOG_SCALES)
 
 
 class AutoregressiveStep(nn.Module):
@@ -114,7 +126,7 @@ class AutoregressiveStep(nn.Module):
 class Flow(Posterior):
     """An inverse autoregressive flow of STEPS steps, between which the order of the dimensions is reversed."""
 
-    diagonal = has_variance = False
+    diagonal = has_variance = closed = False
     STEPS, HIDDEN = 3, 320
 
     def __init__(self, size: int) -> None:
@@ -150,6 +162,11 @@ class Logistic(Posterior):
         u = outputs[:, : self.size] + log_scale.exp() * (log_p - log_rest)  # the quantile function at p = Φ(noise)
         return u, sums(log_p + log_rest - log_scale)
 
+    def kl(self, outputs: Tensor) -> Tensor:
+        """Return ½ (location² + π² scale² / 3 + log 2π) - log scale - 2, as the entropy of the law is log scale + 2."""
+        location, log_scale = outputs[:, : self.size], outputs[:, self.size :].clamp(*LOG_SCALES)
+        return 0.5 * (location**2 + math.pi**2 / 3 * (2 * log_scale).exp()) + HALF_LOG_TWO_PI - log_scale - 2
+
 
 class LogNormal(Posterior):
     """A log-normal distribution of each dimension. The encoder computes the mean and the log-variance of u = log z, which is Gaussian."""
@@ -167,7 +184,7 @@ class Gamma(Posterior):
     Outputs near 0 give the prior, m = α = 1. α is 0.3 + 0.7 exp(output), which is log α = log 0.3 + softplus(output + log 7/3), and at most 9352.
     """
 
-    diagonal = has_variance = False
+    diagonal = has_variance = closed = False
     LOG_MEANS = (-30.0, 3.0)  # limits of log m
     LOG_VALUES = (
         -80.0,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from manifold.runtime.manifest import MixturePrior, NormalPrior
 from manifold.runtime.manifest import Prior as PriorSpec
-from manifold.training.networks.layers import mlp, per_item
+from manifold.training.networks.layers import exact, mlp, per_item
 from manifold.training.networks.posteriors import LOG_SCALES, log_normal_density
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor]]  # inputs (K, D) in [0, 1] to means and log-variances (K, L)
@@ -70,12 +70,15 @@ class _Mixture(Prior):
         raise NotImplementedError
 
     def log_density(self, z: Tensor, noise: Tensor, encode: Encode) -> Tensor:
-        log_weights, means, log_variances = self.components(encode)
-        precisions = (-log_variances).exp()
-        # -½ Σ (z - m)² / σ², as matrix products instead of an array (N, K, L)
-        squares = z**2 @ precisions.T - 2 * z @ (means * precisions).T + (means**2 * precisions).sum(1)
+        """Return log p(z) in nats (N,) for z (N, L).
+
+        The distances are matrix products instead of an array (N, K, L). Their terms cancel, so that they are computed in double precision.
+        """
+        log_weights, means, log_variances = (each.double() for each in self.components(encode))
+        precisions, at = (-log_variances).exp(), z.double()
+        squares = at**2 @ precisions.T - 2 * at @ (means * precisions).T + (means**2 * precisions).sum(1)
         constants = log_weights - 0.5 * (log_variances + math.log(2 * math.pi)).sum(1)
-        return (constants - 0.5 * squares).logsumexp(1)
+        return (constants - 0.5 * squares).logsumexp(1).to(exact(z).dtype)
 
     def specs(self, encode: Encode) -> dict[str, PriorSpec]:
         log_weights, means, log_variances = (each.double().cpu() for each in self.components(encode))
@@ -128,7 +131,7 @@ class Vamp(_Mixture):
 
     def components(self, encode: Encode) -> tuple[Tensor, Tensor, Tensor]:
         means, log_variances = encode(self.inputs())
-        return torch.full_like(means[:, 0], -math.log(len(means))), means, log_variances
+        return torch.full_like(means[:, 0], -math.log(len(means))), means, log_variances.clamp(*LOG_SCALES)
 
 
 class Hierarchical(Prior):
@@ -165,7 +168,7 @@ class Hierarchical(Prior):
 
     @staticmethod
     def _of(network: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_variance = network(given).chunk(2, 1)
+        mean, log_variance = exact(network(given)).chunk(2, 1)
         return mean, log_variance.clamp(*LOG_SCALES)
 
 
@@ -183,7 +186,7 @@ class Coupling(nn.Module):
 
     def parameters_of(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log scale and shift (N, L), which are 0 for kept values."""
-        log_scale, shift = self.network(z * self.kept).chunk(2, 1)
+        log_scale, shift = exact(self.network(z * self.kept)).chunk(2, 1)
         return 2 * torch.tanh(0.5 * log_scale) * (1 - self.kept), shift * (1 - self.kept)
 
 

@@ -47,10 +47,13 @@ def reconstruction(description: str) -> Term:
     return Term(name="reconstruction", kind="nll", description=description)
 
 
-def elbo(likelihood: Likelihood) -> list[Term]:
-    """Return the terms of the evidence lower bound other than the reconstruction."""
+def elbo(likelihood: Likelihood, closed: bool) -> list[Term]:
+    """Return the terms of the evidence lower bound other than the reconstruction. `closed` says whether the KL is computed without draws."""
+    kl = "KL(q(z | x) || p(z)) in nats" + (
+        "" if closed else ", estimated with draws fixed in the artifact, so that it can be negative"
+    )
     text = "reconstruction + kl: an upper bound on -log p(x), in nats"
     return [
-        Term(name="kl", kind="nll", description="KL(q(z | x) || p(z)) in nats"),
+        Term(name="kl", kind="nll", description=kl),
         Term(name="negative_elbo", kind="nll", description=text, likelihood=likelihood),
     ]

@@ -37,7 +37,7 @@ class ImputeRequest(ConditionedItemsRequest, SolverRequest, SeededRequest):
     masks: list[codecs.Base64] | None = Field(
         default=None, description="Masks as base64 PNG, white where the image is known: [n], or one for all images."
     )
-    candidates: Annotated[int, Field(ge=1, le=64)] | None = Field(
+    candidates: Annotated[int, Field(ge=1, le=operations.MOST_CANDIDATES)] | None = Field(
         default=None,
         description="Images only, of a model that draws pixels in order: number of completions drawn for each image, by default 8. "
         "One is chosen by how well it explains the known pixels.",
