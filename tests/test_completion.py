@@ -10,7 +10,8 @@ import pytest
 
 from manifold.runtime import sampling
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.items import Items, read_masks
+from manifold.runtime.items import read_masks
+from manifold.runtime.kinds import Items
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import drive
 from manifold.runtime.operations.complete import CANDIDATE_STREAM, Completed

@@ -69,6 +69,12 @@ class Config(vae.BoundOptions):
             raise TrainingError(
                 "levels: must have at least one entry, the number of latents of level 1", field="levels"
             )
+        if self.body == "conv" and not self.sides:
+            raise TrainingError(
+                "sides: the body conv needs the side of the grid of each level, each one a divisor of that before it, such as 14, 7 and 1 for images "
+                "of 28x28; give them, or choose body=mlp, which also takes rows",
+                field="sides",
+            )
         for name in ("widths", *(("sides",) if self.body == "conv" else ())):
             if len(getattr(self, name)) != len(self.levels):
                 raise TrainingError(
@@ -105,7 +111,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Noise(Posterior):
     """The posterior of the noise of all levels. Its parameters depend on the draws of the levels above, so that it has no moments in closed form."""
 
-    diagonal = False
+    diagonal = closed = False
 
 
 class Levels(Prior):
