@@ -31,7 +31,7 @@ from manifold.training.exporting import autoencoders
 from manifold.training.exporting.autoencoders import SCORE_DRAWS
 from manifold.training.exporting.tasks import Exports
 from manifold.training.likelihoods import FITTED, Histogram
-from manifold.training.networks import dcgan
+from manifold.training.networks import dcgan, posteriors, priors
 from manifold.training.networks.convolutions import convolutions
 from manifold.training.networks.layers import exact, joined, mlp, per_item
 from manifold.training.networks.posteriors import POSTERIORS
@@ -432,21 +432,7 @@ def _describe(config: Config, data: Data) -> str:
         layers = "convolutions" if config.body == "conv" else "DCGAN's convolutions"
         body = f"{layers} {'-'.join(map(str, config.widths))}, MLP {'-'.join(map(str, config.hidden))}"
     rule = " Grey pixels are binarised at 1/2." if config.likelihood == "bernoulli" else ""
-    return f"{kind} on {data.name}: {body}, latent size {config.latent_dim}, {config.likelihood} likelihood{_laws(config)}.{rule}"
-
-
-def _laws(config: Config) -> str:
-    """Return the names of a prior and a posterior that are not the usual ones, each after a comma."""
-    priors = {
-        "mixture": f"a learned mixture of {config.prior_components} Gaussians as prior",
-        "vamp": f"VampPrior of {config.prior_components} pseudo-inputs",
-        "hierarchical": "a learned hierarchical prior",
-        "flow": "a normalising flow as prior",
-    }
-    posteriors = {
-        "full": "posteriors with a full covariance",
-        "iaf": "posteriors by an inverse autoregressive flow",
-        **{name: f"{name} posteriors" for name in ("logistic", "log-normal", "gamma")},
-    }
-    found = (priors.get(config.prior, ""), posteriors.get(config.posterior, ""))
-    return "".join(f", {words}" for words in found if words)
+    laws = priors.words_of(config.prior, config.prior_components) + posteriors.WORDS.get(config.posterior, "")
+    return (
+        f"{kind} on {data.name}: {body}, latent size {config.latent_dim}, {config.likelihood} likelihood{laws}.{rule}"
+    )

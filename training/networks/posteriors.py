@@ -239,3 +239,8 @@ def _log_of_rest(z: Tensor, log_z: Tensor) -> Tensor:
 POSTERIORS = {
     "gaussian": Posterior, "full": Full, "iaf": Flow, "logistic": Logistic, "log-normal": LogNormal, "gamma": Gamma,
 }  # fmt: skip
+WORDS = {  # names for descriptions, after a comma
+    "full": ", posteriors with a full covariance",
+    "iaf": ", posteriors by an inverse autoregressive flow",
+    **{name: f", {name} posteriors" for name in ("logistic", "log-normal", "gamma")},
+}

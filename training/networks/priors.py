@@ -222,3 +222,14 @@ class Flow(Prior):
 
     def to_latent(self, z: Tensor, noise: Tensor) -> Tensor:
         return self.inverse(z)[0]
+
+
+def words_of(prior: str, components: int) -> str:
+    """Return the name of a prior for descriptions, after a comma. That of N(0, I) is empty."""
+    words = {
+        "mixture": f"a learned mixture of {components} Gaussians as prior",
+        "vamp": f"VampPrior of {components} pseudo-inputs",
+        "hierarchical": "a learned hierarchical prior",
+        "flow": "a normalising flow as prior",
+    }
+    return f", {words[prior]}" if prior in words else ""
