@@ -44,7 +44,7 @@ NAMES = (
     "cifar10-cgan", "cifar10-dcgan", "cifar10-flow", "cifar10-pixelcnn", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan",
     "fashion-flow", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-aae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan",
     "mnist-eonade", "mnist-flow", "mnist-gan", "mnist-ladder", "mnist-made", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vamp",
-    "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
+    "mnist-vqvae", "mnist14-rowlstm", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # a row of transactions-vae, in the order of its columns
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,
@@ -79,6 +79,7 @@ WITHOUT_ENCODER = (
     "mnist-gan",
     "mnist-made",
     "mnist-pixelcnn",
+    "mnist14-rowlstm",
 )
 CLASS_OF = {
     "cifar10-cgan": "horse",

@@ -56,7 +56,7 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
     elif route == "impute":
         blank: dict[str, Any] = {"rows": [{**ROWS[name], next(iter(ROWS[name])): None}]} if name in ROWS else {}
         body |= blank or {"images": [text(png())], "masks": [text(png())]}
-        body |= {} if blank or name.endswith("-flow") else {"candidates": 2}  # a flow draws one completion
+        body |= {} if blank or name.endswith(("-flow", "-eonade")) else {"candidates": 2}  # these draw one completion
     else:
         body |= items(name) | (told(name) if route in ("encode", "reconstruct") else {})
     response = client.post(f"/{route}", json=body)
