@@ -24,6 +24,7 @@ from tests.served import Served
 FOLDER = assets.FOLDER.resolve()
 LESSONS = FOLDER / "views" / "lessons"
 UNDIRECTED = {"kl", "active_units", "discriminator_accuracy", "nearest_train_distance"}  # neither direction is better
+WITHOUT_DIRECTION = ("false_positive_rate_at_", "flagged_unlabelled_at_", "rank_correlation_")
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 
 SCRIPT = f"""
@@ -77,7 +78,7 @@ def test_every_figure_has_a_name_a_meaning_and_its_direction(shown: dict[str, li
         if expected in ("lower is better", "higher is better"):
             assert figure["better"] == expected.split()[0], name
         elif re.sub(r"_level_\d+$", "", name) not in UNDIRECTED:
-            assert figure["better"] or name.startswith(("false_positive_rate_at_", "flagged_unlabelled_at_")), name
+            assert figure["better"] or name.startswith(WITHOUT_DIRECTION), name
     for name in UNDIRECTED & seen.keys():
         assert seen[name]["better"] is None
 
@@ -95,14 +96,25 @@ def test_rank_correlations_name_the_peer_and_have_no_direction() -> None:
 
 
 @needs_node
-def test_figures_of_levels_and_orders_are_named() -> None:
-    names = ("kl_level_2", "active_units_level_5", "nll_static_single_order", "nll_dynamic")
+def test_figures_of_single_families_are_named() -> None:
+    names = (
+        "kl_level_2",
+        "active_units_level_5",
+        "nll_static_single_order",
+        "nll_dynamic",
+        "psnr_noisy",
+        "psnr_denoised",
+        "code_distance",
+    )
     (found,) = shown_figures([[{"name": name, "value": 3.5, "protocol": {}} for name in names]])
     assert [(each["title"], each["better"]) for each in found] == [
         ("KL term, level 2", None),
         ("Active units, level 5", None),
         ("Negative log-likelihood (binarised pixels, mean of single orders)", "lower"),
         ("Negative log-likelihood (pixels binarised at random)", "lower"),
+        ("Peak signal-to-noise ratio of the noisy items", None),
+        ("Peak signal-to-noise ratio after denoising", "higher"),
+        ("Distance of the codes from the prior", "lower"),
     ]
     assert all("level 1 is next to the data" in each["words"][1] for each in found[:2])
 

@@ -20,6 +20,8 @@ const WORDS = {
   bits_per_dim: ["Bits per value", "bits that the model needs to store one pixel value of a test item"],
   reconstruction_mse: ["Reconstruction error", "mean squared error of test items after encoding and decoding, of values from 0 to 1"],
   psnr_mean: ["Peak signal-to-noise ratio", "mean over the reconstructions of test items"],
+  psnr_noisy: ["Peak signal-to-noise ratio of the noisy items", "mean over test items to which the noise of the training was added"],
+  psnr_denoised: ["Peak signal-to-noise ratio after denoising", "the same, of the reconstructions of the noisy items"],
   code_usage: ["Used codes", "share of the codebook that is used"],
   code_perplexity: ["Code perplexity", "effective number of codes: exp of the entropy of their frequencies"],
   continuity: ["Continuity", "mean change of the features for a unit of distance in latent space, along paths between test items"],
@@ -39,14 +41,16 @@ const WORDS = {
   velocity_mse: ["Error of the velocity", "mean squared error of the direction that the network predicts, of pixels from -1 to 1"],
   noise_mse: ["Error of the noise", "mean squared error of the noise that the network predicts, of pixels from -1 to 1"],
   discriminator_accuracy: ["Accuracy of the discriminator", "share of test and generated items that it classifies correctly; 50% if it cannot tell them apart"],
+  code_distance: ["Distance of the codes from the prior",
+    "largest distance between the distribution functions of the codes and of the prior, over the dimensions (Kolmogorov-Smirnov)"],
   mig: ["MIG", "mutual information gap: whether one number of the latent describes each factor of the data"],
   dci_disentanglement: ["Disentanglement (DCI)", "whether each number of the latent describes one factor only"],
   dci_completeness: ["Completeness (DCI)", "whether each factor is described by one number of the latent only"],
   dci_informativeness: ["Informativeness (DCI)", "mean accuracy of predicting the factors from the latent"],
 };
 const LOWER = new Set(["kid", "class_divergence", "duplicates", "bits_per_dim", "reconstruction_mse", "continuity", "continuity_95", "largest_step",
-  "cross_entropy", "calibration_error", "velocity_mse", "noise_mse", "reconstruction"]);
-const HIGHER = new Set(["precision", "recall", "confident", "is_marginal", "is_prior", "class_accuracy", "least_class_share", "psnr_mean", "code_usage",
+  "cross_entropy", "code_distance", "calibration_error", "velocity_mse", "noise_mse", "reconstruction"]);
+const HIGHER = new Set(["precision", "recall", "confident", "is_marginal", "is_prior", "class_accuracy", "least_class_share", "psnr_mean", "psnr_denoised", "code_usage",
   "code_perplexity", "mig", "dci_disentanglement", "dci_completeness", "dci_informativeness", "auroc", "average_precision", "accuracy"]);
 // shares, which are shown in percent
 const SHARES = new Set(["precision", "recall", "confident", "class_accuracy", "least_class_share", "duplicates", "code_usage", "largest_step", "accuracy",
