@@ -89,6 +89,15 @@ class Recipe(BaseModel):
             )
         return made
 
+    def refuse_without_adam(self, *names: str) -> None:
+        """Raise TrainingError if one of these options is not its default although the optimizer is not Adam, without which it has no effect."""
+        for name in names if self.optimizer != "adam" else ():
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise TrainingError(
+                    f"{name}: only for steps of Adam; remove it, or choose optimizer=adam instead of {self.optimizer}",
+                    field=name,
+                )
+
     def changed(self, **changes: Any) -> Self:
         """Return a copy of the recipe with these options. Raises TrainingError for invalid values."""
         return type(self)(**{**dict(self), **changes})

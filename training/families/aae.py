@@ -90,11 +90,7 @@ class Config(vae.Config):
                     f"{name}: not an option of an adversarial autoencoder; remove it, or use the family `vae`",
                     field=name,
                 )
-        if self.optimizer != "adam" and self.beta1 != type(self).model_fields["beta1"].default:
-            raise TrainingError(
-                f"beta1: only for steps of Adam; remove it, or choose optimizer=adam instead of {self.optimizer}",
-                field="beta1",
-            )
+        self.refuse_without_adam("beta1")
         if self.prior == "mixture" and self.latent_dim < 2:
             raise TrainingError(
                 f"latent_dim: {self.latent_dim} is too small for prior 'mixture', whose components lie on a circle; use at least 2",

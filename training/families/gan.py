@@ -81,13 +81,7 @@ class Config(Recipe):
             raise TrainingError(
                 "targets: the hinge loss does not use them; remove them, or choose another loss", field="targets"
             )
-        if self.optimizer != "adam":
-            for name, given in {"beta1": self.beta1 != 0.5, "unrolled": bool(self.unrolled)}.items():
-                if given:
-                    raise TrainingError(
-                        f"{name}: only for steps of Adam; remove it, or choose optimizer=adam instead of {self.optimizer}",
-                        field=name,
-                    )
+        self.refuse_without_adam("beta1", "unrolled")
         if self.body == "mlp" and self.augment:
             raise TrainingError("augment: it is only for convolutions; remove it, or use body 'dcgan'", field="augment")
         return self
